@@ -1,0 +1,56 @@
+# make demo: the main job on real hosts, told in a page. make test: lint, unit tests, lab tests.
+# Both need root on Debian 12, git and make; what else they need they install.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+LAB := python3 test/lab/lab.py
+HOST ?= gw1
+
+.PHONY: help demo up down shell test lint unit lab bench kitchen clean
+
+help:
+	@echo 'make demo              set a site up, apply, break it, and tell what happened'
+	@echo 'make test              lint, unit tests, lab tests (reuses a lab that is up)'
+	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
+	@echo 'make bench             measurements'
+	@echo 'make up | down         set the lab up | remove it'
+	@echo 'make shell HOST=gw1    a shell on master, gw1, gw2, backend01, internet or laptop'
+	@echo 'make clean             remove everything that these made'
+
+demo:
+	python3 test/lab/demo.py
+
+up:
+	$(LAB) up
+
+down:
+	$(LAB) down
+
+shell:
+	$(LAB) shell $(HOST)
+
+test: lint unit lab
+
+$(VENV)/ready: test/requirements.txt test/setup
+	test/setup $(VENV)
+	touch $@
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/yamllint --strict .
+	$(VENV)/bin/salt-lint $$(git ls-files '*.sls' '*.jinja')
+	shellcheck $$(git grep -lE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.md')
+
+unit: $(VENV)/ready
+	$(PYTHON) -m pytest test/unit $(PYTEST_ARGS)
+
+lab: $(VENV)/ready
+	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
+
+bench: $(VENV)/ready
+	$(PYTHON) test/bench/plan.py
+	$(PYTHON) test/bench/apply.py
+
+clean: down
+	rm -rf $(VENV) test/lab/out

@@ -1,0 +1,295 @@
+"""
+What the gateway formula computes from the site's pillar, and how a node is doing.
+
+Each function works from the command line, from Jinja and over salt-ssh.
+"""
+
+import importlib
+import json
+import os
+
+import gateway_plan
+from salt.exceptions import CommandExecutionError
+
+# A long-running minion would go on with the planner that it loaded first.
+importlib.reload(gateway_plan)
+
+APPLIED = "/var/lib/gateway/applied"
+
+
+def _pillar():
+    # Not pillar.get: Salt 3008 masks what that returns.
+    return __pillar__.get("gateway")
+
+
+def _site():
+    """The site and its errors, read once for each pillar: an apply asks many times."""
+    pillar = _pillar()
+    cached = __context__.get("gateway.site")
+    if cached is None or cached[0] is not pillar:
+        cached = (pillar, *gateway_plan.read(pillar))
+        __context__["gateway.site"] = cached
+        __context__["gateway.plans"] = {}
+    return cached[1], cached[2]
+
+
+def _valid_site():
+    site, errors = _site()
+    if errors:
+        raise CommandExecutionError("\n".join(["The pillar of this site is wrong:", *errors]))
+    return site
+
+
+def _interface_errors(plan):
+    """What the pillar says of this node's interfaces and the node itself does not have."""
+    errors = []
+    for side in ("internal", "public"):
+        interface = plan[side]["interface"]
+        if not os.path.exists(f"/sys/class/net/{interface}"):
+            have = ", ".join(sorted(os.listdir("/sys/class/net")))
+            errors.append(
+                f"gateway:{side}:interface: this node has no interface {interface}, only {have}"
+            )
+            continue
+        address = plan["node"][side]
+        if address and address not in _addresses(interface):
+            errors.append(
+                f"gateway:nodes:{plan['node']['name']}:{side}:"
+                f" {address} is not on this node's interface {interface}"
+            )
+    return errors
+
+
+def _addresses(interface=None):
+    """This node's addresses, without prefix lengths, of one interface or of all."""
+    device = ["dev", interface] if interface else []
+    links = json.loads(_output("ip", "-json", "address", "show", *device) or "[]")
+    return [item["local"] for link in links for item in link.get("addr_info", []) if "local" in item]
+
+
+def _output(*command):
+    """A command's standard output; empty when it fails or is not there (yet)."""
+    try:
+        done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True)
+    except CommandExecutionError:
+        return ""
+    return "" if done["retcode"] else done["stdout"]
+
+
+def validate():
+    """
+    Everything that is wrong with the site's pillar, and with this node's place in it.
+
+    Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.validate
+    """
+    site, errors = _site()
+    if errors:
+        return errors
+    return gateway_plan.check_node(site, __opts__["id"]) or _interface_errors(plan())
+
+
+def plan(node=None):
+    """
+    What a node of the site is to be, as a mapping; nothing in it is secret.
+
+    node
+        Minion id of a node; this minion's own by default.
+
+    Raises CommandExecutionError with every error when the pillar is wrong.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.plan
+        salt gw1 gateway.plan node=gw2
+    """
+    site = _valid_site()
+    name = node or __opts__["id"]
+    plans = __context__["gateway.plans"]
+    if name not in plans:
+        try:
+            plans[name] = gateway_plan.plan(site, name)
+        except ValueError as error:
+            raise CommandExecutionError(str(error)) from error
+    return plans[name]
+
+
+def digest():
+    """
+    A short hash of the site, 16 hexadecimal digits: the same on every node with the same pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.digest
+    """
+    return _valid_site().digest
+
+
+def vpn_subnets():
+    """
+    Every node's VPN subnets, as ``{server: {node: subnet}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.vpn_subnets
+    """
+    subnets = {}
+    for node in _valid_site().nodes:
+        for server in plan(node.name)["vpn"]["servers"]:
+            subnets.setdefault(server["name"], {})[node.name] = server["subnet"]
+    return subnets
+
+
+def routes(node=None):
+    """
+    A node's routes to the VPN subnets of its peers, as a list of ``{destination, via}``.
+
+    node
+        Minion id of a node; this minion's own by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.routes
+    """
+    return plan(node)["routes"]
+
+
+def pem(keys):
+    """
+    A certificate or key from the pillar, for the templates: PEM text without a last line break.
+
+    keys
+        List of the keys that lead to it, from the top of the pillar.
+    """
+    value = __pillar__
+    for key in keys:
+        value = value[key]
+    return value.strip().replace("\r\n", "\n")
+
+
+def status():
+    """
+    How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
+    ``services``, ``routes``, ``vpn`` (tunnel addresses), ``ntp`` and ``digest`` (of what was last
+    applied, and of the pillar). ``problems`` lists what a person should look at.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.status
+    """
+    wanted = plan()
+    addresses = _addresses()
+    problems = []
+    vrrp = {}
+    for instance in wanted["vrrp"]["instances"]:
+        address = instance["virtual_ip"]
+        holds = address in addresses
+        vrrp[instance["name"]] = {"virtual_ip": address, "role": "MASTER" if holds else "BACKUP"}
+    if len({instance["role"] for instance in vrrp.values()}) > 1:
+        problems.append("the virtual IPs are not on one node")
+    services = _services(wanted)
+    problems += [f"service {name} is {now}" for name, now in services.items() if now != "running"]
+    services |= _dhcp_service(wanted, vrrp["internal"]["role"], problems)
+    live_routes = _live_routes()
+    route_states = {}
+    for route in wanted["routes"]:
+        present = live_routes.get(route["destination"]) == route["via"]
+        route_states[route["destination"]] = {"via": route["via"], "present": present}
+        if not present:
+            problems.append(f"the route to {route['destination']} is missing")
+    vpn = {}
+    for server in wanted["vpn"]["servers"]:
+        up = server["address"] in addresses
+        vpn[server["name"]] = {"address": server["address"], "up": up}
+        if not up:
+            problems.append(f"the tunnel of VPN server {server['name']} is down")
+    ntp = _ntp(wanted["ntp"]["provider"])
+    if not ntp["synchronised"]:
+        problems.append("the clock is not synchronised")
+    applied = _applied()
+    if applied != wanted["digest"]:
+        problems.append("the pillar is not what was last applied")
+    return {
+        "node": wanted["node"]["name"],
+        "vrrp": vrrp,
+        "services": services,
+        "routes": route_states,
+        "vpn": vpn,
+        "ntp": ntp,
+        "digest": {"applied": applied, "pillar": wanted["digest"]},
+        "problems": problems,
+    }
+
+
+def _services(wanted):
+    """Whether the services that run on every node do, as ``{service: "running" | "dead"}``."""
+    names = ["keepalived", "gateway-follow", "gateway-dns", wanted["ntp"]["provider"]]
+    names += [f"openvpn-server@{server['instance']}" for server in wanted["vpn"]["servers"]]
+    return {name: _service_state(name) for name in names}
+
+
+def _service_state(name):
+    return "running" if __salt__["service.status"](name) else "dead"
+
+
+def _dhcp_service(wanted, role, problems):
+    """DHCP runs where the virtual IP is, and only there."""
+    if not wanted["dhcp"]["enabled"]:
+        return {}
+    now = _service_state("gateway-dhcp")
+    if (now == "running") != (role == "MASTER"):
+        problems.append(f"service gateway-dhcp is {now} while this node is {role}")
+    return {"gateway-dhcp": now}
+
+
+def _live_routes():
+    live = json.loads(_output("ip", "-json", "-4", "route", "show", "table", "main") or "[]")
+    return {route["dst"]: route.get("gateway") for route in live}
+
+
+def _ntp(provider):
+    """``{synchronised: bool, stratum: int, source: text}`` of the node's NTP server."""
+    unknown = {"synchronised": False, "stratum": None, "source": None}
+    if provider == "chrony":
+        # Fields of -c: reference id, its name, stratum, ... and the leap status at the end.
+        fields = _output("chronyc", "-c", "tracking").strip().split(",")
+        if len(fields) < 14:
+            return unknown
+        return {
+            "synchronised": fields[-1] != "Not synchronised",
+            "stratum": int(fields[2]),
+            "source": fields[1] or fields[0],
+        }
+    output = _output("ntpq", "-c", "rv 0 leap,stratum,refid")
+    values = dict(item.strip().split("=", 1) for item in output.split(",") if "=" in item)
+    if "stratum" not in values:
+        return unknown
+    # Leap indicator 3 is "unsynchronised" (RFC 5905 section 7.3).
+    return {
+        "synchronised": values.get("leap") not in ("3", "11"),
+        "stratum": int(values["stratum"]),
+        "source": values.get("refid"),
+    }
+
+
+def _applied():
+    try:
+        with open(APPLIED, encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1092 @@
+"""The planner: from one site's pillar to what each gateway of the site is to be.
+
+A library in plain Python: no Salt, no system, no clock. ``read`` turns the pillar into a frozen
+``Site`` or says everything that is wrong with it; ``plan`` computes one node's part of the site as
+a plain dict. What users call is the execution module ``gateway``.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+# RFC 9568 section 5.2.4: a backup's priority is 1 to 254. High ones, close together, keep the skew
+# ((256 - priority) / 256 advert intervals), and with it a clean hand-over, at milliseconds.
+HIGHEST_PRIORITY = 250
+HIGHEST_ID = 200
+ADVERT_INTERVAL = 0.1  # seconds; below one second only VRRP version 3 can
+ROUTER_ID = 51  # keepalived's customary one
+
+# Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
+# longer than /29; a pool holds at most 65,536 addresses).
+VPN_PREFIXES = (16, 29)
+
+# IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
+DEVICE_NAME_LENGTH = 15
+DEVICE_PREFIX = "vpn-"
+INSTANCE_PREFIX = "gateway-"
+
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_LABEL_PATTERN = re.compile(_LABEL)
+_DOMAIN_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_INTERFACE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
+_MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+_LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
+_KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
+# Printable ASCII without what ends or opens something in a daemon's configuration file.
+_SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
+_PEM_PATTERN = re.compile(
+    r"(?:#[ -~]*\n)*"
+    r"(?:-----BEGIN (?P<label>[A-Za-z0-9 ]+)-----\n"
+    r"(?:[A-Za-z0-9+/=]+\n)+"
+    r"-----END (?P=label)-----\n)+"
+)
+_PEM_LABELS = {
+    "ca": ("CERTIFICATE",),
+    "certificate": ("CERTIFICATE",),
+    "key": ("PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"),
+    "tls_crypt": ("OpenVPN Static key V1",),
+}
+
+# What YAML's types are called in messages; a bool is an int too, so it comes first.
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    (str, "text"),
+    (dict, "a mapping"),
+    (list, "a list"),
+    (type(None), "empty"),
+)
+# A suggestion compares a word with every choice: too slow for each typo among 10,000 hosts.
+_MOST_CHOICES = 1000
+
+_REQUIRED: Any = object()
+
+
+def __virtual__() -> tuple[bool, str]:
+    return False, "a library of the gateway module"
+
+
+# --------------------------------------------------------------------------------------------------
+# The site
+
+
+@dataclass(frozen=True)
+class Material:
+    """A certificate or key: a path on the node, or PEM text and its place in the pillar."""
+
+    path: str | None
+    keys: tuple[str, ...]
+    text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One gateway; ``name`` is its minion id."""
+
+    name: str
+    id: int
+    internal: IPv4Address
+    public: IPv4Address | None
+    remote: str | None
+    priority: int
+    internal_interface: str
+    public_interface: str
+    pki: dict[str, Material]
+
+    @property
+    def label(self) -> str | None:
+        """The node's name in the site's DNS; None where its minion id cannot be one."""
+        label = self.name.split(".")[0].lower()
+        return label if _LABEL_PATTERN.fullmatch(label) else None
+
+
+@dataclass(frozen=True)
+class Network:
+    """The internal or the public side. Only the public one may lack a network and a virtual IP."""
+
+    interface: str
+    network: IPv4Network | None
+    virtual_ip: IPv4Address | None
+
+
+@dataclass(frozen=True)
+class VpnServer:
+    """One OpenVPN server of the site: an instance on each node, with a subnet each."""
+
+    name: str
+    network: IPv4Network
+    prefix: int
+    port: int
+    proto: str
+    subnets: dict[str, IPv4Network]
+    settings: tuple[tuple[str, str], ...]
+
+    def block(self, number: int) -> IPv4Network:
+        """Block ``number`` (from 0) of the server's network."""
+        size: int = 1 << (32 - self.prefix)
+        return IPv4Network((int(self.network.network_address) + number * size, self.prefix))
+
+    def subnet(self, node: Node) -> IPv4Network:
+        """The node's own subnet: what the pillar says, or block id - 1."""
+        return self.subnets.get(node.name) or self.block(node.id - 1)
+
+
+@dataclass(frozen=True)
+class Host:
+    """An entry of the site's registry of hosts."""
+
+    name: str
+    ip: IPv4Address
+    mac: str | None
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of the public side that leads to a host behind the gateway."""
+
+    port: int
+    proto: str
+    to: str
+    ip: IPv4Address
+    to_port: int
+
+
+@dataclass(frozen=True)
+class Dhcp:
+    """What DHCP hands out beside the reservations."""
+
+    enabled: bool
+    pool: tuple[IPv4Address, IPv4Address] | None
+    lease_time: str
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What DNS, NTP and keepalived have in common: upstream servers, pass-through settings."""
+
+    servers: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A whole site, checked: every node, network and host of it."""
+
+    domain: str
+    nodes: tuple[Node, ...]
+    internal: Network
+    public: Network
+    router_id: int
+    vpn_servers: tuple[VpnServer, ...]
+    vpn_pki: dict[str, Material]
+    hosts: tuple[Host, ...]
+    forwards: tuple[Forward, ...]
+    dns: Service
+    dhcp: Dhcp
+    ntp: Service
+    ntp_provider: str
+    keepalived: Service
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
+        text = json.dumps(self, default=_plain, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """What ``json`` shall write for a part of a site. Never the text of a key: only its hash."""
+    if isinstance(value, Material):
+        return [value.path, hashlib.sha256((value.text or "").encode()).hexdigest()]
+    if isinstance(value, (IPv4Address, IPv4Network)):
+        return str(value)
+    return vars(value)
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading: parsers of single values. Each returns the value or raises ValueError with what is wrong.
+
+
+def _show(value: object, longest: int = 60) -> str:
+    """A value as an error message shows it: short and on one line."""
+    if isinstance(value, (dict, list, tuple, set)):
+        return _kind(value)
+    text = value if isinstance(value, str) and value.isprintable() and value else _repr(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python refuses to print whole numbers of more than 4,300 digits.
+        return "a huge number"
+
+
+def _kind(value: object) -> str:
+    for kind, name in _KINDS:
+        if isinstance(value, kind):
+            return name
+    return f"a {type(value).__name__}"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, is {_kind(value)} ({_show(value)}); put it in quotes")
+    return value
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not pattern.fullmatch(_text(value)):
+            raise ValueError(f"{_show(value)} is not {what}")
+        return str(value)
+
+    return parse
+
+
+def _lower(parse: Callable[[object], str]) -> Callable[[object], str]:
+    return lambda value: parse(_text(value).lower())
+
+
+def _whole(lowest: int, highest: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"must be a whole number, is {_kind(value)} ({_show(value)})")
+        if not lowest <= value <= highest:
+            raise ValueError(f"{_show(value)} is not in {lowest} to {highest}")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices or not isinstance(value, str):
+            hint = _did_you_mean(value, choices)
+            raise ValueError(f"{_show(value)} is none of {', '.join(choices)}{hint}")
+        return value
+
+    return parse
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, is {_kind(value)} ({_show(value)})")
+    return value
+
+
+def _address(value: object) -> IPv4Address:
+    try:
+        return IPv4Address(_text(value))
+    except ValueError as error:
+        if not isinstance(value, str):
+            raise
+        raise ValueError(f"{_show(value)} is not an IPv4 address") from error
+
+
+def _network(value: object) -> IPv4Network:
+    text = _text(value)
+    try:
+        network = IPv4Network(text, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{_show(value)} is not an IPv4 network such as 10.77.0.0/24") from error
+    if "/" not in text:
+        raise ValueError(f"{text} has no prefix length; write it as in 10.77.0.0/24")
+    if IPv4Address(text.split("/")[0]) != network.network_address:
+        raise ValueError(f"{text} has host bits set; the network is {network}")
+    return network
+
+
+def _mac(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"YAML read a number ({_show(value)}); put the MAC address in quotes")
+    text = _text(value).lower().replace("-", ":")
+    if not _MAC_PATTERN.fullmatch(text):
+        raise ValueError(f"{_show(value)} is not a MAC address such as 02:00:00:00:00:10")
+    if int(text[:2], 16) & 1:
+        raise ValueError(f"{text} is a group address; no host has it")
+    return text
+
+
+_label = _lower(_matching(_LABEL_PATTERN, "a host name (letters, digits and inner hyphens)"))
+
+
+def _dns_name(value: object) -> str:
+    text = _text(value).lower()
+    if len(text) > 253 or not _DOMAIN_PATTERN.fullmatch(text):
+        raise ValueError(f"{_show(value)} is not a domain name")
+    if text.rsplit(".", 1)[-1].isdigit():
+        raise ValueError(f"{_show(value)} is not a domain name: its last label is a number")
+    return text
+
+
+def _server_address(value: object) -> str:
+    """An upstream server: an address or a name."""
+    text = _text(value)
+    for parse in (IPv4Address, _dns_name):
+        try:
+            return str(parse(text))
+        except ValueError:
+            continue
+    raise ValueError(f"{_show(value)} is neither an IPv4 address nor a domain name")
+
+
+def _interface(value: object) -> str:
+    text = _text(value)
+    if len(text) > DEVICE_NAME_LENGTH:
+        raise ValueError(f"{_show(value)} is longer than {DEVICE_NAME_LENGTH} characters")
+    return _matching(_INTERFACE_PATTERN, "an interface name")(text)
+
+
+def _server_name(value: object) -> str:
+    text = _matching(_SERVER_PATTERN, "a server name (small letters, digits, hyphens)")(value)
+    longest = DEVICE_NAME_LENGTH - len(DEVICE_PREFIX)
+    if len(text) > longest:
+        raise ValueError(f"{_show(value)} is longer than {longest} characters")
+    return text
+
+
+def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
+    first, dash, last = _text(value).partition("-")
+    if not dash:
+        raise ValueError(f"{_show(value)} is not a range such as 10.77.0.100-10.77.0.199")
+    pool = _address(first.strip(" ")), _address(last.strip(" "))
+    if pool[0] > pool[1]:
+        raise ValueError(f"{_show(value)} ends before it begins")
+    return pool
+
+
+_keyword = _matching(_KEYWORD_PATTERN, "a keyword")
+
+
+def _setting(value: object) -> str:
+    if value is True:  # a keyword that stands alone
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"must be text, a number, true, or a list of these; is {_kind(value)}")
+    text = str(value)
+    if not _SETTING_PATTERN.fullmatch(text):
+        raise ValueError(
+            f"{_show(value)} has a character that a configuration file cannot hold here"
+            " (line breaks, quotes, braces, backslashes, anything but ASCII)"
+        )
+    return text
+
+
+def _did_you_mean(word: object, choices: Any) -> str:
+    if len(choices) > _MOST_CHOICES:
+        return ""
+    close = difflib.get_close_matches(_show(word), list(choices), n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading: mappings
+
+
+class _Reader:
+    """Collects what is wrong, and who claimed what, while a pillar is read."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.claims: dict[tuple[str, object], str] = {}
+        self.networks: list[tuple[IPv4Network, str]] = []
+
+    def fault(self, path: str, message: object) -> None:
+        self.errors.append(f"{path}: {message}")
+
+    def claim(self, kind: str, value: object, path: str) -> None:
+        """Note that ``path`` takes a value that only one may have."""
+        if value is None:
+            return
+        first = self.claims.get((kind, value))
+        if first:
+            self.fault(path, f"{kind} {value} is taken already, by {first}")
+        else:
+            self.claims[kind, value] = path
+
+    def claim_network(self, network: IPv4Network | None, path: str) -> None:
+        if network is None:
+            return
+        for other, first in self.networks:
+            if network.overlaps(other):
+                self.fault(path, f"{network} overlaps {other} of {first}")
+        self.networks.append((network, path))
+
+    def inside(self, ip: IPv4Address | None, network: IPv4Network | None, path: str) -> None:
+        """Note it as a fault where ``ip`` cannot be a host's address in ``network``."""
+        if ip is None or network is None:
+            return
+        if ip not in network:
+            self.fault(path, f"{ip} is not inside {network}")
+        elif network.prefixlen < 31 and ip == network.network_address:
+            self.fault(path, f"{ip} is the address of the network {network} itself")
+        elif network.prefixlen < 31 and ip == network.broadcast_address:
+            self.fault(path, f"{ip} is the broadcast address of {network}")
+
+
+class _Section:
+    """A mapping of the pillar: hands out its values and knows which keys nobody asked for."""
+
+    def __init__(self, reader: _Reader, path: str, value: object) -> None:
+        self.reader = reader
+        self.path = path
+        self.known: list[str] = []
+        self.readable = isinstance(value, dict)
+        self.values: dict[Any, Any] = value if isinstance(value, dict) else {}
+        if not self.readable:
+            reader.fault(path, f"must be a mapping, is {_kind(value)}")
+
+    def at(self, key: object) -> str:
+        return f"{self.path}:{_show(key, 80)}"
+
+    def get(self, key: str, parse: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
+        """The parsed value of ``key``, the default, or None where it is missing or wrong."""
+        self.known.append(key)
+        if key not in self.values:
+            if default is _REQUIRED:
+                if self.readable:
+                    self.reader.fault(self.at(key), "missing")
+                return None
+            return default
+        try:
+            return parse(self.values[key])
+        except ValueError as error:
+            self.reader.fault(self.at(key), error)
+            return None
+
+    def items(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
+        """What is right in the list under ``key``, parsed."""
+        self.known.append(key)
+        value = self.values.get(key, [])
+        if not isinstance(value, list):
+            self.reader.fault(self.at(key), f"must be a list, is {_kind(value)}")
+            return ()
+        parsed = []
+        for number, item in enumerate(value):
+            try:
+                parsed.append(parse(item))
+            except ValueError as error:
+                self.reader.fault(f"{self.at(key)}:{number}", error)
+        return tuple(parsed)
+
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Pass-through settings as pairs (keyword, value); a bare keyword's value is empty."""
+        group = self.section("settings")
+        pairs: list[tuple[str, str]] = []
+        for key in sorted(group.values, key=_repr):
+            try:
+                keyword = _keyword(key)
+            except ValueError as error:
+                self.reader.fault(group.at(key), error)
+                continue
+            if isinstance(group.values[key], list):
+                values = group.items(keyword, _setting)
+            else:
+                values = (group.get(keyword, _setting),)
+            pairs += [(keyword, value) for value in values]
+        return tuple(pairs)
+
+    def section(self, key: str, required: bool = False) -> "_Section":
+        self.known.append(key)
+        if key not in self.values and required and self.readable:
+            self.reader.fault(self.at(key), "missing")
+            return self._silent(key)
+        if key not in self.values:
+            return self._silent(key)
+        return _Section(self.reader, self.at(key), self.values[key])
+
+    def _silent(self, key: str) -> "_Section":
+        """An empty section that does not say again that it is missing."""
+        section = _Section(self.reader, self.at(key), {})
+        section.readable = False
+        return section
+
+    def entries(self, key: str, parse_name: Callable[[object], str]) -> Iterator["_Named"]:
+        """The named sections under ``key`` whose name is right, in the order of their names."""
+        group = self.section(key)
+        for name in sorted(group.values, key=_repr):
+            try:
+                parsed = parse_name(name)
+            except ValueError as error:
+                self.reader.fault(group.at(name), error)
+                continue
+            yield _Named(parsed, _Section(self.reader, group.at(name), group.values[name]))
+
+    def close(self) -> None:
+        """Say which keys are not known. To be called when all that may be there was asked for."""
+        for key in self.values:
+            if key not in self.known:
+                hint = _did_you_mean(key, self.known)
+                self.reader.fault(self.at(key), f"unknown key{hint}")
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    section: _Section
+
+
+def read(pillar: object) -> tuple[Site | None, list[str]]:
+    """Read a site from the value of the pillar key ``gateway``.
+
+    Returns the site and no errors, or None and every error, each as ``pillar:key: what is wrong``.
+    """
+    reader = _Reader()
+    if pillar is None:
+        return None, ["gateway: missing; see pillar.example"]
+    top = _Section(reader, "gateway", pillar)
+    domain = top.get("domain", _dns_name)
+    internal = _read_internal(top.section("internal", required=True))
+    public = _read_public(top.section("public", required=True))
+    nodes = _read_nodes(top, internal, public)
+    vpn = top.section("vpn")
+    servers = _read_servers(vpn, nodes)
+    pki = _read_pki(vpn.section("pki"), ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
+    vpn.close()
+    if servers:
+        _check_pki(reader, pki, nodes)
+    hosts = _read_hosts(top, internal, domain)
+    forwards = _read_forwards(top, hosts, internal)
+    dns = top.section("dns")
+    dhcp = _read_dhcp(top.section("dhcp"), internal, hosts)
+    ntp = top.section("ntp")
+    keepalived = top.section("keepalived")
+    site = Site(
+        domain=domain,
+        nodes=nodes,
+        internal=internal,
+        public=public,
+        router_id=keepalived.get("router_id", _whole(1, 255), ROUTER_ID),
+        vpn_servers=servers,
+        vpn_pki=pki,
+        hosts=hosts,
+        forwards=forwards,
+        dns=Service(dns.items("forwarders", _address), dns.settings()),
+        dhcp=dhcp,
+        ntp=Service(ntp.items("servers", _server_address), ntp.settings()),
+        ntp_provider=ntp.get("provider", _one_of("chrony", "ntpsec"), "chrony"),
+        keepalived=Service((), keepalived.settings()),
+    )
+    for section in (dns, ntp, keepalived, top):
+        section.close()
+    return (None, reader.errors) if reader.errors else (site, [])
+
+
+def _read_internal(section: _Section) -> Network:
+    network = Network(
+        interface=section.get("interface", _interface),
+        network=section.get("network", _network),
+        virtual_ip=section.get("virtual_ip", _address),
+    )
+    section.close()
+    _claim_side(section, network)
+    return network
+
+
+def _read_public(section: _Section) -> Network:
+    network = Network(
+        interface=section.get("interface", _interface),
+        network=section.get("network", _network, None),
+        virtual_ip=section.get("virtual_ip", _address, None),
+    )
+    section.close()
+    if network.virtual_ip and "network" not in section.values:
+        section.reader.fault(section.at("network"), "missing; a public virtual IP needs it")
+    _claim_side(section, network)
+    return network
+
+
+def _claim_side(section: _Section, side: Network) -> None:
+    section.reader.claim_network(side.network, section.at("network"))
+    section.reader.claim("address", side.virtual_ip, section.at("virtual_ip"))
+    section.reader.inside(side.virtual_ip, side.network, section.at("virtual_ip"))
+
+
+def _read_nodes(top: _Section, internal: Network, public: Network) -> tuple[Node, ...]:
+    nodes = []
+    for entry in top.entries("nodes", _matching(_MINION_PATTERN, "a minion id")):
+        nodes.append(_read_node(entry.name, entry.section, internal, public))
+    if top.readable and top.values.get("nodes", {}) == {}:
+        top.reader.fault(top.at("nodes"), "a site needs at least one node")
+    return tuple(sorted(nodes, key=lambda node: (node.id or 0, node.name)))
+
+
+def _read_node(name: str, section: _Section, internal: Network, public: Network) -> Node:
+    reader = section.reader
+    number = section.get("id", _whole(1, HIGHEST_ID))
+    node = Node(
+        name=name,
+        id=number,
+        internal=section.get("internal", _address),
+        public=section.get("public", _address, None),
+        remote=section.get("remote", _server_address, None),
+        priority=section.get("priority", _whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)),
+        internal_interface=section.get("internal_interface", _interface, internal.interface),
+        public_interface=section.get("public_interface", _interface, public.interface),
+        pki=_read_pki(
+            section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
+        ),
+    )
+    section.close()
+    twin = ("id", node.id) in reader.claims
+    reader.claim("id", node.id, section.at("id"))
+    if node.id and not twin:
+        reader.claim("priority", node.priority, section.at("priority"))
+    reader.claim("host name", node.label, section.path)
+    reader.claim("address", node.internal, section.at("internal"))
+    reader.claim("address", node.public, section.at("public"))
+    reader.inside(node.internal, internal.network, section.at("internal"))
+    reader.inside(node.public, public.network, section.at("public"))
+    if public.virtual_ip and "public" not in section.values and section.readable:
+        reader.fault(section.at("public"), "missing; a public virtual IP needs it on each node")
+    if node.internal_interface and node.internal_interface == node.public_interface:
+        reader.fault(
+            section.at("public_interface"),
+            f"{node.public_interface} is the internal interface already",
+        )
+    return node
+
+
+def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ...]:
+    servers = []
+    for entry in vpn.entries("servers", _server_name):
+        section = entry.section
+        server = VpnServer(
+            name=entry.name,
+            network=section.get("network", _network),
+            prefix=section.get("prefix", _whole(*VPN_PREFIXES), 24),
+            port=section.get("port", _whole(1, 65535), 1194),
+            proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
+            subnets=_read_subnets(section.section("subnets"), nodes),
+            settings=section.settings(),
+        )
+        section.close()
+        if server.port and server.proto:
+            vpn.reader.claim("port", f"{server.port}/{server.proto}", section.at("port"))
+        vpn.reader.claim_network(server.network, section.at("network"))
+        if server.network and server.prefix:
+            _check_blocks(section, server, nodes)
+        servers.append(server)
+    return tuple(servers)
+
+
+def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
+    found = {node.name: section.get(node.name, _network, None) for node in nodes}
+    section.close()
+    return {name: subnet for name, subnet in found.items() if subnet}
+
+
+def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...]) -> None:
+    """Every node's subnet must be a block inside the server's network that no other node has."""
+    if server.prefix < server.network.prefixlen:
+        section.reader.fault(
+            section.at("prefix"), f"a /{server.prefix} does not fit into {server.network}"
+        )
+        return
+    blocks = 1 << (server.prefix - server.network.prefixlen)
+    taken: list[tuple[IPv4Network, Node]] = []
+    for node in nodes:
+        path = section.at("network")
+        if node.name in server.subnets:
+            path = f"{section.at('subnets')}:{node.name}"
+        elif not node.id:
+            continue
+        elif node.id > blocks:
+            section.reader.fault(
+                path,
+                f"{server.network} has room for {blocks} subnets of /{server.prefix};"
+                f" node {node.name} with id {node.id} is beyond them",
+            )
+            continue
+        subnet = server.subnet(node)
+        if not subnet.subnet_of(server.network):
+            section.reader.fault(path, f"{subnet} is not inside {server.network}")
+        elif not VPN_PREFIXES[0] <= subnet.prefixlen <= VPN_PREFIXES[1]:
+            section.reader.fault(
+                path, f"{subnet} is not a /{VPN_PREFIXES[0]} to /{VPN_PREFIXES[1]}"
+            )
+        for other, owner in taken:
+            if subnet.overlaps(other) and owner.id != node.id:
+                section.reader.fault(path, f"{subnet} overlaps {other} of node {owner.name}")
+        taken.append((subnet, node))
+
+
+def _read_pki(
+    section: _Section, keys: tuple[str, ...], names: tuple[str, ...]
+) -> dict[str, Material]:
+    found = {}
+    for name in names:
+
+        def parse(value: object, name: str = name) -> Material:
+            return _material(value, name, (*keys, name))
+
+        material = section.get(name, parse, None)
+        if name in section.values:
+            found[name] = material
+    section.close()
+    return found
+
+
+def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
+    """A certificate or key. Its messages never show the value: it may be a private key."""
+    if isinstance(value, str) and _PATH_PATTERN.fullmatch(value):
+        return Material(path=value, keys=keys)
+    labels = _PEM_LABELS[name]
+    text = "" if not isinstance(value, str) else value.strip().replace("\r\n", "\n") + "\n"
+    match = _PEM_PATTERN.fullmatch(text)
+    if not match or match["label"] not in labels:
+        raise ValueError(f"is neither an absolute path nor PEM text ({' or '.join(labels)})")
+    return Material(path=None, keys=keys, text=text)
+
+
+def _check_pki(reader: _Reader, pki: dict[str, Material], nodes: tuple[Node, ...]) -> None:
+    for name in ("ca", "tls_crypt"):
+        if name not in pki:
+            reader.fault(f"gateway:vpn:pki:{name}", "missing; a VPN server needs it")
+    for name in ("certificate", "key"):
+        for node in nodes:
+            if name not in pki and name not in node.pki:
+                reader.fault(
+                    f"gateway:vpn:pki:{name}",
+                    f"missing, and gateway:nodes:{node.name}:pki:{name} is not there either",
+                )
+
+
+def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
+    hosts = []
+    reader = top.reader
+    for entry in top.entries("hosts", _label):
+        section = entry.section
+        host = Host(
+            name=entry.name,
+            ip=section.get("ip", _address),
+            mac=section.get("mac", _mac, None),
+            aliases=section.items("aliases", _dns_name),
+        )
+        section.close()
+        reader.claim("address", host.ip, section.at("ip"))
+        reader.claim("MAC address", host.mac, section.at("mac"))
+        reader.claim("host name", host.name, section.path)
+        for number, alias in enumerate(host.aliases):
+            # `www` and `www.` + the site's domain are the same name.
+            short = alias.removesuffix(f".{domain}")
+            reader.claim("host name", short, f"{section.at('aliases')}:{number}")
+        if host.mac:
+            reader.inside(host.ip, internal.network, section.at("ip"))
+        hosts.append(host)
+    return tuple(sorted(hosts, key=lambda host: (host.ip or IPv4Address(0), host.name)))
+
+
+def _read_forwards(
+    top: _Section, hosts: tuple[Host, ...], internal: Network
+) -> tuple[Forward, ...]:
+    reader = top.reader
+    nat = top.section("nat")
+    by_name = {name: host for host in hosts for name in (host.name, *host.aliases)}
+
+    def target(value: object) -> tuple[str, IPv4Address]:
+        name = _server_address(value)
+        try:
+            ip = IPv4Address(name)
+        except ValueError:
+            host = by_name.get(name)
+            if host is None:
+                hint = _did_you_mean(name, by_name)
+                raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
+            ip = host.ip
+        if ip and internal.network and ip not in internal.network:
+            shown = name if name == str(ip) else f"{name} ({ip})"
+            raise ValueError(f"{shown} is not inside {internal.network}")
+        return name, ip
+
+    forwards = []
+    for number, value in enumerate(nat.items("forwards", lambda item: item)):
+        section = _Section(reader, f"{nat.at('forwards')}:{number}", value)
+        port = section.get("port", _whole(1, 65535))
+        proto = section.get("proto", _one_of("tcp", "udp"), "tcp")
+        found: Any = section.get("to", target) or (None, None)
+        to, ip = found
+        to_port = section.get("to_port", _whole(1, 65535), port)
+        section.close()
+        if port and proto:
+            reader.claim("port", f"{port}/{proto}", section.at("port"))
+        forwards.append(Forward(port=port, proto=proto, to=to, ip=ip, to_port=to_port))
+    nat.close()
+    return tuple(sorted(forwards, key=lambda forward: (forward.port or 0, forward.proto or "")))
+
+
+def _read_dhcp(section: _Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
+    reader = section.reader
+    pool = section.get("pool", _pool, None)
+    dhcp = Dhcp(
+        enabled=section.get("enabled", _boolean, bool(pool or any(host.mac for host in hosts))),
+        pool=pool,
+        lease_time=section.get(
+            "lease_time", _matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite"), "12h"
+        ),
+        settings=section.settings(),
+    )
+    section.close()
+    if pool and internal.network:
+        for end in pool:
+            reader.inside(end, internal.network, section.at("pool"))
+        for (kind, value), path in list(reader.claims.items()):
+            taken_by_gateway = kind == "address" and not path.startswith("gateway:hosts:")
+            if taken_by_gateway and pool[0] <= value <= pool[1]:
+                reader.fault(section.at("pool"), f"holds {value} of {path}")
+    return dhcp
+
+
+def check_node(site: Site, name: str) -> list[str]:
+    """What keeps the minion ``name`` from being a node of the site: at most one error."""
+    names = [node.name for node in site.nodes]
+    if name in names:
+        return []
+    hint = _did_you_mean(name, names)
+    known = ", ".join(names)
+    return [f"gateway:nodes: this minion, {_show(name, 80)}, is not among them ({known}){hint}"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Planning
+
+
+def plan(site: Site, name: str) -> dict[str, Any]:
+    """What node ``name`` of the site is to be: dicts, lists, text, numbers and booleans only.
+
+    Addresses and networks are text, times are seconds. Raises ValueError for a node that the site
+    does not have.
+    """
+    errors = check_node(site, name)
+    if errors:
+        raise ValueError(errors[0])
+    node = next(node for node in site.nodes if node.name == name)
+    peers = [peer for peer in site.nodes if peer is not node]
+    return {
+        "digest": site.digest,
+        "domain": site.domain,
+        "node": {
+            "name": node.name,
+            "id": node.id,
+            "internal": str(node.internal),
+            "public": _text_or_none(node.public),
+            "remote": node.remote or _text_or_none(node.public),
+        },
+        "peers": [
+            {
+                "name": peer.name,
+                "id": peer.id,
+                "internal": str(peer.internal),
+                "public": _text_or_none(peer.public),
+            }
+            for peer in peers
+        ],
+        "internal": _plan_side(site.internal, node.internal_interface),
+        "public": _plan_side(site.public, node.public_interface),
+        "kernel": _plan_kernel(node),
+        "vrrp": _plan_vrrp(site, node, peers),
+        "vpn": _plan_vpn(site, node),
+        "routes": [
+            {"destination": str(server.subnet(peer)), "via": str(peer.internal)}
+            for server in site.vpn_servers
+            for peer in peers
+        ],
+        "nat": _plan_nat(site, node),
+        "dhcp": _plan_dhcp(site),
+        "dns": _plan_dns(site, node),
+        "ntp": _plan_ntp(site, peers),
+    }
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _plan_side(side: Network, interface: str) -> dict[str, Any]:
+    return {
+        "interface": interface,
+        "network": _text_or_none(side.network),
+        "netmask": _text_or_none(side.network and side.network.netmask),
+        "virtual_ip": _text_or_none(side.virtual_ip),
+    }
+
+
+def _plan_kernel(node: Node) -> dict[str, str]:
+    """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
+    settings = {
+        "net/ipv4/ip_forward": "1",
+        # Services may bind to the virtual IP on the node that does not hold it now.
+        "net/ipv4/ip_nonlocal_bind": "1",
+        # The way through the pair is asymmetric. The largest of `all` and the interface's counts.
+        "net/ipv4/conf/all/rp_filter": "2",
+    }
+    # A redirect would teach a host a route that dies with the peer. The kernel sends one when `all`
+    # or the interface says so. `default` is for the tunnels to come.
+    for scope in ("all", "default", node.internal_interface, node.public_interface):
+        settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
+        settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    return settings
+
+
+def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+    instances = [
+        {
+            "name": "internal",
+            "interface": node.internal_interface,
+            "virtual_ip": str(site.internal.virtual_ip),
+            "source": str(node.internal),
+            "peers": [str(peer.internal) for peer in peers],
+        }
+    ]
+    if site.public.virtual_ip:
+        instances.append(
+            {
+                "name": "public",
+                "interface": node.public_interface,
+                "virtual_ip": str(site.public.virtual_ip),
+                "source": str(node.public),
+                "peers": [str(peer.public) for peer in peers],
+            }
+        )
+    return {
+        "router_id": site.router_id,
+        "priority": node.priority,
+        "advert_interval": ADVERT_INTERVAL,
+        "instances": instances,
+        "settings": _plan_settings(site.keepalived.settings),
+    }
+
+
+def _plan_settings(settings: tuple[tuple[str, str], ...]) -> list[list[str]]:
+    return [list(pair) for pair in settings]
+
+
+def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
+    if not site.vpn_servers:
+        return {"pki": {}, "servers": []}
+    return {
+        "pki": {
+            # A path on the node, or the keys that lead to the PEM text in the pillar: a plan is
+            # shown and logged, so it never holds the text itself.
+            name: {"path": material.path} if material.path else {"pillar": list(material.keys)}
+            for name, material in sorted((site.vpn_pki | node.pki).items())
+        },
+        "servers": [_plan_server(site, server, node) for server in site.vpn_servers],
+    }
+
+
+def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
+    subnet = server.subnet(node)
+    reachable = [site.internal.network, *(other.network for other in site.vpn_servers)]
+    return {
+        "name": server.name,
+        "instance": INSTANCE_PREFIX + server.name,
+        "device": DEVICE_PREFIX + server.name,
+        "port": server.port,
+        "proto": server.proto,
+        "network": str(server.network),
+        "subnet": str(subnet),
+        "subnet_address": str(subnet.network_address),
+        "netmask": str(subnet.netmask),
+        "address": str(subnet.network_address + 1),
+        # The servers' whole networks, not the peers' subnets: a new node changes no push.
+        "pushes": [
+            f"route {network.network_address} {network.netmask}"
+            for network in reachable
+            if network and network != subnet
+        ]
+        + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
+        "settings": _plan_settings(server.settings),
+    }
+
+
+def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
+    """Sources to translate on their way out, and the address to use (None: the interface's)."""
+    virtual_ip = _text_or_none(site.public.virtual_ip)
+    sources = [{"network": str(site.internal.network), "to": virtual_ip}]
+    # A tunnel ends on this node, so replies must come back to this node's own address, whoever
+    # holds the virtual IP.
+    sources += [{"network": str(server.subnet(node)), "to": None} for server in site.vpn_servers]
+    return {
+        "sources": sources,
+        "forwards": [
+            {
+                "proto": forward.proto,
+                "port": forward.port,
+                "to": forward.to,
+                "ip": str(forward.ip),
+                "to_port": forward.to_port,
+            }
+            for forward in site.forwards
+        ],
+    }
+
+
+def _plan_dhcp(site: Site) -> dict[str, Any]:
+    virtual_ip = str(site.internal.virtual_ip)
+    return {
+        "enabled": site.dhcp.enabled,
+        "pool": [str(end) for end in site.dhcp.pool] if site.dhcp.pool else None,
+        "lease_time": site.dhcp.lease_time,
+        "router": virtual_ip,
+        "dns": [virtual_ip],
+        # The nodes' own addresses: a time source that does not change its face on a failover.
+        "ntp": [str(node.internal) for node in site.nodes],
+        "reservations": [
+            {"name": host.name, "ip": str(host.ip), "mac": host.mac}
+            for host in site.hosts
+            if host.mac
+        ],
+        "settings": _plan_settings(site.dhcp.settings),
+    }
+
+
+def _plan_dns(site: Site, node: Node) -> dict[str, Any]:
+    records = [
+        {"ip": str(peer.internal), "names": _names(site, (peer.label,))}
+        for peer in site.nodes
+        if peer.label
+    ]
+    records += [
+        {"ip": str(host.ip), "names": _names(site, (host.name, *host.aliases))}
+        for host in site.hosts
+    ]
+    return {
+        "listen": [str(node.internal), str(site.internal.virtual_ip)],
+        "forwarders": [str(server) for server in site.dns.servers],
+        "records": records,
+        "settings": _plan_settings(site.dns.settings),
+    }
+
+
+def _names(site: Site, names: tuple[str, ...]) -> list[str]:
+    """Names as a hosts file lists them: the full one first, which is then what PTR answers."""
+    full = [name if "." in name else f"{name}.{site.domain}" for name in names]
+    return full + [name for name in names if "." not in name]
+
+
+def _plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
+    return {
+        "provider": site.ntp_provider,
+        # A name stands for all the addresses behind it.
+        "servers": [
+            {"address": server, "pool": not server.rsplit(".", 1)[-1].isdigit()}
+            for server in site.ntp.servers
+        ],
+        "peers": [str(peer.internal) for peer in peers],
+        "allow": [str(site.internal.network)]
+        + [str(server.network) for server in site.vpn_servers],
+        "settings": _plan_settings(site.ntp.settings),
+    }

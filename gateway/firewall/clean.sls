@@ -1,0 +1,23 @@
+{%- from "gateway/map.jinja" import os with context %}
+
+include:
+  - gateway.loaded
+
+no firewall rules of ours:
+  gateway.firewall_unloaded: []
+
+no firewall at boot:
+  service.disabled:
+    - name: gateway-firewall
+    - require:
+      - gateway: no firewall rules of ours
+
+firewall files are gone:
+  file.absent:
+    - names:
+      - /etc/systemd/system/gateway-firewall.service
+      - /etc/gateway/firewall.rules
+      - /var/lib/gateway/firewall.live
+      - /usr/lib/gateway/firewall
+    - require:
+      - service: no firewall at boot

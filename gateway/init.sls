@@ -1,0 +1,32 @@
+{%- from "gateway/map.jinja" import plan with context %}
+
+include:
+  - gateway.valid
+  - gateway.kernel
+  - gateway.firewall
+  - gateway.routes
+  - gateway.ntp
+  - gateway.openvpn
+  - gateway.dnsmasq
+  - gateway.follow
+  - gateway.keepalived
+
+{%- if plan %}
+
+# `gateway.status` compares it with the pillar's.
+gateway digest of what was applied:
+  file.managed:
+    - name: /var/lib/gateway/applied
+    - contents: {{ plan.digest }}
+    - mode: '0644'
+    - makedirs: True
+    - require:
+      - sls: gateway.kernel
+      - sls: gateway.firewall
+      - sls: gateway.routes
+      - sls: gateway.ntp
+      - sls: gateway.openvpn
+      - sls: gateway.dnsmasq
+      - sls: gateway.follow
+      - sls: gateway.keepalived
+{%- endif %}

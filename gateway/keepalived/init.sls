@@ -1,0 +1,37 @@
+{%- from "gateway/map.jinja" import os, plan with context %}
+
+include:
+  - gateway.valid
+  - gateway.follow
+
+{%- if plan %}
+
+keepalived package:
+  pkg.installed:
+    - name: {{ os.keepalived.package }}
+
+keepalived unit settings:
+  file.managed:
+    - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
+    - source: salt://gateway/keepalived/files/unit.conf
+    - makedirs: True
+
+keepalived configuration:
+  gateway.checked_file:
+    - name: {{ os.keepalived.config }}
+    - source: salt://gateway/keepalived/files/keepalived.conf.jinja
+    - check: keepalived --config-test --use-file
+    - require:
+      - pkg: keepalived package
+
+keepalived service:
+  service.running:
+    - name: {{ os.keepalived.service }}
+    - enable: True
+    - reload: True
+    - require:
+      - service: follower service
+      - file: keepalived unit settings
+    - watch:
+      - gateway: keepalived configuration
+{%- endif %}

@@ -1,0 +1,8 @@
+{%- from "gateway/map.jinja" import os with context %}
+
+include:
+  - gateway.loaded
+
+kernel settings are as they were:
+  gateway.kernel_settings_restored:
+    - name: /etc/sysctl.d/60-gateway.conf

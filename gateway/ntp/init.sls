@@ -1,0 +1,52 @@
+{%- from "gateway/map.jinja" import os, plan with context %}
+
+include:
+  - gateway.valid
+
+{%- if plan %}
+{%- set provider = plan.ntp.provider %}
+{%- set ntp = os.ntp[provider] %}
+
+ntp package:
+  pkg.installed:
+    - name: {{ ntp.package }}
+
+ntp configuration as it was:
+  gateway.original_kept:
+    - name: {{ ntp.config }}
+    - require:
+      - pkg: ntp package
+{%- if provider == 'ntpsec' %}
+
+ntp configuration check:
+  file.managed:
+    - name: {{ ntp.check }}
+    - source: salt://gateway/ntp/files/check-ntpsec
+    - mode: '0755'
+    - makedirs: True
+    - require_in:
+      - gateway: ntp configuration
+{%- endif %}
+
+ntp configuration:
+  gateway.checked_file:
+    - name: {{ ntp.config }}
+    - source: salt://gateway/ntp/files/{{ provider }}.conf.jinja
+    - check: {{ ntp.check }}
+    - require:
+      - gateway: ntp configuration as it was
+
+ntp service:
+  service.running:
+    - name: {{ ntp.service }}
+    - enable: True
+    - watch:
+      - gateway: ntp configuration
+{%- for other in os.ntp if other != provider %}
+
+# The distribution lets only one of them be installed.
+{{ other }} configuration is as it was:
+  gateway.original_restored:
+    - name: {{ os.ntp[other].config }}
+{%- endfor %}
+{%- endif %}

@@ -1,0 +1,29 @@
+{%- from "gateway/map.jinja" import plan with context %}
+
+include:
+  - gateway.valid
+
+{%- if plan %}
+
+routes file:
+  file.managed:
+    - name: /etc/gateway/routes
+    - source: salt://gateway/routes/files/routes.jinja
+    - template: jinja
+    - makedirs: True
+
+routes unit:
+  file.managed:
+    - name: /etc/systemd/system/gateway-routes.service
+    - source: salt://gateway/routes/files/gateway-routes.service
+
+routes at boot:
+  service.enabled:
+    - name: gateway-routes
+    - require:
+      - file: routes unit
+
+routes to the peers' VPN subnets:
+  gateway.routes:
+    - routes: {{ plan.routes | tojson }}
+{%- endif %}

@@ -1,0 +1,1015 @@
+"""The planner, by example. What holds for every site is in test_plan_properties.py."""
+
+from functools import reduce
+
+import gateway_plan
+import pytest
+
+SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
+
+
+def pem(label, body=SECRET):
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
+
+
+# --------------------------------------------------------------------------------------------------
+# What is rejected: a change of the example (`...` removes a key), where the error is, what it says
+
+REJECTED = {
+    "unknown key": (
+        {"vpn:servers:main:prot": "udp"},
+        "vpn:servers:main:prot",
+        'unknown key; did you mean "proto"?',
+    ),
+    "unknown key at the top": ({"host": {}}, "host", 'unknown key; did you mean "hosts"?'),
+    "unknown key like no other": ({"nodes:gw1:xyz": 1}, "nodes:gw1:xyz", "unknown key"),
+    "unknown key in a list": (
+        {"nat:forwards:0:destination": "backend01"},
+        "nat:forwards:0:destination",
+        "unknown key",
+    ),
+    "unknown node in subnets": (
+        {"vpn:servers:main:subnets": {"gw3": "10.8.9.0/24"}},
+        "vpn:servers:main:subnets:gw3",
+        'unknown key; did you mean "gw2"?',
+    ),
+    "key that is no text": (
+        {"hosts": {7: {"ip": "10.77.0.7"}}, "nat": ...},
+        "hosts:7",
+        "must be text, is a number (7); put it in quotes",
+    ),
+    # missing
+    "missing domain": ({"domain": ...}, "domain", "missing"),
+    "missing section": ({"public": ...}, "public", "missing"),
+    "missing virtual IP": ({"internal:virtual_ip": ...}, "internal:virtual_ip", "missing"),
+    "missing id": ({"nodes:gw2:id": ...}, "nodes:gw2:id", "missing"),
+    "missing address": ({"hosts:backend01:ip": ...}, "hosts:backend01:ip", "missing"),
+    "missing target": ({"nat:forwards:0:to": ...}, "nat:forwards:0:to", "missing"),
+    "missing key": ({"vpn:pki:ca": ...}, "vpn:pki:ca", "missing; a VPN server needs it"),
+    "missing key of one node": (
+        {"vpn:pki:key": ..., "nodes:gw1:pki": {"key": "/etc/gw1.key"}},
+        "vpn:pki:key",
+        "missing, and gateway:nodes:gw2:pki:key is not there either",
+    ),
+    "no nodes": ({"nodes": {}}, "nodes", "a site needs at least one node"),
+    "no nodes key": ({"nodes": ...}, "nodes", "a site needs at least one node"),
+    # wrong type
+    "empty mapping": ({"dhcp": None}, "dhcp", "must be a mapping, is empty"),
+    "list for a mapping": ({"nodes:gw1": []}, "nodes:gw1", "must be a mapping, is a list"),
+    "mapping for a list": (
+        {"dns:forwarders": {}},
+        "dns:forwarders",
+        "must be a list, is a mapping",
+    ),
+    "number for text": (
+        {"internal:interface": 0},
+        "internal:interface",
+        "must be text, is a number (0); put it in quotes",
+    ),
+    "text for a number": (
+        {"nat:forwards:0:port": "443"},
+        "nat:forwards:0:port",
+        "must be a whole number, is text (443)",
+    ),
+    "fraction": (
+        {"nodes:gw1:id": 1.5},
+        "nodes:gw1:id",
+        "must be a whole number, is a number (1.5)",
+    ),
+    "truth for a number": (
+        {"nodes:gw1:id": True},
+        "nodes:gw1:id",
+        "must be a whole number, is true or false (True)",
+    ),
+    "text for truth": (
+        {"dhcp:enabled": "no"},
+        "dhcp:enabled",
+        "must be true or false, is text (no)",
+    ),
+    # addresses
+    "malformed address": (
+        {"hosts:backend01:ip": "10.77.0.310"},
+        "hosts:backend01:ip",
+        "10.77.0.310 is not an IPv4 address",
+    ),
+    "node outside its network": (
+        {"nodes:gw2:internal": "10.78.0.3"},
+        "nodes:gw2:internal",
+        "10.78.0.3 is not inside 10.77.0.0/24",
+    ),
+    "public address outside its network": (
+        {"nodes:gw2:public": "198.51.101.3"},
+        "nodes:gw2:public",
+        "198.51.101.3 is not inside 198.51.100.0/24",
+    ),
+    "virtual IP outside its network": (
+        {"internal:virtual_ip": "10.78.0.1"},
+        "internal:virtual_ip",
+        "10.78.0.1 is not inside 10.77.0.0/24",
+    ),
+    "virtual IP of a node": (
+        {"internal:virtual_ip": "10.77.0.3"},
+        "nodes:gw2:internal",
+        "address 10.77.0.3 is taken already, by gateway:internal:virtual_ip",
+    ),
+    "public virtual IP of a node": (
+        {"public:virtual_ip": "198.51.100.2"},
+        "nodes:gw1:public",
+        "address 198.51.100.2 is taken already, by gateway:public:virtual_ip",
+    ),
+    "public virtual IP outside its network": (
+        {"public:virtual_ip": "192.0.2.1"},
+        "public:virtual_ip",
+        "192.0.2.1 is not inside 198.51.100.0/24",
+    ),
+    "public virtual IP without a network": (
+        {"public": {"interface": "eth1", "virtual_ip": "198.51.100.1"}},
+        "public:network",
+        "missing; a public virtual IP needs it",
+    ),
+    "public virtual IP without a node's address": (
+        {"public:virtual_ip": "198.51.100.1", "nodes:gw2:public": ...},
+        "nodes:gw2:public",
+        "missing; a public virtual IP needs it on each node",
+    ),
+    "network's own address": (
+        {"nodes:gw1:internal": "10.77.0.0"},
+        "nodes:gw1:internal",
+        "10.77.0.0 is the address of the network 10.77.0.0/24 itself",
+    ),
+    "broadcast address": (
+        {"hosts:backend01:ip": "10.77.0.255"},
+        "hosts:backend01:ip",
+        "10.77.0.255 is the broadcast address of 10.77.0.0/24",
+    ),
+    "reservation outside the internal network": (
+        {"hosts:cam": {"ip": "10.78.0.9", "mac": "02:00:00:00:00:09"}},
+        "hosts:cam:ip",
+        "10.78.0.9 is not inside 10.77.0.0/24",
+    ),
+    # networks
+    "malformed network": (
+        {"public:network": "198.51.100.0/33"},
+        "public:network",
+        "198.51.100.0/33 is not an IPv4 network such as 10.77.0.0/24",
+    ),
+    "network with host bits": (
+        {"internal:network": "10.77.0.1/24"},
+        "internal:network",
+        "10.77.0.1/24 has host bits set; the network is 10.77.0.0/24",
+    ),
+    "network without a prefix length": (
+        {"vpn:servers:main:network": "10.8.0.0"},
+        "vpn:servers:main:network",
+        "10.8.0.0 has no prefix length; write it as in 10.77.0.0/24",
+    ),
+    "VPN overlaps the internal network": (
+        {"vpn:servers:main:network": "10.77.0.0/16"},
+        "vpn:servers:main:network",
+        "10.77.0.0/16 overlaps 10.77.0.0/24 of gateway:internal:network",
+    ),
+    "public overlaps the internal network": (
+        {
+            "public:network": "10.77.0.128/25",
+            "nodes:gw1:public": "10.77.0.201",
+            "nodes:gw2:public": "10.77.0.202",
+        },
+        "public:network",
+        "10.77.0.128/25 overlaps 10.77.0.0/24 of gateway:internal:network",
+    ),
+    "VPN overlaps the public network": (
+        {"vpn:servers:main:network": "198.51.0.0/16"},
+        "vpn:servers:main:network",
+        "198.51.0.0/16 overlaps 198.51.100.0/24 of gateway:public:network",
+    ),
+    "VPN servers overlap": (
+        {"vpn:servers:second": {"network": "10.8.128.0/17", "port": 1195}},
+        "vpn:servers:second:network",
+        "10.8.128.0/17 overlaps 10.8.0.0/16 of gateway:vpn:servers:main:network",
+    ),
+    # VPN blocks
+    "too many nodes for the prefix": (
+        {"vpn:servers:main:network": "10.8.0.0/24"},
+        "vpn:servers:main:network",
+        "10.8.0.0/24 has room for 1 subnets of /24; node gw2 with id 2 is beyond them",
+    ),
+    "prefix shorter than the network": (
+        {"vpn:servers:main:network": "10.8.0.0/25"},
+        "vpn:servers:main:prefix",
+        "a /24 does not fit into 10.8.0.0/25",
+    ),
+    "prefix that OpenVPN refuses": (
+        {"vpn:servers:main:prefix": 30},
+        "vpn:servers:main:prefix",
+        "30 is not in 16 to 29",
+    ),
+    "subnet outside the server's network": (
+        {"vpn:servers:main:subnets": {"gw2": "10.9.0.0/24"}},
+        "vpn:servers:main:subnets:gw2",
+        "10.9.0.0/24 is not inside 10.8.0.0/16",
+    ),
+    "subnet of another node": (
+        {"vpn:servers:main:subnets": {"gw2": "10.8.0.128/25"}},
+        "vpn:servers:main:subnets:gw2",
+        "10.8.0.128/25 overlaps 10.8.0.0/24 of node gw1",
+    ),
+    "subnet too small": (
+        {"vpn:servers:main:subnets": {"gw2": "10.8.9.0/30"}},
+        "vpn:servers:main:subnets:gw2",
+        "10.8.9.0/30 is not a /16 to /29",
+    ),
+    # duplicates
+    "same id": (
+        {"nodes:gw2:id": 1},
+        "nodes:gw2:id",
+        "id 1 is taken already, by gateway:nodes:gw1:id",
+    ),
+    "same priority": (
+        {"nodes:gw2:priority": 250},
+        "nodes:gw2:priority",
+        "priority 250 is taken already, by gateway:nodes:gw1:priority",
+    ),
+    "same address of nodes": (
+        {"nodes:gw2:public": "198.51.100.2"},
+        "nodes:gw2:public",
+        "address 198.51.100.2 is taken already, by gateway:nodes:gw1:public",
+    ),
+    "host with a node's address": (
+        {"hosts:backend01:ip": "10.77.0.2"},
+        "hosts:backend01:ip",
+        "address 10.77.0.2 is taken already, by gateway:nodes:gw1:internal",
+    ),
+    "same MAC address": (
+        {"hosts:cam": {"ip": "10.77.0.11", "mac": "02-00-00-00-00-10"}},
+        "hosts:cam:mac",
+        "MAC address 02:00:00:00:00:10 is taken already, by gateway:hosts:backend01:mac",
+    ),
+    "same host name in other letters": (
+        {"hosts:Backend01": {"ip": "10.77.0.11"}},
+        "hosts:backend01",
+        "host name backend01 is taken already, by gateway:hosts:Backend01",
+    ),
+    "host called as a node": (
+        {"hosts:gw2": {"ip": "10.77.0.11"}},
+        "hosts:gw2",
+        "host name gw2 is taken already, by gateway:nodes:gw2",
+    ),
+    "alias of another host": (
+        {"hosts:cam": {"ip": "10.77.0.11", "aliases": ["tv", "www"]}},
+        "hosts:cam:aliases:1",
+        "host name www is taken already, by gateway:hosts:backend01:aliases:0",
+    ),
+    "alias of another host, in full": (
+        {"hosts:cam": {"ip": "10.77.0.11", "aliases": ["www.example.internal"]}},
+        "hosts:cam:aliases:0",
+        "host name www is taken already, by gateway:hosts:backend01:aliases:0",
+    ),
+    "same port of two servers": (
+        {"vpn:servers:second": {"network": "10.9.0.0/16"}},
+        "vpn:servers:second:port",
+        "port 1194/udp is taken already, by gateway:vpn:servers:main:port",
+    ),
+    "forward of a VPN server's port": (
+        {"nat:forwards:0": {"port": 1194, "proto": "udp", "to": "backend01"}},
+        "nat:forwards:0:port",
+        "port 1194/udp is taken already, by gateway:vpn:servers:main:port",
+    ),
+    "two forwards of one port": (
+        {"nat:forwards": [{"port": 443, "to": "backend01"}, {"port": 443, "to": "www"}]},
+        "nat:forwards:1:port",
+        "port 443/tcp is taken already, by gateway:nat:forwards:0:port",
+    ),
+    # names
+    "host name": (
+        {"hosts:back_end": {"ip": "10.77.0.11"}},
+        "hosts:back_end",
+        "back_end is not a host name (letters, digits and inner hyphens)",
+    ),
+    "host name of 64 characters": (
+        {f"hosts:{'a' * 64}": {"ip": "10.77.0.11"}},
+        "hosts:" + "a" * 64,
+        f"{'a' * 57}... is not a host name (letters, digits and inner hyphens)",
+    ),
+    "alias": (
+        {"hosts:backend01:aliases": ["www", "-"]},
+        "hosts:backend01:aliases:1",
+        "- is not a domain name",
+    ),
+    "domain": ({"domain": "example..internal"}, "domain", "example..internal is not a domain name"),
+    "domain of 254 characters": (
+        {"domain": "a." * 126 + "aa"},
+        "domain",
+        f"{'a.' * 28}a... is not a domain name",
+    ),
+    "domain that is a number": (
+        {"domain": "10.8"},
+        "domain",
+        "10.8 is not a domain name: its last label is a number",
+    ),
+    "minion id": ({"nodes:g w": {}}, "nodes:g w", "g w is not a minion id"),
+    "server name": (
+        {"vpn:servers:Main": {}},
+        "vpn:servers:Main",
+        "Main is not a server name (small letters, digits, hyphens)",
+    ),
+    "server name too long for a device": (
+        {"vpn:servers:headquarters": {}},
+        "vpn:servers:headquarters",
+        "headquarters is longer than 11 characters",
+    ),
+    "interface name too long": (
+        {"internal:interface": "enp0s31f6-vlan77"},
+        "internal:interface",
+        "enp0s31f6-vlan77 is longer than 15 characters",
+    ),
+    "interface name": (
+        {"nodes:gw1:public_interface": "eth1;reboot"},
+        "nodes:gw1:public_interface",
+        "eth1;reboot is not an interface name",
+    ),
+    "one interface for both sides": (
+        {"nodes:gw2:public_interface": "eth0"},
+        "nodes:gw2:public_interface",
+        "eth0 is the internal interface already",
+    ),
+    "MAC address": (
+        {"hosts:backend01:mac": "02:00:00:00:00"},
+        "hosts:backend01:mac",
+        "02:00:00:00:00 is not a MAC address such as 02:00:00:00:00:10",
+    ),
+    "MAC address without quotes": (
+        {"hosts:backend01:mac": 1555200010},
+        "hosts:backend01:mac",
+        "YAML read a number (1555200010); put the MAC address in quotes",
+    ),
+    "MAC address of a group": (
+        {"hosts:backend01:mac": "01:00:5e:00:00:01"},
+        "hosts:backend01:mac",
+        "01:00:5e:00:00:01 is a group address; no host has it",
+    ),
+    # forwards
+    "forward to an unknown host": (
+        {"nat:forwards:0:to": "backend02"},
+        "nat:forwards:0:to",
+        'there is no host backend02 in gateway:hosts; did you mean "backend01"?',
+    ),
+    "forward to what is neither": (
+        {"nat:forwards:0:to": "10.77.0.300"},
+        "nat:forwards:0:to",
+        "10.77.0.300 is neither an IPv4 address nor a domain name",
+    ),
+    "forward out of the internal network": (
+        {"nat:forwards:0:to": "10.78.0.10"},
+        "nat:forwards:0:to",
+        "10.78.0.10 is not inside 10.77.0.0/24",
+    ),
+    "forward to a host elsewhere": (
+        {"hosts:far": {"ip": "192.0.2.9"}, "nat:forwards:0:to": "far"},
+        "nat:forwards:0:to",
+        "far (192.0.2.9) is not inside 10.77.0.0/24",
+    ),
+    "port 0": ({"nat:forwards:0:port": 0}, "nat:forwards:0:port", "0 is not in 1 to 65535"),
+    "port 65536": (
+        {"nat:forwards:0:to_port": 65536},
+        "nat:forwards:0:to_port",
+        "65536 is not in 1 to 65535",
+    ),
+    "port of a VPN server": (
+        {"vpn:servers:main:port": -1},
+        "vpn:servers:main:port",
+        "-1 is not in 1 to 65535",
+    ),
+    "protocol": (
+        {"nat:forwards:0:proto": "ucp"},
+        "nat:forwards:0:proto",
+        'ucp is none of tcp, udp; did you mean "udp"?',
+    ),
+    # the rest of the services
+    "upstream address": (
+        {"dns:forwarders": ["198.51.100.100", "resolver"]},
+        "dns:forwarders:1",
+        "resolver is not an IPv4 address",
+    ),
+    "upstream server": (
+        {"ntp:servers": ["198.51.100.1000"]},
+        "ntp:servers:0",
+        "198.51.100.1000 is neither an IPv4 address nor a domain name",
+    ),
+    "provider": (
+        {"ntp:provider": "ntpd"},
+        "ntp:provider",
+        'ntpd is none of chrony, ntpsec; did you mean "ntpsec"?',
+    ),
+    "router id": (
+        {"keepalived": {"router_id": 256}},
+        "keepalived:router_id",
+        "256 is not in 1 to 255",
+    ),
+    "id": ({"nodes:gw2:id": 0}, "nodes:gw2:id", "0 is not in 1 to 200"),
+    "no range": (
+        {"dhcp:pool": "10.77.0.100"},
+        "dhcp:pool",
+        "10.77.0.100 is not a range such as 10.77.0.100-10.77.0.199",
+    ),
+    "range the wrong way round": (
+        {"dhcp:pool": "10.77.0.9-10.77.0.8"},
+        "dhcp:pool",
+        "10.77.0.9-10.77.0.8 ends before it begins",
+    ),
+    "range outside the internal network": (
+        {"dhcp:pool": "10.77.0.200-10.77.1.20"},
+        "dhcp:pool",
+        "10.77.1.20 is not inside 10.77.0.0/24",
+    ),
+    "range with a gateway in it": (
+        {"dhcp:pool": "10.77.0.3-10.77.0.20"},
+        "dhcp:pool",
+        "holds 10.77.0.3 of gateway:nodes:gw2:internal",
+    ),
+    "lease time": (
+        {"dhcp:lease_time": "12 hours"},
+        "dhcp:lease_time",
+        "12 hours is not a time such as 30m, 12h or infinite",
+    ),
+    "settings": (
+        {"dns:settings": ["cache-size=1"]},
+        "dns:settings",
+        "must be a mapping, is a list",
+    ),
+    "keyword of a setting": (
+        {"dns:settings": {"cache size": 1}},
+        "dns:settings:cache size",
+        "cache size is not a keyword",
+    ),
+    "value of a setting": (
+        {"vpn:servers:main:settings": {"push": {"route": 1}}},
+        "vpn:servers:main:settings:push",
+        "must be text, a number, true, or a list of these; is a mapping",
+    ),
+    "key that is no path": (
+        {"vpn:pki:key": "server.key"},
+        "vpn:pki:key",
+        "is neither an absolute path nor PEM text"
+        " (PRIVATE KEY or EC PRIVATE KEY or RSA PRIVATE KEY)",
+    ),
+    "certificate for a key": (
+        {"nodes:gw1:pki": {"key": pem("CERTIFICATE")}},
+        "nodes:gw1:pki:key",
+        "is neither an absolute path nor PEM text"
+        " (PRIVATE KEY or EC PRIVATE KEY or RSA PRIVATE KEY)",
+    ),
+    "key of a node for the whole site": (
+        {"nodes:gw1:pki": {"ca": "/etc/ca.crt"}},
+        "nodes:gw1:pki:ca",
+        "unknown key",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "key", "message"), REJECTED.values(), ids=REJECTED)
+def test_rejected(errors, changes, key, message):
+    """A mistake is one error, and it names the key of the pillar that is wrong."""
+    assert errors(changes) == [f"gateway:{key}: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("pillar", "expected"),
+    [
+        (None, ["gateway: missing; see pillar.example"]),
+        ("gw1", ["gateway: must be a mapping, is text"]),
+        ([], ["gateway: must be a mapping, is a list"]),
+        (
+            {},
+            [
+                "gateway:domain: missing",
+                "gateway:internal: missing",
+                "gateway:public: missing",
+                "gateway:nodes: a site needs at least one node",
+            ],
+        ),
+    ],
+    ids=["nothing", "text", "list", "empty"],
+)
+def test_rejected_as_a_whole(pillar, expected):
+    assert gateway_plan.read(pillar) == (None, expected)
+
+
+SECTIONS = [
+    "nodes:gw1",
+    "nodes:gw1:pki",
+    "internal",
+    "public",
+    "vpn",
+    "vpn:servers:main",
+    "vpn:servers:main:subnets",
+    "vpn:pki",
+    "hosts:backend01",
+    "nat",
+    "nat:forwards:0",
+    "dhcp",
+    "dns",
+    "ntp",
+    "keepalived",
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_unknown_keys_are_found_everywhere(errors, section):
+    assert errors({f"{section}:qqq": 1}) == [f"gateway:{section}:qqq: unknown key"]
+
+
+def test_names_too_long_to_show_are_still_told_apart(errors):
+    one, other = "n" * 100 + "1", "n" * 100 + "2"
+    shown = "gateway:nodes:" + "n" * 77 + "..."
+    changes = {f"nodes:{one}": {"id": 3, "internal": "10.77.0.9"}}
+    assert errors(changes) == []
+    assert errors({**changes, f"nodes:{other}": {"id": 4, "internal": "10.77.0.9"}}) == [
+        f"{shown}:internal: address 10.77.0.9 is taken already, by {shown}:internal"
+    ]
+
+
+def test_all_errors_at_once(errors):
+    assert errors(
+        {
+            "domain": "-",
+            "internal:virtual_ip": "10.77.0.2",
+            "nodes:gw2:id": 1,
+            "vpn:servers:main:port": 0,
+            "vpn:servers:main:settings": {"verb": {}, "push": ["a", "b\n", "}"]},
+            "hosts:backend01:ip": "10.78.0.10",
+            "hosts:backend01:mac": "02:00",
+            "dns:forwarder": [],
+            "zone": 1,
+        }
+    ) == [
+        "gateway:domain: - is not a domain name",
+        "gateway:nodes:gw1:internal: address 10.77.0.2 is taken already,"
+        " by gateway:internal:virtual_ip",
+        "gateway:nodes:gw2:id: id 1 is taken already, by gateway:nodes:gw1:id",
+        "gateway:vpn:servers:main:port: 0 is not in 1 to 65535",
+        "gateway:vpn:servers:main:settings:push:1: 'b\\n' has a character that a configuration"
+        " file cannot hold here (line breaks, quotes, braces, backslashes, anything but ASCII)",
+        "gateway:vpn:servers:main:settings:push:2: } has a character that a configuration"
+        " file cannot hold here (line breaks, quotes, braces, backslashes, anything but ASCII)",
+        "gateway:vpn:servers:main:settings:verb: must be text, a number, true, or a list of"
+        " these; is a mapping",
+        "gateway:hosts:backend01:mac: 02:00 is not a MAC address such as 02:00:00:00:00:10",
+        "gateway:nat:forwards:0:to: backend01 (10.78.0.10) is not inside 10.77.0.0/24",
+        'gateway:dns:forwarder: unknown key; did you mean "forwarders"?',
+        "gateway:zone: unknown key",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# What cannot reach a configuration file
+
+EVERYTHING = {  # each key whose value is text, on top of the example
+    "nodes:gw1:remote": "vpn1.example.org",
+    "nodes:gw1:internal_interface": "lan0",
+    "nodes:gw1:public_interface": "wan0",
+    "nodes:gw1:pki": {"certificate": "/etc/gw1.crt", "key": "/etc/gw1.key"},
+    "public:virtual_ip": "198.51.100.1",
+    "vpn:servers:main:subnets": {"gw2": "10.8.99.0/24"},
+    "vpn:servers:main:settings": {"cipher": "AES-256-GCM", "push": ["route 192.0.2.0"]},
+    "dhcp:lease_time": "1h",
+    "dhcp:settings": {"dhcp-option": ["option:mtu,1400"]},
+    "dns:settings": {"address": "/test/192.0.2.1"},
+    "ntp:servers": ["198.51.100.100", "ntp.example.org"],
+    "ntp:provider": "chrony",
+    "ntp:settings": {"maxdistance": "3"},
+    "keepalived": {"settings": {"vrrp_startup_delay": "5"}},
+}
+
+
+def texts(value, path=""):
+    """The key of each text in a pillar, and the text."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in pairs:
+            yield from texts(item, f"{path}:{key}".removeprefix(":"))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    list("\n\r\t\0\"'`{}\\\x7f\u2028\u00e9\U0001f512"),
+    ids=ascii,
+)
+def test_no_text_breaks_out(edit, bad):
+    """At the end, the start or in the middle of any text of the pillar: it is an error."""
+    for path, text in texts(edit(EVERYTHING)):
+        for broken in (text + bad, bad + text, text[:1] + bad + text[1:]):
+            site, errors = gateway_plan.read(edit({**EVERYTHING, path: broken}))
+            assert site is None, path
+            assert all(error.isprintable() for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("nodes", {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"}),
+        ("hosts", {"ip": "10.77.0.11"}),
+        ("vpn:servers", {"network": "10.9.0.0/16", "port": 1195}),
+        ("dns:settings", "1"),
+    ],
+    ids=["nodes", "hosts", "servers", "settings"],
+)
+@pytest.mark.parametrize("bad", list("\n \"'{}/:\\\u00e9"), ids=ascii)
+def test_no_name_breaks_out(edit, where, value, bad):
+    def read(name):
+        pillar = edit({"dns:settings": {}})
+        reduce(dict.__getitem__, where.split(":"), pillar)[name] = value
+        return gateway_plan.read(pillar)
+
+    assert read("ab")[1] == []
+    for broken in ("ab" + bad, bad + "ab", "a" + bad + "b"):
+        site, [error] = read(broken)
+        assert site is None
+        assert error.isprintable()
+
+
+# --------------------------------------------------------------------------------------------------
+# What is planned
+
+
+def test_node(plan):
+    found = plan(node="gw2")
+    assert found["node"] == {
+        "name": "gw2",
+        "id": 2,
+        "internal": "10.77.0.3",
+        "public": "198.51.100.3",
+        "remote": "198.51.100.3",
+    }
+    assert found["peers"] == [
+        {"name": "gw1", "id": 1, "internal": "10.77.0.2", "public": "198.51.100.2"}
+    ]
+    assert found["internal"] == {
+        "interface": "eth0",
+        "network": "10.77.0.0/24",
+        "netmask": "255.255.255.0",
+        "virtual_ip": "10.77.0.1",
+    }
+    assert found["public"]["interface"] == "eth1"
+    assert found["public"]["virtual_ip"] is None
+
+
+def test_vrrp(plan):
+    primary, secondary = plan(node="gw1")["vrrp"], plan(node="gw2")["vrrp"]
+    assert secondary == {
+        "router_id": 51,
+        "priority": 249,
+        "advert_interval": 0.1,
+        "instances": [
+            {
+                "name": "internal",
+                "interface": "eth0",
+                "virtual_ip": "10.77.0.1",
+                "source": "10.77.0.3",
+                "peers": ["10.77.0.2"],
+            }
+        ],
+        "settings": [],
+    }
+    assert primary["priority"] == 250
+    assert primary["router_id"] == 51
+
+
+def test_vpn_and_routes(plan):
+    found = plan(node="gw2")
+    assert found["vpn"]["servers"] == [
+        {
+            "name": "main",
+            "instance": "gateway-main",
+            "device": "vpn-main",
+            "port": 1194,
+            "proto": "udp",
+            "network": "10.8.0.0/16",
+            "subnet": "10.8.1.0/24",
+            "subnet_address": "10.8.1.0",
+            "netmask": "255.255.255.0",
+            "address": "10.8.1.1",
+            "pushes": [
+                "route 10.77.0.0 255.255.255.0",
+                "route 10.8.0.0 255.255.0.0",
+                "dhcp-option DNS 10.77.0.1",
+                "dhcp-option DOMAIN example.internal",
+            ],
+            "settings": [],
+        }
+    ]
+    assert found["routes"] == [{"destination": "10.8.0.0/24", "via": "10.77.0.2"}]
+
+
+def test_nat(plan):
+    assert plan(node="gw2")["nat"] == {
+        "sources": [
+            {"network": "10.77.0.0/24", "to": None},
+            {"network": "10.8.1.0/24", "to": None},
+        ],
+        "forwards": [
+            {"proto": "tcp", "port": 443, "to": "backend01", "ip": "10.77.0.10", "to_port": 443}
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ("backend01", ("backend01", "10.77.0.10")),
+        ("WWW", ("www", "10.77.0.10")),
+        ("10.77.0.99", ("10.77.0.99", "10.77.0.99")),
+    ],
+    ids=["host", "alias", "address"],
+)
+def test_forward_targets(plan, to, expected):
+    forward = {"port": 25, "proto": "udp", "to": to, "to_port": 2525}
+    [found] = plan({"nat:forwards": [forward]})["nat"]["forwards"]
+    assert (found["to"], found["ip"]) == expected
+    assert (found["port"], found["proto"], found["to_port"]) == (25, "udp", 2525)
+
+
+def test_one_port_of_two_protocols(plan):
+    forwards = [{"port": 53, "proto": proto, "to": "backend01"} for proto in ("udp", "tcp")]
+    found = plan({"nat:forwards": forwards})["nat"]["forwards"]
+    assert [forward["proto"] for forward in found] == ["tcp", "udp"]
+
+
+def test_dhcp(plan):
+    assert plan({"hosts:printer": {"ip": "10.77.0.11"}})["dhcp"] == {
+        "enabled": True,
+        "pool": ["10.77.0.100", "10.77.0.199"],
+        "lease_time": "12h",
+        "router": "10.77.0.1",
+        "dns": ["10.77.0.1"],
+        "ntp": ["10.77.0.2", "10.77.0.3"],
+        "reservations": [{"name": "backend01", "ip": "10.77.0.10", "mac": "02:00:00:00:00:10"}],
+        "settings": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "enabled"),
+    [
+        ({"dhcp": ...}, True),
+        ({"hosts:backend01:mac": ...}, True),
+        ({"dhcp": ..., "hosts:backend01:mac": ...}, False),
+        ({"dhcp:enabled": False}, False),
+    ],
+    ids=["reservations", "a range", "neither", "switched off"],
+)
+def test_dhcp_where_there_is_something_to_give(plan, changes, enabled):
+    assert plan(changes)["dhcp"]["enabled"] is enabled
+
+
+def test_dns(plan):
+    changes = {"hosts:mail": {"ip": "192.0.2.25", "aliases": ["mx.example.org"]}}
+    assert plan(changes, "gw2")["dns"] == {
+        "listen": ["10.77.0.3", "10.77.0.1"],
+        "forwarders": ["198.51.100.100"],
+        "records": [
+            {"ip": "10.77.0.2", "names": ["gw1.example.internal", "gw1"]},
+            {"ip": "10.77.0.3", "names": ["gw2.example.internal", "gw2"]},
+            {
+                "ip": "10.77.0.10",
+                "names": ["backend01.example.internal", "www.example.internal", "backend01", "www"],
+            },
+            {"ip": "192.0.2.25", "names": ["mail.example.internal", "mx.example.org", "mail"]},
+        ],
+        "settings": [],
+    }
+
+
+def test_ntp(plan):
+    servers = ["198.51.100.100", "ntp.example.org", "ntp1"]
+    assert plan({"ntp:servers": servers}, "gw2")["ntp"] == {
+        "provider": "chrony",
+        "servers": [
+            {"address": "198.51.100.100", "pool": False},
+            {"address": "ntp.example.org", "pool": True},
+            {"address": "ntp1", "pool": True},
+        ],
+        "peers": ["10.77.0.2"],
+        "allow": ["10.77.0.0/24", "10.8.0.0/16"],
+        "settings": [],
+    }
+
+
+def test_kernel(plan):
+    found = plan({"nodes:gw1:public_interface": "wan0.7"})["kernel"]
+    assert found["net/ipv4/ip_forward"] == "1"
+    assert found["net/ipv4/conf/all/rp_filter"] == "2"
+    assert found["net/ipv4/conf/wan0.7/send_redirects"] == "0"
+    assert "net/ipv4/conf/eth1/send_redirects" not in found
+
+
+def test_public_virtual_ip(plan):
+    found = plan({"public:virtual_ip": "198.51.100.1"}, "gw2")
+    assert found["vrrp"]["instances"][1] == {
+        "name": "public",
+        "interface": "eth1",
+        "virtual_ip": "198.51.100.1",
+        "source": "198.51.100.3",
+        "peers": ["198.51.100.2"],
+    }
+    # What lives behind the gateway leaves as the virtual IP. A VPN client does not: its tunnel
+    # ends on this node, whoever holds the virtual IP.
+    assert found["nat"]["sources"] == [
+        {"network": "10.77.0.0/24", "to": "198.51.100.1"},
+        {"network": "10.8.1.0/24", "to": None},
+    ]
+
+
+def test_without_what_is_optional(plan):
+    found = plan(
+        {
+            **dict.fromkeys(("vpn", "hosts", "nat", "dhcp", "dns", "ntp", "nodes:gw2"), ...),
+            **dict.fromkeys(("nodes:gw1:public", "public:network"), ...),
+        }
+    )
+    assert found["node"]["public"] is None
+    assert found["node"]["remote"] is None
+    assert found["peers"] == found["routes"] == found["nat"]["forwards"] == []
+    assert found["vpn"] == {"pki": {}, "servers": []}
+    assert found["dhcp"]["enabled"] is False
+
+
+def test_overrides_of_a_node(plan):
+    changes = {
+        "nodes:gw2:priority": 254,
+        "nodes:gw2:internal_interface": "lan0",
+        "nodes:gw2:public_interface": "wan0",
+        "nodes:gw2:remote": "vpn2.example.org",
+        "nodes:gw2:public": ...,
+        "keepalived": {"router_id": 7},
+    }
+    one, two = plan(changes, "gw1"), plan(changes, "gw2")
+    assert (one["vrrp"]["priority"], two["vrrp"]["priority"]) == (250, 254)
+    assert (two["internal"]["interface"], two["public"]["interface"]) == ("lan0", "wan0")
+    assert (one["internal"]["interface"], one["public"]["interface"]) == ("eth0", "eth1")
+    assert two["vrrp"]["instances"][0]["interface"] == "lan0"
+    assert two["node"]["remote"] == "vpn2.example.org"
+    assert two["vrrp"]["router_id"] == one["vrrp"]["router_id"] == 7
+
+
+def test_ids_give_the_order_not_names(plan):
+    changes = {"nodes:a": {"id": 3, "internal": "10.77.0.4"}}
+    found = plan(changes)
+    assert [peer["name"] for peer in found["peers"]] == ["gw2", "a"]
+    assert found["dhcp"]["ntp"] == ["10.77.0.2", "10.77.0.3", "10.77.0.4"]
+
+
+def test_a_server_pushes_no_route_to_its_own_subnet(plan):
+    changes = {"nodes:gw2": ..., "vpn:servers:main:network": "10.8.0.0/24"}
+    [server] = plan(changes)["vpn"]["servers"]
+    assert server["pushes"][:-2] == ["route 10.77.0.0 255.255.255.0"]
+
+
+def test_override_of_a_subnet(plan):
+    changes = {"vpn:servers:main:subnets": {"gw2": "10.8.128.0/20"}}
+    [server] = plan(changes, "gw2")["vpn"]["servers"]
+    assert (server["subnet"], server["address"]) == ("10.8.128.0/20", "10.8.128.1")
+    assert server["netmask"] == "255.255.240.0"
+    assert plan(changes, "gw1")["routes"] == [{"destination": "10.8.128.0/20", "via": "10.77.0.3"}]
+    assert plan(changes, "gw1")["vpn"]["servers"][0]["subnet"] == "10.8.0.0/24"
+
+
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ("keepalived:settings", "vrrp"),
+        ("dns:settings", "dns"),
+        ("dhcp:settings", "dhcp"),
+        ("ntp:settings", "ntp"),
+        ("vpn:servers:main:settings", "vpn"),
+    ],
+)
+def test_settings(plan, key, where):
+    """Keywords in their order in the alphabet; a list is one keyword several times."""
+    found = plan({key: {"sndbuf": 0, "bare": True, "push": ["route 192.0.2.0", "x"], "ratio": 0.5}})
+    section = found["vpn"]["servers"][0] if where == "vpn" else found[where]
+    assert section["settings"] == [
+        ["bare", ""],
+        ["push", "route 192.0.2.0"],
+        ["push", "x"],
+        ["ratio", "0.5"],
+        ["sndbuf", "0"],
+    ]
+
+
+def test_unknown_node(example):
+    site, _ = gateway_plan.read(example)
+    assert site
+    message = 'gateway:nodes: this minion, gw3, is not among them (gw1, gw2); did you mean "gw2"?'
+    assert gateway_plan.check_node(site, "gw1") == []
+    assert gateway_plan.check_node(site, "gw3") == [message]
+    with pytest.raises(ValueError, match="this minion, gw3, is not among them"):
+        gateway_plan.plan(site, "gw3")
+
+
+# --------------------------------------------------------------------------------------------------
+# The digest
+
+
+def test_both_nodes_have_one_digest(plan):
+    one, two = plan(node="gw1"), plan(node="gw2")
+    assert one["digest"] == two["digest"]
+    assert len(one["digest"]) == 16
+
+
+def test_no_change_escapes_the_digest(plan):
+    changes = {
+        **EVERYTHING,
+        "domain": "example.org",
+        "nodes:gw1:internal": "10.77.0.4",
+        "nodes:gw1:public": "198.51.100.9",
+        "nodes:gw1:priority": 200,
+        "internal:virtual_ip": "10.77.0.5",
+        "vpn:pki:ca": "/etc/other.crt",
+        "vpn:servers:main:proto": "tcp",
+        "hosts:backend01:mac": "02:00:00:00:00:11",
+        "hosts:backend01:aliases": [],
+        "nat:forwards": [],
+        "dhcp:pool": "10.77.0.100-10.77.0.198",
+        "dhcp:enabled": False,
+        "dns:forwarders": [],
+        "ntp:provider": "ntpsec",
+    }
+    digests = {plan()["digest"], *(plan({key: value})["digest"] for key, value in changes.items())}
+    assert len(digests) == 1 + len(changes)
+
+
+# --------------------------------------------------------------------------------------------------
+# Keys and certificates
+
+
+def test_keys_as_paths(plan):
+    changes = {"nodes:gw2:pki": {"certificate": "/etc/gw2.crt", "key": "/etc/gw2.key"}}
+    assert plan(changes, "gw2")["vpn"]["pki"] == {
+        "ca": {"path": "/etc/openvpn/pki/ca.crt"},
+        "certificate": {"path": "/etc/gw2.crt"},
+        "key": {"path": "/etc/gw2.key"},
+        "tls_crypt": {"path": "/etc/openvpn/pki/tls-crypt.key"},
+    }
+    assert plan(changes, "gw1")["vpn"]["pki"]["key"] == {"path": "/etc/openvpn/pki/server.key"}
+
+
+def test_keys_as_text(plan, edit):
+    """A plan says where in the pillar the text is; it never has the text."""
+    changes = {
+        "vpn:pki": {
+            "ca": pem("CERTIFICATE") * 2,
+            "certificate": pem("CERTIFICATE"),
+            "key": pem("PRIVATE KEY"),
+            "tls_crypt": "#\n# 2048 bit OpenVPN static key\n#\n" + pem("OpenVPN Static key V1"),
+        },
+        "nodes:gw2:pki": {"key": pem("EC PRIVATE KEY").replace("\n", "\r\n")},
+    }
+    found = plan(changes, "gw2")["vpn"]["pki"]
+    assert found == {
+        "ca": {"pillar": ["gateway", "vpn", "pki", "ca"]},
+        "certificate": {"pillar": ["gateway", "vpn", "pki", "certificate"]},
+        "key": {"pillar": ["gateway", "nodes", "gw2", "pki", "key"]},
+        "tls_crypt": {"pillar": ["gateway", "vpn", "pki", "tls_crypt"]},
+    }
+    site, _ = gateway_plan.read(edit(changes))
+    assert site
+    assert [node.pki["key"].text for node in site.nodes if node.pki] == [pem("EC PRIVATE KEY")]
+    for shown in (repr(site), str(site), repr(plan(changes)), repr(plan(changes, "gw2"))):
+        assert SECRET not in shown
+    changes["vpn:pki"]["key"] = pem("PRIVATE KEY", SECRET[::-1])
+    assert plan(changes)["digest"] != site.digest
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pem("PRIVATE KEY")[:-2],
+        pem("PRIVATE KEY").replace("\n", " "),
+        pem("PRIVATE KEY") + "</key>\n",
+        pem("PRIVATE KEY", SECRET + '"'),
+        pem("PRIVATE KEY", ""),
+        pem("PUBLIC KEY"),
+        SECRET,
+        [pem("PRIVATE KEY")],
+        {SECRET: None},
+    ],
+    ids=[
+        "cut off",
+        "folded",
+        "with more after it",
+        "with a quote",
+        "empty",
+        "other",
+        "bare",
+        "list",
+        "mapping",
+    ],
+)
+@pytest.mark.parametrize("where", ["vpn:pki:key", "vpn:pki:tls_crypt", "nodes:gw2:pki"])
+def test_errors_never_show_a_key(errors, where, broken):
+    found = errors({where: {"key": broken} if where.startswith("nodes") else broken})
+    assert len(found) == 1
+    assert "is neither an absolute path nor PEM text" in found[0]
+    assert SECRET not in found[0]
