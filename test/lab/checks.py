@@ -1,0 +1,93 @@
+"""What the people behind the gateway notice. Tests and the demo ask the same questions.
+
+Each function sends real packets and returns what came back; what that should be is the caller's
+to say.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lab import Host, Lab, LabError
+
+VIRTUAL_IP = "10.77.0.1"
+PUBLIC_VIRTUAL_IP = "198.51.100.10"
+INTERNAL = {"gw1": "10.77.0.2", "gw2": "10.77.0.3"}
+PUBLIC = {"gw1": "198.51.100.2", "gw2": "198.51.100.3"}
+TUNNEL_NETWORK = {"gw1": "10.8.0.", "gw2": "10.8.1."}
+BACKEND = "10.77.0.10"
+BACKEND_MAC = "02:00:00:00:00:10"
+INTERNET = "198.51.100.100"
+
+
+def eventually(ask: Callable[[], Any], wanted: Callable[[Any], bool], seconds: float) -> Any:
+    """Ask until the answer is as wanted, and return it; the last answer when time is up."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            answer = ask()
+        except LabError as error:
+            answer = error
+        if not isinstance(answer, LabError) and wanted(answer):
+            return answer
+        if time.monotonic() > end:
+            return answer
+        time.sleep(0.1)
+
+
+def http(host: Host, url: str) -> str:
+    """The page, which is `<server> saw <client address>`; "" without an answer."""
+    return host.run(["curl", "-s", "--max-time", "4", url], check=False).stdout.strip()
+
+
+def resolve(host: Host, name: str, server: str, kind: str = "A") -> str:
+    """The answer of a DNS server, one record a line; "" for none."""
+    question = ["-x", name] if kind == "PTR" else [name, kind]
+    command = ["dig", "+short", "+time=1", "+tries=2", f"@{server}", *question]
+    answer = host.run(command, check=False).stdout.strip()
+    return "" if answer.startswith(";") else answer
+
+
+def ntp_stratum(host: Host, server: str) -> int:
+    """The stratum that an NTP server says it has; 16 while it is not synchronised or silent."""
+    ask = f"""
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2)
+s.connect(("{server}", 123)); s.send(b"\\x23" + 47 * b"\\0")
+r = s.recv(48); print(16 if r[0] >> 6 == 3 else r[1] or 16)
+"""
+    done = host.run(["python3", "-c", ask], check=False)
+    return int(done.stdout) if not done.returncode else 16
+
+
+def holders(lab: Lab, address: str = VIRTUAL_IP) -> list[str]:
+    """The gateways that have the virtual IP."""
+    command = f"ip -brief -4 address show to {address}"
+    return [name for name in INTERNAL if lab.host(name).run(command).stdout.strip()]
+
+
+def lease(lab: Lab) -> dict[str, str]:
+    """What the backend was given by DHCP: option name to value."""
+    leases = lab.host("backend01").run("cat /var/lib/dhcp/dhclient.eth0.leases").stdout
+    last = leases.rsplit("lease {", 1)[-1]
+    options = re.findall(r"^\s+(?:option )?([a-z-]+) (.+);$", last, re.MULTILINE)
+    return {name: value.strip('"') for name, value in options}
+
+
+def changes(result: dict[str, Any]) -> dict[str, Any]:
+    """The states of one minion's apply that changed something, or would."""
+    return {state["__id__"]: state["changes"] for state in result.values() if state.get("changes")}
+
+
+def failures(result: Any) -> dict[str, str]:
+    """The states of one minion's apply that failed, with their comments."""
+    if not isinstance(result, dict):
+        return {"rendering": str(result)}
+    return {
+        state["__id__"]: str(state["comment"])
+        for state in result.values()
+        if state["result"] is False
+    }

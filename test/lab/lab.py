@@ -1,0 +1,546 @@
+#!/usr/bin/env python3
+"""A whole site on one Linux machine: Salt master, two gateways, a backend, the internet, a laptop.
+
+    lab.py up | down | status | shell HOST
+
+Every host is a container with systemd in it (compose.yml), plugged into a switch of the lab's own:
+a network namespace with one bridge per network and a veth pair as the cable of each card. There is
+no way from there to any real network. Tests import this file and use `Lab`. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from engine import (
+    LAB,
+    OUT,
+    SALT_SERIES,
+    LabError,
+    build_context,
+    build_images,
+    compose,
+    docker_runs,
+    install_tools,
+    read_state,
+    remember,
+    run,
+    start_docker,
+    step,
+    stop_docker,
+    wait_for,
+)
+
+REPOSITORY = LAB.parent.parent
+SWITCH = "gateway-lab"
+NETWORKS = ("lan", "wan", "mgmt")
+
+
+@dataclass(frozen=True)
+class Port:
+    """One network card: the network it is plugged into, its address ("" is DHCP) and its MAC."""
+
+    network: str
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The network side of a host; its cards are eth0, eth1, ... in this order."""
+
+    ports: tuple[Port, ...]
+    router: str = ""
+
+
+def _gateway(number: int) -> Machine:
+    return Machine(
+        (
+            Port("lan", f"10.77.0.{number}/24", f"02:00:00:00:01:0{number}"),
+            Port("wan", f"198.51.100.{number}/24", f"02:00:00:00:02:0{number}"),
+            Port("mgmt", f"10.99.0.{number}/24", f"02:00:00:00:03:0{number}"),
+        ),
+        # It forwards nothing: a gateway has a default route, and no way out of the lab.
+        router="198.51.100.100",
+    )
+
+
+# The internet and the laptop know no way to private addresses: what is not NATed gets no answer.
+TOPOLOGY = {
+    "master": Machine((Port("mgmt", "10.99.0.10/24", "02:00:00:00:03:10"),)),
+    "gw1": _gateway(2),
+    "gw2": _gateway(3),
+    "backend01": Machine((Port("lan", "", "02:00:00:00:00:10"),)),
+    "internet": Machine((Port("wan", "198.51.100.100/24", "02:00:00:00:02:64"),)),
+    "laptop": Machine((Port("wan", "198.51.100.50/24", "02:00:00:00:02:32"),)),
+}
+
+
+# --- the switch ---------------------------------------------------------------------------------
+
+
+def ip_batch(commands: list[str], netns: list[str]) -> None:
+    """Run several `ip` commands in one process inside a network namespace."""
+    run([*netns, "ip", "-batch", "-"], input="\n".join(commands) + "\n")
+
+
+def on_switch(*commands: str) -> None:
+    """Run `ip` commands in the switch."""
+    ip_batch(list(commands), ["ip", "netns", "exec", SWITCH])
+
+
+def switch_exists() -> bool:
+    """Tell whether the switch is there."""
+    return Path("/run/netns", SWITCH).exists()
+
+
+def make_switch() -> None:
+    """Create the switch with its bridges unless it is there."""
+    if switch_exists():
+        return
+    run(["ip", "netns", "add", SWITCH])
+    # Bridged packets are nobody's business but the bridge's.
+    sysctl = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+    run(["ip", "netns", "exec", SWITCH, "sh", "-c", f"[ ! -e {sysctl} ] || echo 0 > {sysctl}"])
+    for bridge in NETWORKS:
+        on_switch(
+            f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link set {bridge} addrgenmode none up",
+        )
+
+
+def allow_real_time(pid: int) -> None:
+    """Let daemons on a host have real-time priority, as on a real machine. With control groups of
+    version 1 that takes a share of each second for the host, and for all of them together."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        group = Path("/sys/fs/cgroup", controllers, path[1:])
+        if "cpu" in controllers.split(",") and (group / "cpu.rt_runtime_us").exists():
+            (group.parent / "cpu.rt_runtime_us").write_text("900000")
+            (group / "cpu.rt_runtime_us").write_text("100000")
+
+
+def wire(name: str, pid: int) -> None:
+    """Plug the cables of a host that just started and let it boot."""
+    inside = []
+    for number, port in enumerate(TOPOLOGY[name].ports):
+        card, socket = f"eth{number}", f"{name}-eth{number}"
+        run(["ip", "-n", SWITCH, "link", "del", socket], check=False)  # of its former life
+        on_switch(
+            f"link add {socket} type veth peer name {card} address {port.mac} netns {pid}",
+            f"link set {socket} master {port.network} addrgenmode none up",
+        )
+        if port.address:
+            inside.append(f"addr add {port.address} broadcast + dev {card}")
+        inside.append(f"link set {card} up")
+    allow_real_time(pid)
+    if TOPOLOGY[name].router:
+        inside.append(f"route add default via {TOPOLOGY[name].router}")
+    ip_batch(inside, ["nsenter", "--net", "--target", str(pid)])
+    Path(f"/proc/{pid}/root/run/lab-wired").touch()
+
+
+# --- hosts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine of the lab."""
+
+    name: str
+
+    @property
+    def container(self) -> str:
+        return f"gateway-lab-{self.name}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the host's init, 0 while it is off."""
+        shown = run(["docker", "inspect", "-f", "{{.State.Pid}}", self.container], check=False)
+        return int(shown.stdout.strip() or 0)
+
+    def _exec(self, cmd: str | list[str], interactive: bool) -> list[str]:
+        command = ["sh", "-c", cmd] if isinstance(cmd, str) else cmd
+        return ["docker", "exec", *(["-i"] if interactive else []), self.container, *command]
+
+    def run(
+        self,
+        cmd: str | list[str],
+        check: bool = True,
+        timeout: float = 60,
+        input: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the host (a string goes to its shell) and return it with its output.
+
+        Raises LabError if it takes longer than `timeout` seconds, or with `check` if it fails.
+        """
+        return run(self._exec(cmd, input is not None), check, timeout, input)
+
+    def spawn(self, cmd: str | list[str]) -> subprocess.Popen[str]:
+        """Start a command on the host with pipes to it. End it by closing its input or on the
+        host: killing the returned process would only cut the pipes."""
+        pipe = subprocess.PIPE
+        command = self._exec(cmd, interactive=True)
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Write a file on the host, with its directories."""
+        script = 'mkdir -p "$(dirname "$1")" && umask 077 && cat > "$1" && chmod "$2" "$1"'
+        self.run(["sh", "-c", script, "sh", path, f"{mode:o}"], input=text)
+
+    def kill(self) -> None:
+        """Pull the power plug."""
+        run(["docker", "kill", self.container])
+
+    def start(self) -> None:
+        """Switch the host on; return when systemd has started everything."""
+        run(["docker", "start", self.container])
+        wire(self.name, self.pid)
+        self.wait_booted()
+
+    def restart(self) -> None:
+        """Reboot: shut down in order and start again; return when systemd has started all."""
+        run(["docker", "stop", "--time", "20", self.container])
+        self.start()
+
+    def boot_state(self) -> str:
+        """Return what systemd says of itself: running, degraded, starting, ... or "" while off."""
+        return self.run("systemctl is-system-running", check=False).stdout.strip()
+
+    def wait_booted(self, timeout: float = 90) -> None:
+        """Return when systemd has started everything (running; degraded: a service failed)."""
+        booted = ("running", "degraded")
+        wait_for(f"boot of {self.name}", lambda: self.boot_state() in booted, timeout)
+
+
+# --- the probe ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Consecutive lost datagrams: from the first lost one's departure until the departure of the
+    first that came back again (CLOCK_MONOTONIC seconds, as time.monotonic() gives)."""
+
+    start: float
+    end: float
+    lost: int
+
+    @property
+    def ms(self) -> float:
+        return (self.end - self.start) * 1000
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What became of the datagrams, one per millisecond."""
+
+    start: float  # time.monotonic() of the first datagram
+    sent: int
+    received: int
+    slowest_echo_ms: float
+    longest_send_gap_ms: float  # how late the sender itself was: its noise
+    all_outages: tuple[Outage, ...]
+
+    def outages(self, since: float = 0.0, longer_than_ms: float = 5.0) -> list[Outage]:
+        """Return the outages longer than so many ms that ended after time.monotonic() `since`."""
+        return [o for o in self.all_outages if o.end >= since and o.ms > longer_than_ms]
+
+    def longest_outage_ms(self, since: float = 0.0) -> float:
+        """Return the longest outage in ms, 0 if nothing was lost."""
+        return max((o.ms for o in self.outages(since, 0.0)), default=0.0)
+
+
+class Probe:
+    """Sends from one host to the echo server at an address, 1000 datagrams a second, from entry
+    to exit of a `with` block (or start() to stop()), but never longer than `seconds`."""
+
+    def __init__(self, host: Host, dst: str, port: int, seconds: float) -> None:
+        self._host = host
+        script = "/usr/local/lib/lab/probe.py"
+        self._command = ["python3", script, dst, str(port), str(seconds)]
+        self._result: ProbeResult | None = None
+
+    def start(self) -> Probe:
+        """Start; return when the first datagram is on its way."""
+        self._process = self._host.spawn(self._command)
+        assert self._process.stdout
+        if not self._process.stdout.readline():
+            raise LabError(f"probe: {self._process.communicate()[1].strip()}")
+        return self
+
+    def stop(self) -> ProbeResult:
+        """Stop and return the result, at most a second later."""
+        if not self._result:
+            output, errors = self._process.communicate(timeout=30)
+            if self._process.returncode:
+                raise LabError(f"probe: {errors.strip()}")
+            self._result = self._parse(json.loads(output))
+        return self._result
+
+    @property
+    def result(self) -> ProbeResult:
+        """The result of a probe, which stops it."""
+        return self.stop()
+
+    @staticmethod
+    def _parse(raw: dict[str, Any]) -> ProbeResult:
+        start = raw["start"]
+        return ProbeResult(
+            start,
+            raw["sent"],
+            raw["received"],
+            raw["slowest_echo"] * 1000,
+            raw["longest_send_gap"] * 1000,
+            tuple(Outage(start + first, start + end, lost) for first, end, lost in raw["lost"]),
+        )
+
+    def __enter__(self) -> Probe:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+# --- the lab ------------------------------------------------------------------------------------
+
+
+class Lab:
+    """The whole site."""
+
+    hosts = tuple(TOPOLOGY)
+
+    def host(self, name: str) -> Host:
+        """Return a host by its name."""
+        if name not in TOPOLOGY:
+            raise LabError(f"no host {name}; there are {', '.join(TOPOLOGY)}")
+        return Host(name)
+
+    def up(self) -> None:
+        """Set everything up, or find it up already. Takes minutes the first time (images)."""
+        if os.geteuid():
+            raise LabError("the lab needs root: network namespaces and containers")
+        (OUT / "pillar").mkdir(parents=True, exist_ok=True)
+        install_tools()
+        start_docker()
+        build_images()
+        example = REPOSITORY / "pillar.example"
+        self.set_site(example.read_text() if example.exists() else "{}\n")
+        self.set_pillar({})
+        (OUT / "pillar" / "top.sls").write_text("base: {'gw*': [site, overrides]}\n")
+        if read_state().get("definition") != self._definition() or not switch_exists():
+            self._remove_hosts()
+        make_switch()
+        self._start_hosts()
+        self._plug_all()
+        with step("Salt minions"):
+            self.wait_minions()
+        remember(definition=self._definition())
+
+    def down(self) -> None:
+        """Remove hosts, switch, and the Docker daemon if the lab started it. Images stay."""
+        if docker_runs():
+            self._remove_hosts()
+        if switch_exists():
+            run(["ip", "netns", "del", SWITCH])
+        stop_docker()
+
+    def renew(self, *names: str) -> None:
+        """Replace hosts by new ones, on which nobody has done anything yet."""
+        with step(f"new machines: {', '.join(names)}"):
+            compose("rm", "--stop", "--force", *names)
+            for name in names:
+                # The master knows the old one's key, and would refuse the new one.
+                Host("master").run(["salt-key", "--yes", "--delete", name], check=False)
+            self._start_hosts()
+            self.wait_minions()
+
+    def status(self) -> dict[str, str]:
+        """Return for each host what its systemd says ("" for a host that is not up)."""
+        return {name: Host(name).boot_state() for name in TOPOLOGY}
+
+    def set_site(self, text: str) -> None:
+        """Replace the site's pillar (pillar.example at each `up`)."""
+        (OUT / "pillar" / "site.sls").write_text(text)
+
+    def set_pillar(self, overrides: dict[str, Any]) -> None:
+        """Merge these values over the site's pillar from now on; {} takes them back."""
+        text = f"#!json\n{json.dumps(overrides, indent=1)}\n"
+        (OUT / "pillar" / "overrides.sls").write_text(text)
+
+    # cables; `iface` is the host's own name of the card
+
+    def unplug(self, host: str, iface: str) -> None:
+        """Pull a cable: both ends lose their carrier."""
+        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "down"])
+
+    def plug(self, host: str, iface: str) -> None:
+        """Put the cable back."""
+        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "up"])
+
+    def isolate(self, host: str, iface: str) -> None:
+        """Cut a card off its network without a sign of it: the carrier stays."""
+        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "nomaster"])
+
+    def rejoin(self, host: str, iface: str) -> None:
+        """Undo isolate."""
+        network = TOPOLOGY[host].ports[int(iface.removeprefix("eth"))].network
+        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "master", network])
+
+    # Salt
+
+    def wait_minions(self, timeout: float = 60) -> None:
+        """Return when the minions of both gateways answer the master."""
+        wait_for("Salt minions", self._minions_answer, timeout)
+
+    def salt(self, target: str, fun: str, *args: str, timeout: float = 120) -> dict[str, Any]:
+        """Run an execution module on the minions and return what each one returned."""
+        command = ["salt", "--out=json", "--static", f"--timeout={timeout:.0f}", target, fun, *args]
+        done = Host("master").run(command, check=False, timeout=timeout + 30)
+        start = done.stdout.find("{")
+        if start < 0:
+            raise LabError(f"{shlex.join(command)}:\n{done.stdout}{done.stderr}")
+        answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout, start)[0]
+        return answer
+
+    def apply(
+        self,
+        target: str = "gw*",
+        sls: str = "gateway",
+        test: bool = False,
+        timeout: float = 300,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Apply states and return, per minion, the results by state id (a list of errors when
+        the states could not be rendered). Further keywords go to state.apply, like pillar={}."""
+        options = {"test": test, **kwargs}
+        arguments = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+        return self.salt(target, "state.apply", sls, *arguments, timeout=timeout)
+
+    # measuring
+
+    def probe(
+        self,
+        src: str = "backend01",
+        dst: str = "198.51.100.100",
+        port: int = 7007,
+        seconds: float = 120,
+    ) -> Probe:
+        """Return a probe (see there): `with lab.probe() as p: ...` and then `p.result`."""
+        return Probe(self.host(src), dst, port, seconds)
+
+    def dhcp_offers(
+        self, mac: str, src: str = "backend01", seconds: float = 4
+    ) -> list[dict[str, Any]]:
+        """Ask for a lease as a machine with this MAC and return every offer that comes in time:
+        server, address, seconds. (dnsmasq pings a dynamic address for 3 s before it offers it.)"""
+        script = "/usr/local/lib/lab/dhcp_offers.py"
+        done = self.host(src).run(["python3", script, "eth0", mac, str(seconds)])
+        offers: list[dict[str, Any]] = json.loads(done.stdout)
+        return offers
+
+    # parts of up and down
+
+    def _definition(self) -> str:
+        """Return a digest of everything that makes this lab what it is."""
+        parts = [build_context(), (LAB / "compose.yml").read_bytes()]
+        parts.append(f"{TOPOLOGY}{SALT_SERIES}".encode())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def _remove_hosts(self) -> None:
+        with step("removing the machines"):
+            compose("down", "--timeout", "3")
+
+    def _start_hosts(self) -> None:
+        if all(state in ("running", "degraded") for state in self.status().values()):
+            return
+        with step("starting the machines"):
+            compose("up", "--detach", "--no-build")
+            for name in TOPOLOGY:
+                pid = Host(name).pid
+                if not Path(f"/proc/{pid}/root/run/lab-wired").exists():
+                    wire(name, pid)
+            for name in TOPOLOGY:
+                Host(name).wait_booted()
+            self._enable_salt_ssh()
+
+    def _plug_all(self) -> None:
+        """Put every cable where it belongs, whatever an interrupted test left behind."""
+        on_switch(
+            *(
+                f"link set {name}-eth{number} master {port.network} up"
+                for name, machine in TOPOLOGY.items()
+                for number, port in enumerate(machine.ports)
+            )
+        )
+
+    def _enable_salt_ssh(self) -> None:
+        """Let the master into the gateways with a key of its own."""
+        master = Host("master")
+        gateways = [name for name in TOPOLOGY if name.startswith("gw")]
+        key = "/etc/salt/pki/master/ssh/salt-ssh.rsa"  # where salt-ssh looks for it
+        make = f"mkdir -p $(dirname {key}); [ -e {key} ] || ssh-keygen -q -t rsa -N '' -f {key}"
+        public = master.run(f"{make}; cat {key}.pub").stdout
+        roster = {}
+        for name in gateways:
+            Host(name).write("/root/.ssh/authorized_keys", public, 0o600)
+            address = TOPOLOGY[name].ports[-1].address.partition("/")[0]
+            roster[name] = {"host": address, "user": "root", "minion_opts": {"id": name}}
+        master.write("/etc/salt/roster", json.dumps(roster, indent=1))
+
+    def _minions_answer(self) -> bool:
+        gateways = [name for name in TOPOLOGY if name.startswith("gw")]
+        # Salt waits long for a minion that missed the question: ask when all are connected.
+        connected = "ss -Htn state established dport = :4505 | grep -q ."
+        if any(Host(name).run(connected, check=False).returncode for name in gateways):
+            return False
+        ping = "salt --out=json --static --timeout=2 'gw*' test.ping"
+        answer = Host("master").run(ping, check=False, timeout=30).stdout
+        return all(f'"{name}": true' in answer for name in gateways)
+
+
+def shell(name: str) -> None:
+    """Replace this process by a shell on the host."""
+    container = Lab().host(name).container
+    os.execvp("docker", ["docker", "exec", "-it", container, "bash", "--login"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A whole site on one Linux machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="set the lab up, or find it up already")
+    commands.add_parser("down", help="remove it; images stay for the next time")
+    commands.add_parser("status", help="show which hosts are up")
+    commands.add_parser("shell", help="get into a host").add_argument("host", choices=TOPOLOGY)
+    arguments = parser.parse_args()
+    lab = Lab()
+    try:
+        if arguments.command == "shell":
+            shell(arguments.host)
+        elif arguments.command == "status":
+            for name, state in lab.status().items():
+                print(f"{name:10} {state or 'off'}")
+        else:
+            getattr(lab, arguments.command)()
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Certificates and keys of the lab's VPN, made once with the openssl and openvpn of the master.
+
+A user brings their own; here they lie where pillar.example looks for them on a gateway.
+"""
+
+from __future__ import annotations
+
+from lab import Host, Lab
+
+FOLDER = "/srv/pki"
+ON_GATEWAY = "/etc/openvpn/pki"
+MAKE = f"""
+set -eu
+mkdir -p {FOLDER}; cd {FOLDER}
+[ ! -e laptop.key ] || exit 0
+umask 077
+curve='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650'
+openssl req -x509 $curve -subj '/CN=lab CA' -keyout ca.key -out ca.crt
+for name in server laptop; do
+    case $name in server) usage=serverAuth ;; *) usage=clientAuth ;; esac
+    openssl req $curve -subj "/CN=$name" -keyout $name.key -out $name.csr
+    printf 'extendedKeyUsage=%s\\nkeyUsage=digitalSignature\\n' $usage > usage
+    openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 \
+        -extfile usage -out $name.crt
+done
+openvpn --genkey tls-crypt tls-crypt.key
+"""
+CLIENT = """\
+client
+dev {device}
+dev-type tun
+remote {remote} {port} {proto}
+nobind
+server-poll-timeout 3
+connect-retry 1 1
+remote-cert-tls server
+ca {folder}/ca.crt
+cert {folder}/laptop.crt
+key {folder}/laptop.key
+tls-crypt {folder}/tls-crypt.key
+verb 3
+"""
+
+
+def distribute(lab: Lab) -> None:
+    """Make what is missing and put it where the gateways' pillar and the laptop expect it."""
+    lab.host("master").run(MAKE)
+    for name in ("ca.crt", "server.crt", "server.key", "tls-crypt.key"):
+        for gateway in ("gw1", "gw2"):
+            lab.host(gateway).write(f"{ON_GATEWAY}/{name}", read(lab, name), 0o600)
+    for name in ("ca.crt", "laptop.crt", "laptop.key", "tls-crypt.key"):
+        lab.host("laptop").write(f"{FOLDER}/{name}", read(lab, name), 0o600)
+
+
+def read(lab: Lab, name: str) -> str:
+    """Return the text of one of the files."""
+    return lab.host("master").run(["cat", f"{FOLDER}/{name}"]).stdout
+
+
+class Tunnel:
+    """The laptop's VPN connection to one gateway, from entry to exit of a `with` block."""
+
+    device = "tun0"
+
+    def __init__(self, lab: Lab, remote: str, port: int = 1194, proto: str = "udp") -> None:
+        self.laptop: Host = lab.host("laptop")
+        self.config = CLIENT.format(
+            device=self.device, remote=remote, port=port, proto=proto, folder=FOLDER
+        )
+
+    def __enter__(self) -> Tunnel:
+        self.laptop.write("/root/lab.ovpn", self.config)
+        self.laptop.run(
+            "rm -f /run/lab.ovpn.log; openvpn --config /root/lab.ovpn --daemon"
+            " --writepid /run/lab.ovpn.pid --log /run/lab.ovpn.log"
+        )
+        done = self.laptop.run(
+            'timeout 15 sh -c \'until grep -q "Initialization Sequence Completed"'
+            " /run/lab.ovpn.log; do sleep 0.1; done' || { cat /run/lab.ovpn.log; exit 1; }",
+            check=False,
+        )
+        if done.returncode:
+            self.__exit__()
+            raise AssertionError(f"the laptop got no VPN connection:\n{done.stdout}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.laptop.run(
+            "pid=$(cat /run/lab.ovpn.pid); kill $pid; timeout 10 tail --pid=$pid -f /dev/null",
+            check=False,
+        )
+
+    @property
+    def address(self) -> str:
+        """The laptop's address in the tunnel."""
+        command = f"ip -brief -4 address show dev {self.device}"
+        return self.laptop.run(command).stdout.split()[2].split("/")[0]
+
+    @property
+    def log(self) -> str:
+        """What the client said so far; the server's pushes are in it."""
+        return self.laptop.run(["cat", "/run/lab.ovpn.log"]).stdout
