@@ -12,6 +12,7 @@ help:
 	@echo 'make test              lint, unit tests, lab tests (reuses a lab that is up)'
 	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
 	@echo 'make bench             measurements'
+	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up | remove it'
 	@echo 'make shell HOST=gw1    a shell on master, gw1, gw2, backend01, internet or laptop'
 	@echo 'make clean             remove everything that these made'
@@ -47,6 +48,9 @@ unit: $(VENV)/ready
 
 lab: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
+
+kitchen: $(VENV)/ready
+	kitchen test
 
 bench: $(VENV)/ready
 	$(PYTHON) test/bench/plan.py

@@ -9,17 +9,42 @@ import json
 import os
 
 import gateway_plan
-from salt.exceptions import CommandExecutionError
+import salt.pillar
+import salt.utils.args
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 # A long-running minion would go on with the planner that it loaded first.
 importlib.reload(gateway_plan)
 
 APPLIED = "/var/lib/gateway/applied"
+INTERFACES = "/sys/class/net"
+
+
+def _called(kwargs):
+    """
+    Prepare a call. When it came from the master, the pillar is asked for again: the minion has it
+    from its start or the last refresh, and a person who has just edited it means the new one.
+    """
+    unknown = salt.utils.args.clean_kwargs(**kwargs)
+    if unknown:
+        raise SaltInvocationError(f"unknown argument: {', '.join(unknown)}")
+    if "__pub_fun" in kwargs and __opts__.get("__cli") == "salt-minion":
+        compiler = salt.pillar.get_pillar(
+            __opts__,
+            dict(__grains__),
+            __opts__["id"],
+            saltenv=__opts__.get("saltenv"),
+            pillarenv=__opts__.get("pillarenv"),
+        )
+        pillar = compiler.compile_pillar()
+        if "_errors" in pillar:
+            raise CommandExecutionError("\n".join(["The pillar has errors:", *pillar["_errors"]]))
+        __context__["gateway.pillar"] = pillar
 
 
 def _pillar():
     # Not pillar.get: Salt 3008 masks what that returns.
-    return __pillar__.get("gateway")
+    return __context__.get("gateway.pillar", __pillar__).get("gateway")
 
 
 def _site():
@@ -45,10 +70,10 @@ def _interface_errors(plan):
     errors = []
     for side in ("internal", "public"):
         interface = plan[side]["interface"]
-        if not os.path.exists(f"/sys/class/net/{interface}"):
-            have = ", ".join(sorted(os.listdir("/sys/class/net")))
+        if not os.path.exists(f"{INTERFACES}/{interface}"):
+            have = ", ".join(sorted(os.listdir(INTERFACES)))
             errors.append(
-                f"gateway:{side}:interface: this node has no interface {interface}, only {have}"
+                f"{_interface_key(plan, side)}: this node has no interface {interface}, only {have}"
             )
             continue
         address = plan["node"][side]
@@ -60,11 +85,20 @@ def _interface_errors(plan):
     return errors
 
 
+def _interface_key(plan, side):
+    """Where the pillar says what a side's interface is called on this node."""
+    name = plan["node"]["name"]
+    if f"{side}_interface" in _pillar()["nodes"][name]:
+        return f"gateway:nodes:{name}:{side}_interface"
+    return f"gateway:{side}:interface"
+
+
 def _addresses(interface=None):
     """This node's addresses, without prefix lengths, of one interface or of all."""
     device = ["dev", interface] if interface else []
     links = json.loads(_output("ip", "-json", "address", "show", *device) or "[]")
-    return [item["local"] for link in links for item in link.get("addr_info", []) if "local" in item]
+    items = [item for link in links for item in link.get("addr_info", [])]
+    return [item["local"] for item in items if "local" in item]
 
 
 def _output(*command):
@@ -76,7 +110,7 @@ def _output(*command):
     return "" if done["retcode"] else done["stdout"]
 
 
-def validate():
+def validate(**kwargs):
     """
     Everything that is wrong with the site's pillar, and with this node's place in it.
 
@@ -88,13 +122,14 @@ def validate():
 
         salt 'gw*' gateway.validate
     """
+    _called(kwargs)
     site, errors = _site()
     if errors:
         return errors
     return gateway_plan.check_node(site, __opts__["id"]) or _interface_errors(plan())
 
 
-def plan(node=None):
+def plan(node=None, **kwargs):
     """
     What a node of the site is to be, as a mapping; nothing in it is secret.
 
@@ -110,6 +145,7 @@ def plan(node=None):
         salt gw1 gateway.plan
         salt gw1 gateway.plan node=gw2
     """
+    _called(kwargs)
     site = _valid_site()
     name = node or __opts__["id"]
     plans = __context__["gateway.plans"]
@@ -121,7 +157,7 @@ def plan(node=None):
     return plans[name]
 
 
-def digest():
+def digest(**kwargs):
     """
     A short hash of the site, 16 hexadecimal digits: the same on every node with the same pillar.
 
@@ -131,10 +167,11 @@ def digest():
 
         salt 'gw*' gateway.digest
     """
+    _called(kwargs)
     return _valid_site().digest
 
 
-def vpn_subnets():
+def vpn_subnets(**kwargs):
     """
     Every node's VPN subnets, as ``{server: {node: subnet}}``.
 
@@ -144,6 +181,7 @@ def vpn_subnets():
 
         salt gw1 gateway.vpn_subnets
     """
+    _called(kwargs)
     subnets = {}
     for node in _valid_site().nodes:
         for server in plan(node.name)["vpn"]["servers"]:
@@ -151,7 +189,7 @@ def vpn_subnets():
     return subnets
 
 
-def routes(node=None):
+def routes(node=None, **kwargs):
     """
     A node's routes to the VPN subnets of its peers, as a list of ``{destination, via}``.
 
@@ -164,23 +202,28 @@ def routes(node=None):
 
         salt 'gw*' gateway.routes
     """
+    _called(kwargs)
     return plan(node)["routes"]
 
 
-def pem(keys):
+def pem(material, **kwargs):
     """
     A certificate or key from the pillar, for the templates: PEM text without a last line break.
 
-    keys
-        List of the keys that lead to it, from the top of the pillar.
+    material
+        ``ca``, ``certificate``, ``key`` or ``tls_crypt``.
+
+    Raises CommandExecutionError when called from a command line: a key would be shown and logged.
     """
+    if "__pub_fun" in kwargs:
+        raise CommandExecutionError("gateway.pem is for templates: it would show a key")
     value = __pillar__
-    for key in keys:
+    for key in plan()["vpn"]["pki"][material]["pillar"]:
         value = value[key]
-    return value.strip().replace("\r\n", "\n")
+    return gateway_plan.pem_blocks(value).strip()
 
 
-def status():
+def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
     ``services``, ``routes``, ``vpn`` (tunnel addresses), ``ntp`` and ``digest`` (of what was last
@@ -192,6 +235,7 @@ def status():
 
         salt 'gw*' gateway.status
     """
+    _called(kwargs)
     wanted = plan()
     addresses = _addresses()
     problems = []

@@ -44,10 +44,7 @@ _PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
 _PEM_PATTERN = re.compile(
-    r"(?:#[ -~]*\n)*"
-    r"(?:-----BEGIN (?P<label>[A-Za-z0-9 ]+)-----\n"
-    r"(?:[A-Za-z0-9+/=]+\n)+"
-    r"-----END (?P=label)-----\n)+"
+    r"-----BEGIN (?P<label>[A-Za-z0-9 ]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
 )
 _PEM_LABELS = {
     "ca": ("CERTIFICATE",),
@@ -744,11 +741,20 @@ def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
     if isinstance(value, str) and _PATH_PATTERN.fullmatch(value):
         return Material(path=value, keys=keys)
     labels = _PEM_LABELS[name]
-    text = "" if not isinstance(value, str) else value.strip().replace("\r\n", "\n") + "\n"
-    match = _PEM_PATTERN.fullmatch(text)
-    if not match or match["label"] not in labels:
+    found = [match["label"] for match in _PEM_PATTERN.finditer(_lines(value))]
+    known = set(found) <= {*labels, "EC PARAMETERS"}
+    if not set(found) & set(labels) or not known or _lines(value).count("-----BEGIN") > len(found):
         raise ValueError(f"is neither an absolute path nor PEM text ({' or '.join(labels)})")
-    return Material(path=None, keys=keys, text=text)
+    return Material(path=None, keys=keys, text=pem_blocks(value))
+
+
+def _lines(value: object) -> str:
+    return "" if not isinstance(value, str) else value.replace("\r\n", "\n").rstrip() + "\n"
+
+
+def pem_blocks(value: object) -> str:
+    """The PEM blocks of a text, without what tools like to write above them."""
+    return "".join(match[0] for match in _PEM_PATTERN.finditer(_lines(value)))
 
 
 def _check_pki(reader: _Reader, pki: dict[str, Material], nodes: tuple[Node, ...]) -> None:

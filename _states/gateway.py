@@ -15,6 +15,9 @@ from salt.exceptions import CommandExecutionError
 STATE_FOLDER = "/var/lib/gateway"
 FIREWALL = "/usr/lib/gateway/firewall"
 KEPT_SUFFIX = ".before-gateway"
+OURS = "Managed by Salt (gateway)"
+PROC_SYS = "/proc/sys"
+UNITS = "/etc/systemd/system"
 
 # Marks the routes that are ours. Not taken in iproute2's rt_protos.
 ROUTE_PROTOCOL = "119"
@@ -50,7 +53,7 @@ def _run(*command):
 def _read(path):
     """A file's text, or None where there is no such file."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -75,7 +78,7 @@ def _remove(*paths):
 
 
 def _kernel_value(key):
-    text = _read(f"/proc/sys/{key}")
+    text = _read(f"{PROC_SYS}/{key}")
     if text is None:
         raise CommandExecutionError(f"the kernel has no setting {key}")
     return text.strip()
@@ -92,7 +95,7 @@ def kernel_settings(name, settings):
         Mapping of a path below /proc/sys to its value, as text.
     """
     originals_path = f"{STATE_FOLDER}/kernel.json"
-    text = "# Managed by Salt (gateway).\n" + "".join(
+    text = f"# {OURS}.\n" + "".join(
         f"{key} = {value}\n" for key, value in settings.items()
     )
     try:
@@ -115,7 +118,7 @@ def kernel_settings(name, settings):
         _write(name, text)
         for key, value in settings.items():
             if live[key] != value:
-                with open(f"/proc/sys/{key}", "w", encoding="utf-8") as file:
+                with open(f"{PROC_SYS}/{key}", "w", encoding="utf-8") as file:
                     file.write(value)
 
     return _result(name, changes, "Kernel settings set.", "Kernel settings would be set.", act)
@@ -130,7 +133,7 @@ def kernel_settings_restored(name):
     originals = json.loads(_read(originals_path) or "{}")
     changes = {}
     for key, value in originals.items():
-        live = (_read(f"/proc/sys/{key}") or value).strip()
+        live = (_read(f"{PROC_SYS}/{key}") or value).strip()
         if live != value:
             changes[key] = {"old": live, "new": value}
     for path in (name, originals_path):
@@ -140,7 +143,7 @@ def kernel_settings_restored(name):
     def act():
         for key in originals:
             if key in changes:
-                with open(f"/proc/sys/{key}", "w", encoding="utf-8") as file:
+                with open(f"{PROC_SYS}/{key}", "w", encoding="utf-8") as file:
                     file.write(originals[key])
         _remove(name, originals_path)
 
@@ -177,10 +180,10 @@ def routes(name, routes):
         return _failed(name, str(error))
     foreign = sorted(set(wanted) & set(everyones) - set(ours))
     if foreign:
-        return _failed(
-            name, "\n".join(f"There is a route to {key} already that is not ours." for key in foreign)
-        )
-    live = {destination: route.get("gateway") for destination, route in ours.items()}
+        lines = [f"There is a route to {key} already that is not ours." for key in foreign]
+        return _failed(name, "\n".join(lines))
+    # One without a gateway is not from here, but has our number.
+    live = {key: route.get("gateway") or f"dev {route.get('dev')}" for key, route in ours.items()}
     changes = {
         destination: {"old": live.get(destination), "new": wanted.get(destination)}
         for destination in sorted(live.keys() | wanted.keys())
@@ -267,6 +270,8 @@ def checked_file(name, source, check, context=None, mode="0644", show_changes=Tr
     check
         Command that gets the name of the new file as its last argument and fails if it is wrong.
     """
+    # A diff would show a key that is in the old file.
+    show_changes = show_changes and "-----BEGIN" not in (_read(name) or "")
     ret = __states__["file.managed"](
         name,
         source=source,
@@ -291,11 +296,20 @@ def checked_file(name, source, check, context=None, mode="0644", show_changes=Tr
     return _failed(name, f"check_cmd execution failed\n{output}")
 
 
-def original_kept(name):
-    """The file ``name``, as the distribution brought it, is kept beside itself before we write it."""
+def original_kept(name, shipped=False):
+    """
+    The file ``name``, as it was before the formula, is kept beside itself.
+
+    shipped
+        Whether the package brings the file, which test mode cannot see before it is installed.
+    """
     kept = name + KEPT_SUFFIX
-    absent = not os.path.exists(kept) and (os.path.exists(name) or __opts__["test"])
-    changes = {kept: "written"} if absent else {}
+    current = _read(name)
+    if current is None:
+        wanted = shipped and __opts__["test"]
+    else:
+        wanted = OURS not in current and not os.path.exists(kept)
+    changes = {kept: "written"} if wanted else {}
     return _result(
         name, changes, "Copied.", "The file would be copied.", lambda: shutil.copy2(name, kept)
     )
@@ -333,10 +347,10 @@ def openvpn_servers_only(name, service, instances):
             unit = service + instance
             __salt__["service.stop"](unit)
             __salt__["service.disable"](unit)
-            drop_in = f"/etc/systemd/system/{unit}.service.d"
+            drop_in = f"{UNITS}/{unit}.service.d"
             _remove(f"{drop_in}/gateway.conf", f"{name}/{instance}.conf")
             if os.path.isdir(drop_in) and not os.listdir(drop_in):
                 os.rmdir(drop_in)
 
-    changes = {instance: "removed" for instance in stale}
+    changes = dict.fromkeys(stale, "removed")
     return _result(name, changes, "Removed.", "They would be removed.", act)

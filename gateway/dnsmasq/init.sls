@@ -65,10 +65,6 @@ dhcp configuration:
     - require:
       - pkg: dnsmasq package
 
-dhcp lease folder:
-  file.directory:
-    - name: /var/lib/gateway
-
 dhcp unit:
   file.managed:
     - name: /etc/systemd/system/gateway-dhcp.service
@@ -81,7 +77,6 @@ dhcp follows the virtual IP:
       - file: dhcp unit
       - gateway: dhcp configuration
       - file: dhcp reservations
-      - file: dhcp lease folder
 
 # Only where it runs: that is the follower's decision.
 dhcp service takes the configuration:

@@ -8,10 +8,19 @@ keepalived is stopped:
     - name: {{ os.keepalived.service }}
     - enable: False
 
-keepalived files are gone:
+keepalived configuration is gone:
   file.absent:
-    - names:
-      - {{ os.keepalived.config }}
-      - /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
+    - name: {{ os.keepalived.config }}
+    - onlyif: grep -qs 'Managed by Salt (gateway)' {{ os.keepalived.config }}
     - require:
       - service: keepalived is stopped
+
+keepalived configuration is as it was:
+  gateway.original_restored:
+    - name: {{ os.keepalived.config }}
+    - require:
+      - file: keepalived configuration is gone
+
+keepalived unit settings are gone:
+  file.absent:
+    - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf

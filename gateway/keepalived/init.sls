@@ -16,6 +16,10 @@ keepalived unit settings:
     - source: salt://gateway/keepalived/files/unit.conf
     - makedirs: True
 
+keepalived configuration as it was:
+  gateway.original_kept:
+    - name: {{ os.keepalived.config }}
+
 keepalived configuration:
   gateway.checked_file:
     - name: {{ os.keepalived.config }}
@@ -23,6 +27,7 @@ keepalived configuration:
     - check: keepalived --config-test --use-file
     - require:
       - pkg: keepalived package
+      - gateway: keepalived configuration as it was
 
 keepalived service:
   service.running:

@@ -14,6 +14,7 @@ ntp package:
 ntp configuration as it was:
   gateway.original_kept:
     - name: {{ ntp.config }}
+    - shipped: True
     - require:
       - pkg: ntp package
 {%- if provider == 'ntpsec' %}

@@ -25,9 +25,9 @@ openvpn configuration of {{ server.name }}:
     - source: salt://gateway/openvpn/files/server.conf.jinja
     - context:
         server_name: {{ server.name }}
-    # It holds the private key, unless that is a path on the node.
+    # It holds the keys, unless they are paths on the node.
     - mode: '0600'
-    - show_changes: {{ 'pillar' not in plan.vpn.pki.key }}
+    - show_changes: {{ plan.vpn.pki.values() | selectattr('pillar', 'defined') | list == [] }}
     - check: /usr/lib/gateway/check-openvpn
     - require:
       - pkg: openvpn package

@@ -6,6 +6,7 @@ to say.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -91,3 +92,13 @@ def failures(result: Any) -> dict[str, str]:
         for state in result.values()
         if state["result"] is False
     }
+
+
+def local(host: Host, command: str, minion: str = "local") -> Any:
+    """What a salt-call or salt-ssh with --out=json returned."""
+    done = host.run(command, check=False, timeout=180)
+    start = done.stdout.find("{")
+    if start < 0:
+        raise LabError(f"{command}:\n{done.stdout}{done.stderr}")
+    answer = json.JSONDecoder().raw_decode(done.stdout, start)[0][minion]
+    return answer["return"] if isinstance(answer, dict) and "return" in answer else answer

@@ -12,18 +12,22 @@ ON_GATEWAY = "/etc/openvpn/pki"
 MAKE = f"""
 set -eu
 mkdir -p {FOLDER}; cd {FOLDER}
-[ ! -e laptop.key ] || exit 0
+[ ! -e tls-crypt.key ] || exit 0
 umask 077
-curve='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650'
-openssl req -x509 $curve -subj '/CN=lab CA' -keyout ca.key -out ca.crt
-for name in server laptop; do
-    case $name in server) usage=serverAuth ;; *) usage=clientAuth ;; esac
-    openssl req $curve -subj "/CN=$name" -keyout $name.key -out $name.csr
-    printf 'extendedKeyUsage=%s\\nkeyUsage=digitalSignature\\n' $usage > usage
-    openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 \
-        -extfile usage -out $name.crt
-done
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+    -subj '/CN=lab CA' -keyout ca.key -out ca.crt
 openvpn --genkey tls-crypt tls-crypt.key
+"""
+ISSUE = f"""
+set -eu
+cd {FOLDER}
+[ ! -e $1.crt ] || exit 0
+umask 077
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+    -subj "/CN=$1" -keyout $1.key -out $1.csr
+printf 'extendedKeyUsage=%s\\nkeyUsage=digitalSignature\\n' $2 > usage
+openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 \
+    -extfile usage -out $1.crt
 """
 CLIENT = """\
 client
@@ -45,11 +49,18 @@ verb 3
 def distribute(lab: Lab) -> None:
     """Make what is missing and put it where the gateways' pillar and the laptop expect it."""
     lab.host("master").run(MAKE)
+    issue(lab, "server", "serverAuth")
+    issue(lab, "laptop", "clientAuth")
     for name in ("ca.crt", "server.crt", "server.key", "tls-crypt.key"):
         for gateway in ("gw1", "gw2"):
             lab.host(gateway).write(f"{ON_GATEWAY}/{name}", read(lab, name), 0o600)
     for name in ("ca.crt", "laptop.crt", "laptop.key", "tls-crypt.key"):
         lab.host("laptop").write(f"{FOLDER}/{name}", read(lab, name), 0o600)
+
+
+def issue(lab: Lab, name: str, usage: str) -> None:
+    """Make a certificate and its key, unless they are there."""
+    lab.host("master").run(["sh", "-c", ISSUE, "sh", name, usage])
 
 
 def read(lab: Lab, name: str) -> str:

@@ -1,0 +1,81 @@
+"""The lab as pytest sees it: one for the whole run, the example's site again after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import checks
+import pki
+import pytest
+from lab import Lab
+
+GATEWAYS = tuple(checks.INTERNAL)
+# What this formula may touch, and what the kernel has. Counters, times and leases aside.
+SNAPSHOT = """
+find /etc /usr/lib/gateway /usr/lib/systemd /var/lib/gateway -type f -not -path '/etc/salt/*' \
+    -not -name '*.leases' -exec sha256sum {} + 2>/dev/null | sort -k2
+find /etc/systemd/system /etc/gateway -type l -printf '%p -> %l\n' 2>/dev/null | sort
+dpkg-query -W -f '${Package} ${Status}\n'
+systemctl list-units --plain --no-legend --type=service,target --state=active | cut -d' ' -f1 |
+    grep -vE '^(user|session|packagekit|salt|run-|apt-)' | sort
+iptables-save 2>/dev/null | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//'
+ip -brief address; ip route show table all | sed 's/expires [0-9]*sec//' | sort
+grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/ip_nonlocal_bind \
+    /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/*_redirects
+"""
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """A lab that is up, with the example's site and certificates where it expects them."""
+    lab = Lab()
+    lab.up()
+    pki.distribute(lab)
+    return lab
+
+
+@pytest.fixture
+def site(lab: Lab) -> Lab:
+    """The example's site, applied; gw1 has the virtual IP and the backend its lease."""
+    converge(lab)
+    return lab
+
+
+@pytest.fixture
+def pillar(site: Lab) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Merge something over the site's pillar and apply it; afterwards all is as it was."""
+
+    def change(gateway: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        site.set_pillar({"gateway": gateway})
+        return site.apply(**kwargs)
+
+    yield change
+    site.set_pillar({})
+    converge(site)
+
+
+def converge(lab: Lab) -> None:
+    """Apply where something is amiss, until nothing is."""
+    status = lab.salt("gw*", "gateway.status")
+    if any(not isinstance(status.get(name), dict) or status[name]["problems"] for name in GATEWAYS):
+        results = lab.apply()
+        for name in GATEWAYS:
+            assert checks.failures(results.get(name, "no answer")) == {}
+    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 15) == ["gw1"]
+    ready = checks.eventually(
+        lambda: checks.http(lab.host("backend01"), f"http://{checks.INTERNET}/"), bool, 30
+    )
+    assert ready == "internet saw 198.51.100.2"
+
+
+def snapshot(lab: Lab, name: str) -> list[str]:
+    """Everything on a gateway that the formula could have changed, as lines of text."""
+    return lab.host(name).run(SNAPSHOT).stdout.splitlines()
+
+
+def ok(results: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Assert that no state failed on these gateways, and return the results."""
+    for name in names or GATEWAYS:
+        assert checks.failures(results.get(name, "no answer")) == {}, name
+    return results

@@ -1,0 +1,211 @@
+"""What the network behind the pair has while both gateways live. Every test sends real packets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import checks
+import pki
+import pytest
+from conftest import GATEWAYS, ok
+from lab import Lab
+
+Change = Callable[..., dict[str, Any]]
+SERIES = ("3006", "3007", "3008")
+
+
+def test_internet_through_nat(site: Lab) -> None:
+    page = checks.http(site.host("backend01"), f"http://{checks.INTERNET}/")
+    assert page == "internet saw 198.51.100.2"
+
+
+def test_the_nodes_own_traffic_is_not_translated(site: Lab) -> None:
+    """Whichever node has the virtual IP, each one reaches the internet as itself."""
+    for name, public in checks.PUBLIC.items():
+        fetch = f"from urllib.request import *; print(urlopen('http://{checks.INTERNET}/').read().decode())"
+        assert (
+            site.host(name).run(["python3", "-c", fetch]).stdout.strip() == f"internet saw {public}"
+        )
+
+
+def test_port_forward(site: Lab) -> None:
+    page = checks.http(site.host("laptop"), "http://198.51.100.2:443/")
+    assert page == "backend01 saw 198.51.100.50"
+
+
+def test_the_public_side_gets_no_further_than_the_forwards(site: Lab) -> None:
+    """A neighbour on the public network who routes to us reaches neither the LAN nor its DNS."""
+    laptop = site.host("laptop")
+    laptop.run("ip route add 10.77.0.0/24 via 198.51.100.2")
+    try:
+        assert checks.http(laptop, f"http://{checks.BACKEND}/") == ""
+        assert checks.resolve(laptop, "www.example.internal", checks.VIRTUAL_IP) == ""
+    finally:
+        laptop.run("ip route del 10.77.0.0/24")
+
+
+@pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
+def test_dns(site: Lab, server: str) -> None:
+    backend = site.host("backend01")
+    assert checks.resolve(backend, "www.example.internal", server) == checks.BACKEND
+    assert checks.resolve(backend, "gw2.example.internal", server) == "10.77.0.3"
+    assert checks.resolve(backend, checks.BACKEND, server, "PTR") == "backend01.example.internal."
+    assert checks.resolve(backend, "nobody.example.internal", server) == ""
+    assert checks.resolve(backend, "www.example.net", server) == checks.INTERNET
+
+
+def test_dhcp_gives_the_reservation_and_the_site_s_options(site: Lab) -> None:
+    lease = checks.lease(site)
+    assert lease["fixed-address"] == checks.BACKEND
+    assert lease["routers"] == checks.VIRTUAL_IP
+    assert lease["domain-name-servers"] == checks.VIRTUAL_IP
+    assert lease["ntp-servers"] == "10.77.0.2,10.77.0.3"
+    assert lease["domain-name"] == "example.internal"
+    backend = site.host("backend01")
+    assert backend.run(["getent", "hosts", "www"]).stdout.split()[0] == checks.BACKEND
+
+
+def test_dhcp_is_answered_by_one_server(site: Lab) -> None:
+    reserved = site.dhcp_offers(checks.BACKEND_MAC, seconds=2)
+    assert [(o["server"], o["address"]) for o in reserved] == [("10.77.0.2", checks.BACKEND)]
+    dynamic = site.dhcp_offers("02:00:00:00:00:99", seconds=5)
+    assert [offer["server"] for offer in dynamic] == ["10.77.0.2"]
+    assert dynamic[0]["address"].startswith("10.77.0.1")
+
+
+@pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
+def test_time(site: Lab, server: str) -> None:
+    backend = site.host("backend01")
+    stratum = checks.eventually(
+        lambda: checks.ntp_stratum(backend, server), lambda stratum: stratum == 3, 30
+    )
+    assert stratum == 3  # one below the internet's
+    assert checks.ntp_stratum(site.host("laptop"), "198.51.100.2") == 16  # not for the public side
+
+
+def lan_time_without_uplink(site: Lab, service: str) -> None:
+    """Restart both NTP servers while no upstream answers: the LAN has time all the same."""
+    internet, backend = site.host("internet"), site.host("backend01")
+    internet.run("systemctl stop lab-ntp")
+    try:
+        for name in GATEWAYS:
+            site.host(name).run(f"systemctl restart {service}")
+        for server in (checks.VIRTUAL_IP, *checks.INTERNAL.values()):
+            stratum = checks.eventually(
+                lambda server=server: checks.ntp_stratum(backend, server),
+                lambda stratum: 10 <= stratum < 16,
+                90,
+            )
+            assert 10 <= stratum <= 12, server
+    finally:
+        internet.run("systemctl start lab-ntp")
+        for name in GATEWAYS:
+            site.host(name).run(f"systemctl restart {service}")
+        for name in GATEWAYS:
+            assert (
+                checks.eventually(
+                    lambda name=name: checks.ntp_stratum(backend, checks.INTERNAL[name]),
+                    lambda stratum: stratum == 3,
+                    60,
+                )
+                == 3
+            )
+
+
+def test_time_goes_on_without_uplink(site: Lab) -> None:
+    lan_time_without_uplink(site, "chrony")
+
+
+def test_time_by_ntpsec(site: Lab, pillar: Change) -> None:
+    """The other provider replaces chrony, serves the same, and gives way again."""
+    backend = site.host("backend01")
+    ok(pillar({"ntp": {"provider": "ntpsec"}}))
+    for server in (checks.VIRTUAL_IP, *checks.INTERNAL.values()):
+        stratum = checks.eventually(
+            lambda server=server: checks.ntp_stratum(backend, server), lambda s: s == 3, 60
+        )
+        assert stratum == 3, server
+    results = ok(site.apply())
+    for name in GATEWAYS:
+        assert checks.changes(results[name]) == {}
+        assert site.salt(name, "gateway.status")[name]["problems"] == []
+        assert site.host(name).run("systemctl is-active chrony", check=False).stdout != "active\n"
+    failures = checks.failures(
+        pillar({"ntp": {"provider": "ntpsec", "settings": {"no-such": "x"}}}, target="gw1")["gw1"]
+    )
+    assert "syntax error" in failures["ntp configuration"]
+    lan_time_without_uplink(site, "ntpsec")
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_vpn(site: Lab, name: str) -> None:
+    """Through each gateway, also the one without the virtual IP, opened from either side."""
+    backend, laptop = site.host("backend01"), site.host("laptop")
+    with pki.Tunnel(site, checks.PUBLIC[name]) as tunnel:
+        assert tunnel.address.startswith(checks.TUNNEL_NETWORK[name])
+        assert checks.http(laptop, f"http://{checks.BACKEND}/") == f"backend01 saw {tunnel.address}"
+        assert checks.http(backend, f"http://{tunnel.address}/") == f"laptop saw {checks.BACKEND}"
+        for host, other in ((laptop, checks.BACKEND), (backend, tunnel.address)):
+            size = 2_000_000
+            echo = f"head -c {size} /dev/zero | timeout 20 nc -N {other} 7007 | wc -c"
+            assert int(host.run(echo).stdout) == size
+        assert checks.resolve(laptop, "www.example.internal", checks.VIRTUAL_IP) == checks.BACKEND
+        assert checks.ntp_stratum(laptop, checks.VIRTUAL_IP) == 3
+        for push in ("route 10.77.0.0 255.255.255.0", "dhcp-option DNS 10.77.0.1"):
+            assert push in tunnel.log
+        assert "dhcp-option DOMAIN example.internal" in tunnel.log
+
+
+def test_routes_to_the_peers(site: Lab) -> None:
+    routes = {"gw1": "10.8.1.0/24 via 10.77.0.3", "gw2": "10.8.0.0/24 via 10.77.0.2"}
+    for name, route in routes.items():
+        assert site.host(name).run("ip route show proto 119").stdout.startswith(f"{route} dev eth0")
+
+
+def test_status_and_the_other_functions(site: Lab) -> None:
+    status = site.salt("gw*", "gateway.status")
+    assert status["gw1"]["vrrp"]["internal"] == {"virtual_ip": "10.77.0.1", "role": "MASTER"}
+    assert status["gw2"]["vrrp"]["internal"] == {"virtual_ip": "10.77.0.1", "role": "BACKUP"}
+    assert status["gw1"]["digest"] == status["gw2"]["digest"]
+    assert [status[name]["problems"] for name in GATEWAYS] == [[], []]
+    site.host("gw1").run("systemctl stop gateway-dns; ip route del 10.8.1.0/24")
+    try:
+        assert site.salt("gw1", "gateway.status")["gw1"]["problems"] == [
+            "service gateway-dns is dead",
+            "the route to 10.8.1.0/24 is missing",
+        ]
+    finally:
+        ok(site.apply("gw1"), "gw1")
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_every_series_of_salt(site: Lab, series: str) -> None:
+    """Module from the command line and states, masterless, from an empty cache."""
+    gw1 = site.host("gw1")
+    call = f"/opt/salt/{series}/bin/salt-call --config-dir /etc/salt/masterless --out=json"
+    gw1.run("rm -rf /var/cache/salt/masterless")
+    results = checks.local(gw1, f"{call} state.apply gateway")
+    assert checks.failures(results) == {}
+    assert checks.changes(results) == {}
+    master = site.salt("gw1", "gateway.plan")["gw1"]
+    assert checks.local(gw1, f"{call} gateway.plan") == master
+    assert checks.local(gw1, f"{call} gateway.plan node=gw2")["node"]["name"] == "gw2"
+    assert checks.local(gw1, f"{call} gateway.validate") == []
+    assert checks.local(gw1, f"{call} gateway.digest") == master["digest"]
+    assert checks.local(gw1, f"{call} gateway.vpn_subnets") == {
+        "main": {"gw1": "10.8.0.0/24", "gw2": "10.8.1.0/24"}
+    }
+    assert checks.local(gw1, f"{call} gateway.routes") == master["routes"]
+    assert checks.local(gw1, f"{call} gateway.status")["problems"] == []
+
+
+def test_salt_ssh(site: Lab) -> None:
+    """The same over salt-ssh: functions, and an apply that finds nothing to do."""
+    master = site.host("master")
+    for function in ("gateway.digest", "gateway.validate", "gateway.routes", "gateway.plan"):
+        answer = checks.local(master, f"salt-ssh -i --out=json gw1 {function}", "gw1")
+        assert answer == site.salt("gw1", function)["gw1"]
+    results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
+    assert checks.failures(results) == {}
+    assert checks.changes(results) == {}
