@@ -95,9 +95,7 @@ def kernel_settings(name, settings):
         Mapping of a path below /proc/sys to its value, as text.
     """
     originals_path = f"{STATE_FOLDER}/kernel.json"
-    text = f"# {OURS}.\n" + "".join(
-        f"{key} = {value}\n" for key, value in settings.items()
-    )
+    text = f"# {OURS}.\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
     try:
         live = {key: _kernel_value(key) for key in settings}
     except CommandExecutionError as error:

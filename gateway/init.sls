@@ -17,7 +17,7 @@ include:
 gateway digest of what was applied:
   file.managed:
     - name: /var/lib/gateway/applied
-    - contents: {{ plan.digest }}
+    - contents: '{{ plan.digest }}'
     - mode: '0644'
     - makedirs: True
     - require:

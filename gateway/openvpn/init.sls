@@ -24,7 +24,7 @@ openvpn configuration of {{ server.name }}:
     - name: {{ os.openvpn.folder }}/{{ server.instance }}.conf
     - source: salt://gateway/openvpn/files/server.conf.jinja
     - context:
-        server_name: {{ server.name }}
+        server_name: '{{ server.name }}'
     # It holds the keys, unless they are paths on the node.
     - mode: '0600'
     - show_changes: {{ plan.vpn.pki.values() | selectattr('pillar', 'defined') | list == [] }}

@@ -1,8 +1,13 @@
 """What the unit tests share: the site of pillar.example, and ways to change it."""
 
 import copy
+import importlib.util
+import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gateway_plan
@@ -34,6 +39,55 @@ def put(pillar: Pillar, path: str, value: Any) -> None:
         del place[last]
     else:
         place[last] = value
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], ModuleType]:
+    """Load a file as Salt's loader does, by its path: modules and states share their names."""
+
+    def loaded(path: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return loaded
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a command of the test's own into PATH, before those of the machine."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def make(name: str, script: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    return make
+
+
+@pytest.fixture
+def iptables(
+    tool: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """iptables-save and iptables-restore in PATH, and the file that holds their tables."""
+    state = tmp_path / "iptables.json"
+    monkeypatch.setenv("FAKE_IPTABLES", str(state))
+    fake = shlex.quote(str(ROOT / "test/unit/fake_iptables.py"))
+    for name in ("iptables-save", "iptables-restore"):
+        tool(name, f'exec {shlex.quote(sys.executable)} -S {fake} {name} "$@"')
+    return state
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the formula."""
+    return ROOT
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,90 @@
+"""`gateway.clean` leaves nothing of ours and touches nothing else; each part works alone."""
+
+from __future__ import annotations
+
+import checks
+import pki
+import pytest
+from conftest import converge, ok, snapshot
+from lab import Lab
+
+PARTS = ("ntp", "dnsmasq", "openvpn", "firewall", "routes", "kernel", "keepalived")
+PACKAGES = "chrony dnsmasq-base iptables keepalived openvpn"
+FOREIGN = """
+iptables -N MINE; iptables -A MINE -s 192.0.2.1 -j DROP; iptables -I INPUT -j MINE
+ip route add 10.200.0.0/24 via 10.77.0.9
+mkdir -p /etc/keepalived && echo '# by hand' > /etc/keepalived/keepalived.conf
+"""
+LEFT = r"""
+find /etc /run /usr/lib /var/lib \( -name '*gateway*' -o -name '*vrrp*' \) -not -path '*/salt/*' \
+    -not -path '/usr/lib/python3*' -not -path '/usr/lib/modules/*'
+grep -rlE 'Managed by Salt|GATEWAY-' /etc /usr/lib/systemd /var/lib --exclude-dir=salt
+systemctl list-unit-files --no-legend '*gateway*'
+systemctl list-units --all --no-legend --plain '*gateway*' 'keepalived*'
+iptables-save | grep -E 'GATEWAY|10\.8\.|77'
+ip route show proto 119; ip -brief link show | grep vpn; ip address show to 10.77.0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(lab: Lab) -> Lab:
+    """A new gw2, with things on it that are somebody else's."""
+    lab.set_pillar({})
+    lab.renew("gw2")
+    pki.distribute(lab)
+    lab.host("gw2").run("apt-get -qqy install iptables >/dev/null; " + FOREIGN)
+    return lab
+
+
+def kernel(lines: list[str]) -> list[str]:
+    """The part of a snapshot that is the kernel's: addresses, routes, rules, settings."""
+    return [
+        line for line in lines if line.startswith(("/proc/", "-A ", ":", "eth")) or " dev " in line
+    ]
+
+
+def test_clean_leaves_nothing_of_ours_and_all_else_as_it_was(fresh: Lab) -> None:
+    gw2 = fresh.host("gw2")
+    before = snapshot(fresh, "gw2")
+    ok(fresh.apply("gw2"), "gw2")
+    applied = snapshot(fresh, "gw2")
+    assert kernel(applied) != kernel(before)
+
+    predicted = ok(fresh.apply("gw2", "gateway.clean", test=True), "gw2")["gw2"]
+    assert snapshot(fresh, "gw2") == applied
+    done = ok(fresh.apply("gw2", "gateway.clean"), "gw2")["gw2"]
+    assert set(checks.changes(done)) == {
+        state["__id__"] for state in predicted.values() if state["result"] is None
+    }
+
+    assert gw2.run(LEFT, check=False).stdout == ""
+    assert kernel(snapshot(fresh, "gw2")) == kernel(before)
+    assert gw2.run("cat /etc/keepalived/keepalived.conf").stdout == "# by hand\n"
+    assert gw2.run(f"dpkg --verify {PACKAGES}").stdout == ""
+    assert checks.changes(ok(fresh.apply("gw2", "gateway.clean"), "gw2")["gw2"]) == {}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_alone(fresh: Lab, part: str) -> None:
+    """From nothing, without the others; a second time nothing is left to do."""
+    first = ok(fresh.apply("gw2", f"gateway.{part}"), "gw2")["gw2"]
+    assert checks.changes(first)
+    assert checks.changes(ok(fresh.apply("gw2", f"gateway.{part}"), "gw2")["gw2"]) == {}
+
+
+def test_the_parts_together_are_the_whole(fresh: Lab) -> None:
+    assert fresh.salt("gw2", "gateway.status")["gw2"]["problems"] == [
+        "the pillar is not what was last applied"
+    ]
+    last = ok(fresh.apply("gw2"), "gw2")["gw2"]
+    assert set(checks.changes(last)) == {"gateway digest of what was applied"}
+    converge(fresh)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_is_cleaned_alone(fresh: Lab, part: str) -> None:
+    """What one part's clean removes, an apply brings back, and nothing else was missing."""
+    ok(fresh.apply("gw2", f"gateway.{part}.clean"), "gw2")
+    assert fresh.salt("gw2", "gateway.status")["gw2"]["problems"] or part in ("kernel", "firewall")
+    ok(fresh.apply("gw2"), "gw2")
+    assert checks.changes(ok(fresh.apply("gw2"), "gw2")["gw2"]) == {}

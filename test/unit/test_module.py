@@ -1,0 +1,496 @@
+"""The execution module, with Salt's dunders and the node it runs on played by the test."""
+
+import importlib
+import json
+import sys
+from types import SimpleNamespace
+
+import gateway_plan
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
+PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+
+ADDRESSES = {
+    "lo": ["127.0.0.1"],
+    "eth0": ["10.77.0.2", "10.77.0.1"],
+    "eth1": ["198.51.100.2"],
+    "vpn-main": ["10.8.0.1"],
+}
+CHRONY = (
+    "C6336464,198.51.100.100,3,1700000000.1,0.000012,0.000010,0.000020,-1.2,0.0,0.1,0.001,0.002,"
+    "64.2,{leap}\n"
+)
+SERVICES = ["keepalived", "gateway-follow", "gateway-dns", "chrony", "openvpn-server@gateway-main"]
+
+
+@pytest.fixture(scope="module")
+def module(load):
+    return load("_modules/gateway.py")
+
+
+@pytest.fixture
+def node(module, monkeypatch, tmp_path, edit):
+    """The primary of the example, in good health. What a test changes of it is what Salt sees."""
+    system = SimpleNamespace(
+        addresses={name: list(values) for name, values in ADDRESSES.items()},
+        routes=[
+            {"dst": "default", "gateway": "198.51.100.1"},
+            {"dst": "10.77.0.0/24", "dev": "eth0"},
+            {"dst": "10.8.1.0/24", "gateway": "10.77.0.3", "protocol": "119"},
+        ],
+        tools={
+            "chronyc": CHRONY.format(leap="Normal"),
+            "ntpq": "leap=00, stratum=2, refid=198.51.100.100\n",
+        },
+        running={*SERVICES, "gateway-dhcp"},
+        pillar={"gateway": edit({})},
+        id="gw1",
+        applied=tmp_path / "applied",
+    )
+
+    def run_all(command, python_shell, ignore_retcode):
+        assert python_shell is False
+        assert ignore_retcode is True
+        tool, *arguments = command
+        if tool == "ip" and "ip" not in system.tools:
+            return done(ip(arguments))
+        answer = system.tools.get(tool)
+        if answer is None:
+            raise CommandExecutionError(f"Unable to run command {command}: no such file")
+        return done(answer)
+
+    def done(answer):
+        failed = isinstance(answer, int)
+        return {"retcode": answer if failed else 0, "stdout": "" if failed else answer}
+
+    def ip(arguments):
+        match arguments:
+            case ["-json", "address", "show"]:
+                names = list(system.addresses)
+            case ["-json", "address", "show", "dev", name]:
+                names = [name]
+            case ["-json", "-4", "route", "show", "table", "main"]:
+                return json.dumps(system.routes)
+            case _:
+                raise AssertionError(arguments)
+        # With a device, old versions print an empty object for each of the others.
+        links = [
+            {
+                "ifname": name,
+                "addr_info": [{"local": local, "prefixlen": 24} for local in system.addresses[name]]
+                + [{"family": "inet6", "address": "fe80::1"}],
+            }
+            for name in names
+        ]
+        return json.dumps([{}, *links])
+
+    def inject():
+        folder = tmp_path / "net"
+        for name in system.addresses:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(module, "INTERFACES", str(folder))
+        monkeypatch.setattr(module, "APPLIED", str(system.applied))
+        functions = {
+            "cmd.run_all": run_all,
+            "service.status": lambda name: name in system.running,
+        }
+        for name, value in {
+            "__salt__": functions,
+            "__context__": {},
+            "__opts__": system.__dict__,
+            "__grains__": {"os_family": "Debian"},
+            "__pillar__": system.pillar,
+        }.items():
+            monkeypatch.setattr(module, name, value, raising=False)
+
+    inject()
+    system.applied.write_text(module.digest() + "\n")
+    return system
+
+
+@pytest.fixture
+def break_pillar(node, edit):
+    """Put the example with changes into the pillar: a new object, as after a refresh."""
+
+    def broken(changes):
+        node.pillar["gateway"] = edit(changes)
+
+    return broken
+
+
+# --------------------------------------------------------------------------------------------------
+# What is planned
+
+
+def test_a_good_pillar(module, node):
+    assert module.validate() == []
+
+
+def test_plan_of_this_node_and_of_another(module, node, plan):
+    assert module.plan() == plan(node="gw1")
+    assert module.plan(node="gw2") == plan(node="gw2")
+
+
+def test_every_node_says_the_same_digest(module, node):
+    digest = module.digest()
+    node.id = "gw2"
+    assert module.digest() == digest == module.plan()["digest"]
+
+
+def test_vpn_subnets(module, node, break_pillar):
+    second = {"network": "10.9.0.0/16", "prefix": 24, "port": 1195, "proto": "tcp"}
+    break_pillar({"vpn:servers:second": second, "vpn:servers:main:subnets": {"gw2": "10.8.9.0/24"}})
+    assert module.vpn_subnets() == {
+        "main": {"gw1": "10.8.0.0/24", "gw2": "10.8.9.0/24"},
+        "second": {"gw1": "10.9.0.0/24", "gw2": "10.9.1.0/24"},
+    }
+    break_pillar({"vpn": ...})
+    assert module.vpn_subnets() == {}
+
+
+def test_routes(module, node):
+    assert module.routes() == [{"destination": "10.8.1.0/24", "via": "10.77.0.3"}]
+    assert module.routes(node="gw2") == [{"destination": "10.8.0.0/24", "via": "10.77.0.2"}]
+
+
+def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, monkeypatch):
+    calls = []
+
+    def counted(name):
+        real = getattr(gateway_plan, name)
+
+        def call(*arguments):
+            calls.append((name, *arguments[1:]))
+            return real(*arguments)
+
+        monkeypatch.setattr(gateway_plan, name, call)
+
+    counted("read")
+    counted("plan")
+    module.__context__.clear()
+    for _ in range(3):
+        for ask in (module.validate, module.plan, module.digest, lambda: module.routes("gw2")):
+            ask()
+    assert calls == [("read",), ("plan", "gw1"), ("plan", "gw2")]
+    break_pillar({"internal:virtual_ip": "10.77.0.9"})
+    assert module.plan()["internal"]["virtual_ip"] == "10.77.0.9"
+    assert module.plan("gw2")["internal"]["virtual_ip"] == "10.77.0.9"
+    assert calls.count(("read",)) == 2
+
+
+def test_pem(module, node, break_pillar):
+    text = f"Bag attributes:\n{PRIVATE_KEY}</key>\nscript-security 3\n".replace("\n", "\r\n")
+    break_pillar({"vpn:pki:key": text})
+    assert module.pem("key") == PRIVATE_KEY.strip()
+    with pytest.raises(CommandExecutionError) as raised:
+        module.pem("key", __pub_fun="gateway.pem")
+    assert SECRET not in str(raised.value)
+
+
+def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path):
+    """A minion that runs on after an upgrade of the formula must not plan with the old one."""
+    library = tmp_path / "gateway_plan.py"
+    library.write_text("VERSION = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gateway_plan")
+    assert importlib.import_module("gateway_plan").VERSION == 1
+    library.write_text("VERSION = 'two'\n")
+    assert load("_modules/gateway.py").gateway_plan.VERSION == "two"
+
+
+FUNCTIONS = ["validate", "plan", "digest", "vpn_subnets", "routes", "status"]
+
+
+@pytest.fixture
+def master(module, node, edit, monkeypatch):
+    """What the minion's opts and a call look like when it comes from a master with a new pillar."""
+
+    def get_pillar(opts, grains, minion, saltenv, pillarenv):
+        assert (opts, minion, grains) == (module.__opts__, "gw1", {"os_family": "Debian"})
+        played.asked += 1
+        return SimpleNamespace(compile_pillar=lambda: played.pillar)
+
+    monkeypatch.setattr(module.salt.pillar, "get_pillar", get_pillar)
+    setattr(node, "__cli", "salt-minion")
+    played = SimpleNamespace(
+        asked=0,
+        pillar={"gateway": edit({"internal:virtual_ip": "10.77.0.99"})},
+        call={"__pub_fun": "gateway.plan", "__pub_jid": "1"},
+    )
+    return played
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_master_is_asked_for_the_pillar_again(module, master, function):
+    """Who calls from there has just edited it; the minion has it from its start."""
+    getattr(module, function)()
+    assert master.asked == 0
+    getattr(module, function)(**master.call)
+    assert master.asked == 1
+    assert module.plan()["internal"]["virtual_ip"] == "10.77.0.99"
+
+
+def test_on_the_node_itself_the_pillar_is_fresh(module, node, master):
+    setattr(node, "__cli", "salt-call")
+    module.plan(**master.call)
+    assert master.asked == 0
+
+
+def test_a_pillar_that_the_master_cannot_render(module, master):
+    master.pillar = {"_errors": ["Rendering SLS 'gateway' failed", "Specified SLS is missing"]}
+    with pytest.raises(CommandExecutionError) as raised:
+        module.plan(**master.call)
+    assert str(raised.value).splitlines() == ["The pillar has errors:", *master.pillar["_errors"]]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_unknown_arguments(module, node, function):
+    with pytest.raises(SaltInvocationError, match="nod"):
+        getattr(module, function)(nod="gw2")
+
+
+# --------------------------------------------------------------------------------------------------
+# What is wrong
+
+WRONG = {"domain": "-", "nodes:gw2:id": 1, "vpn:pki:ca": PRIVATE_KEY}
+ERRORS = [
+    "gateway:domain: - is not a domain name",
+    "gateway:nodes:gw2:id: id 1 is taken already, by gateway:nodes:gw1:id",
+    "gateway:vpn:pki:ca: is neither an absolute path nor PEM text (CERTIFICATE)",
+]
+
+
+def test_all_errors_of_the_pillar(module, node, break_pillar):
+    break_pillar(WRONG)
+    assert module.validate() == ERRORS
+
+
+@pytest.mark.parametrize("function", ["plan", "digest", "vpn_subnets", "routes", "status"])
+def test_no_answer_from_a_wrong_pillar(module, node, break_pillar, function):
+    break_pillar(WRONG)
+    for _ in range(2):  # not the cached one either
+        with pytest.raises(CommandExecutionError) as raised:
+            getattr(module, function)()
+        assert str(raised.value).splitlines() == ["The pillar of this site is wrong:", *ERRORS]
+        assert SECRET not in str(raised.value)
+
+
+def test_no_pillar(module, node):
+    del node.pillar["gateway"]
+    assert module.validate() == ["gateway: missing; see pillar.example"]
+
+
+def test_a_minion_that_is_no_node(module, node):
+    node.id = "gw3"
+    [error] = module.validate()
+    message = "gateway:nodes: this minion, gw3, is not among them (gw1, gw2)"
+    assert error.startswith(message)
+    for function in (module.plan, module.routes, module.status):
+        with pytest.raises(CommandExecutionError, match="gw3, is not among them"):
+            function()
+    assert module.plan("gw2")["node"]["name"] == "gw2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"internal:interface": "lan0"},
+            ["gateway:internal:interface: this node has no interface lan0, only {}"],
+        ),
+        (
+            {"public:interface": "wan0", "nodes:gw1:internal_interface": "lan0"},
+            [
+                "gateway:nodes:gw1:internal_interface: this node has no interface lan0, only {}",
+                "gateway:public:interface: this node has no interface wan0, only {}",
+            ],
+        ),
+        (
+            {"nodes:gw1:internal": "10.77.0.8", "nodes:gw1:public": "198.51.100.8"},
+            [
+                "gateway:nodes:gw1:internal: 10.77.0.8 is not on this node's interface eth0",
+                "gateway:nodes:gw1:public: 198.51.100.8 is not on this node's interface eth1",
+            ],
+        ),
+        # On the other interface is not there; another node's interfaces are that node's matter.
+        (
+            {"nodes:gw1:internal_interface": "eth1", "nodes:gw1:public_interface": "eth0"},
+            [
+                "gateway:nodes:gw1:internal: 10.77.0.2 is not on this node's interface eth1",
+                "gateway:nodes:gw1:public: 198.51.100.2 is not on this node's interface eth0",
+            ],
+        ),
+        ({"nodes:gw2:internal_interface": "lan0", "nodes:gw1:public": ...}, []),
+    ],
+    ids=["interface", "a node's own interface", "addresses", "swapped", "not this node's"],
+)
+def test_what_the_pillar_says_and_the_node_does_not_have(
+    module, node, break_pillar, changes, expected
+):
+    break_pillar(changes)
+    have = ", ".join(sorted(ADDRESSES))
+    assert module.validate() == [error.format(have) for error in expected]
+
+
+# --------------------------------------------------------------------------------------------------
+# How the node is doing
+
+
+def test_status_of_a_healthy_primary(module, node):
+    digest = module.digest()
+    assert module.status() == {
+        "node": "gw1",
+        "vrrp": {"internal": {"virtual_ip": "10.77.0.1", "role": "MASTER"}},
+        "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
+        "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
+        "vpn": {"main": {"address": "10.8.0.1", "up": True}},
+        "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
+        "digest": {"applied": digest, "pillar": digest},
+        "problems": [],
+    }
+
+
+def test_status_of_a_healthy_secondary(module, node):
+    node.addresses["eth0"].remove("10.77.0.1")
+    node.running.remove("gateway-dhcp")
+    status = module.status()
+    assert status["problems"] == []
+    assert status["vrrp"]["internal"]["role"] == "BACKUP"
+    assert status["services"]["gateway-dhcp"] == "dead"
+
+
+def lose_virtual_ip(node):
+    node.addresses["eth0"].remove("10.77.0.1")
+
+
+def lose_route(node):
+    del node.routes[-1]
+
+
+def wrong_route(node):
+    node.routes[-1]["gateway"] = "10.77.0.99"
+
+
+def lose_tunnel(node):
+    del node.addresses["vpn-main"]
+
+
+PROBLEMS = {
+    "DHCP without the virtual IP": (
+        lose_virtual_ip,
+        "service gateway-dhcp is running while this node is BACKUP",
+    ),
+    "no DHCP with the virtual IP": (
+        lambda node: node.running.remove("gateway-dhcp"),
+        "service gateway-dhcp is dead while this node is MASTER",
+    ),
+    "route missing": (lose_route, "the route to 10.8.1.0/24 is missing"),
+    "route to somewhere else": (wrong_route, "the route to 10.8.1.0/24 is missing"),
+    "tunnel down": (lose_tunnel, "the tunnel of VPN server main is down"),
+    "never applied": (
+        lambda node: node.applied.unlink(),
+        "the pillar is not what was last applied",
+    ),
+    "applied before": (
+        lambda node: node.applied.write_text("0123456789abcdef\n"),
+        "the pillar is not what was last applied",
+    ),
+    "clock": (
+        lambda node: node.tools.update(chronyc=CHRONY.format(leap="Not synchronised")),
+        "the clock is not synchronised",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "problem"), PROBLEMS.values(), ids=PROBLEMS)
+def test_one_problem_is_one_line(module, node, spoil, problem):
+    spoil(node)
+    assert module.status()["problems"] == [problem]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_dead_service(module, node, service):
+    node.running.remove(service)
+    status = module.status()
+    assert status["services"][service] == "dead"
+    assert status["problems"] == [f"service {service} is dead"]
+
+
+def test_virtual_ips_on_two_nodes(module, node, break_pillar):
+    break_pillar({"public:virtual_ip": "198.51.100.1"})
+    node.applied.write_text(module.digest())
+    status = module.status()
+    assert [instance["role"] for instance in status["vrrp"].values()] == ["MASTER", "BACKUP"]
+    assert status["problems"] == ["the virtual IPs are not on one node"]
+    node.addresses["eth1"].append("198.51.100.1")
+    assert module.status()["problems"] == []
+
+
+def test_no_word_about_dhcp_where_there_is_none(module, node, break_pillar):
+    break_pillar({"dhcp:enabled": False})
+    assert "gateway-dhcp" not in module.status()["services"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "output", "expected"),
+    [
+        ("chrony", CHRONY.format(leap="Insert second"), (True, 3, "198.51.100.100")),
+        (
+            "chrony",  # its own clock, orphaned: the reference has no name
+            "7F7F0101,,10,1700000000.1,0,0,0,-1.2,0.0,0.1,0.000,0.000,64.2,Normal\n",
+            (True, 10, "7F7F0101"),
+        ),
+        (
+            "chrony",
+            "00000000,,0,0.000000000,0,0,0,-1.2,0.0,0.0,1.0,1.0,0.0,Not synchronised\n",
+            (False, 0, "00000000"),
+        ),
+        ("chrony", "506 Cannot talk to daemon\n", (False, None, None)),
+        ("chrony", 1, (False, None, None)),
+        ("chrony", None, (False, None, None)),
+        (
+            "ntpsec",
+            "leap=00, stratum=2,\nrefid=198.51.100.100\n",
+            (True, 2, "198.51.100.100"),
+        ),
+        ("ntpsec", "leap=01, stratum=3, refid=GPS\n", (True, 3, "GPS")),
+        ("ntpsec", "leap=11, stratum=16, refid=INIT\n", (False, 16, "INIT")),
+        ("ntpsec", "leap=3, stratum=16, refid=STEP\n", (False, 16, "STEP")),
+        ("ntpsec", "stratum=2, refid=198.51.100.100\n", (True, 2, "198.51.100.100")),
+        ("ntpsec", "***Request timed out\n", (False, None, None)),
+        ("ntpsec", None, (False, None, None)),
+    ],
+)
+def test_ntp(module, node, break_pillar, provider, output, expected):
+    break_pillar({"ntp:provider": provider})
+    node.tools.pop("ntpq" if provider == "chrony" else "chronyc")  # the other one's is not asked
+    node.tools["chronyc" if provider == "chrony" else "ntpq"] = output
+    node.running.add(provider)
+    node.applied.write_text(module.digest())
+    status = module.status()
+    assert tuple(status["ntp"].values()) == expected
+    assert status["problems"] == ([] if expected[0] else ["the clock is not synchronised"])
+    assert provider in status["services"]
+
+
+@pytest.mark.parametrize("ip", [None, 1, ""], ids=["not there", "fails", "says nothing"])
+def test_status_without_tools(module, node, ip):
+    node.tools = {"ip": ip}
+    node.running.clear()
+    status = module.status()
+    assert status["vrrp"]["internal"]["role"] == "BACKUP"
+    assert status["problems"] == [
+        *(f"service {service} is dead" for service in SERVICES),
+        "the route to 10.8.1.0/24 is missing",
+        "the tunnel of VPN server main is down",
+        "the clock is not synchronised",
+    ]
+
+
+def test_what_is_shown_is_plain_and_not_secret(module, node, break_pillar):
+    break_pillar({"vpn:pki:key": PRIVATE_KEY})
+    for answer in (module.plan(), module.status(), module.vpn_subnets(), module.routes()):
+        assert json.loads(json.dumps(answer)) == answer
+        assert SECRET not in json.dumps(answer)

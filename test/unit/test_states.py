@@ -1,0 +1,607 @@
+"""The state functions on a machine in a temporary folder: files, routes, rules and services."""
+
+import inspect
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+
+@pytest.fixture(scope="module")
+def module(load):
+    return load("_states/gateway.py")
+
+
+@pytest.fixture
+def machine(module, monkeypatch, tmp_path):
+    """What the states work on; ``run`` calls one and checks what each of them has to keep to."""
+    machine = SimpleNamespace(
+        folder=tmp_path, opts={"test": False}, functions={}, states={}, calls=[]
+    )
+    for constant, path in {
+        "STATE_FOLDER": "state",
+        "PROC_SYS": "proc",
+        "UNITS": "units",
+        "FIREWALL": "firewall",
+    }.items():
+        monkeypatch.setattr(module, constant, str(tmp_path / path))
+    for name, value in {
+        "__opts__": machine.opts,
+        "__salt__": machine.functions,
+        "__states__": machine.states,
+        "__env__": "base",
+    }.items():
+        monkeypatch.setattr(module, name, value, raising=False)
+
+    def run(function, *arguments, test=False, **keywords):
+        machine.opts["test"] = test
+        before = snapshot(tmp_path)
+        calls = len(machine.calls)
+        ret = getattr(module, function)(*arguments, **keywords)
+        assert set(ret) == {"name", "changes", "result", "comment"}
+        assert ret["comment"]
+        assert (ret["result"] is None) == bool(test and ret["changes"])
+        assert ret["result"] is not False or not ret["changes"]
+        if test or (ret["result"] and not ret["changes"]):
+            assert machine.calls[calls:] == []
+            assert snapshot(tmp_path) == before
+        return ret
+
+    machine.run = run
+    return machine
+
+
+def snapshot(folder):
+    """Every file below a folder, and what is in it."""
+    return {
+        str(path): (path.stat().st_ino, path.read_bytes()) if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def converges(machine, *arguments, **keywords):
+    """The idiom: test mode predicts what a run then does, and a second run has nothing to do."""
+    predicted = machine.run(*arguments, test=True, **keywords)
+    assert predicted["result"] is None
+    real = machine.run(*arguments, **keywords)
+    assert real["result"] is True, real["comment"]
+    assert real["changes"] == predicted["changes"]
+    assert real["comment"] != predicted["comment"]
+    for test in (False, True):
+        again = machine.run(*arguments, test=test, **keywords)
+        assert (again["result"], again["changes"]) == (True, {})
+    return real["changes"]
+
+
+def test_every_state_is_documented_and_takes_a_name(module):
+    functions = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    assert len(functions) == 10
+    for name, function in functions.items():
+        assert inspect.getdoc(function), name
+        assert next(iter(inspect.signature(function).parameters)) == "name"
+
+
+# --------------------------------------------------------------------------------------------------
+# Kernel settings
+
+FORWARD, REDIRECTS = "net/ipv4/ip_forward", "net/ipv4/conf/eth0.7/send_redirects"
+SETTINGS = {FORWARD: "1", REDIRECTS: "0"}
+
+
+@pytest.fixture
+def kernel(machine):
+    """A kernel with two settings, as /proc/sys shows them, and the file for the next boot."""
+
+    def read():
+        return {key: (machine.folder / "proc" / key).read_text().strip() for key in SETTINGS}
+
+    def write(key, value):
+        path = machine.folder / "proc" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+
+    write(FORWARD, 0)
+    write(REDIRECTS, 1)
+    file = machine.folder / "sysctl.d/60-gateway.conf"
+    return SimpleNamespace(read=read, write=write, file=file, name=str(file))
+
+
+def test_kernel_settings(machine, kernel):
+    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    assert changes == {
+        FORWARD: {"old": "0", "new": "1"},
+        REDIRECTS: {"old": "1", "new": "0"},
+        kernel.name: "written",
+    }
+    assert kernel.read() == SETTINGS
+    # systemd-sysctl takes slashes, which leaves the dot in an interface's name alone.
+    assert kernel.file.read_text().splitlines()[1:] == [f"{FORWARD} = 1", f"{REDIRECTS} = 0"]
+
+
+def test_a_kernel_setting_that_somebody_changed(machine, kernel):
+    machine.run("kernel_settings", kernel.name, SETTINGS)
+    kernel.write(FORWARD, 0)
+    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    assert changes == {FORWARD: {"old": "0", "new": "1"}}
+
+
+def test_a_kernel_setting_that_leaves_leaves_the_file(machine, kernel):
+    machine.run("kernel_settings", kernel.name, SETTINGS)
+    changes = converges(machine, "kernel_settings", kernel.name, {FORWARD: "1"})
+    assert changes == {kernel.name: "written"}
+    assert REDIRECTS not in kernel.file.read_text()
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_kernel_setting_that_does_not_exist(machine, kernel, test):
+    settings = {**SETTINGS, "net/ipv4/conf/eth9/send_redirects": "0"}
+    ret = machine.run("kernel_settings", kernel.name, settings, test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == "the kernel has no setting net/ipv4/conf/eth9/send_redirects"
+    assert kernel.read() == {FORWARD: "0", REDIRECTS: "1"}
+    assert not kernel.file.exists()
+
+
+def test_a_kernel_that_refuses(machine, kernel, module, monkeypatch):
+    def refuse(path, text):
+        raise PermissionError(1, "Operation not permitted", path)
+
+    monkeypatch.setattr(module, "_write", refuse)
+    ret = machine.run("kernel_settings", kernel.name, SETTINGS)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "Operation not permitted" in ret["comment"]
+
+
+def test_kernel_settings_are_restored_to_the_first_originals(machine, kernel):
+    machine.run("kernel_settings", kernel.name, {FORWARD: "1"})
+    machine.run("kernel_settings", kernel.name, {FORWARD: "2", REDIRECTS: "0"})
+    changes = converges(machine, "kernel_settings_restored", kernel.name)
+    assert changes[FORWARD] == {"old": "2", "new": "0"}
+    assert changes[REDIRECTS] == {"old": "0", "new": "1"}
+    assert changes[kernel.name] == "removed"
+    assert kernel.read() == {FORWARD: "0", REDIRECTS: "1"}
+    assert not kernel.file.exists()
+
+
+def test_restoring_passes_over_interfaces_that_are_gone(machine, kernel):
+    machine.run("kernel_settings", kernel.name, SETTINGS)
+    shutil.rmtree(machine.folder / "proc/net/ipv4/conf")
+    changes = converges(machine, "kernel_settings_restored", kernel.name)
+    assert REDIRECTS not in changes
+    assert not (machine.folder / "proc/net/ipv4/conf").exists()
+
+
+def test_restoring_where_nothing_was_ever_applied(machine, kernel):
+    ret = machine.run("kernel_settings_restored", kernel.name)
+    assert (ret["result"], ret["changes"]) == (True, {})
+
+
+# --------------------------------------------------------------------------------------------------
+# Routes
+
+OURS = "119"
+BLOCK, OTHER = "10.8.1.0/24", "10.8.2.0/24"
+
+
+@pytest.fixture
+def table(machine):
+    """The kernel's routes as [destination, gateway, protocol], and an ``ip`` that is strict."""
+    table: list[list[Any]] = [
+        ["default", "198.51.100.1", "static"],
+        ["10.77.0.0/24", None, "kernel"],
+    ]
+    machine.broken = None
+
+    def ip(command, python_shell, ignore_retcode):
+        assert python_shell is False
+        verb = command[5] if command[1] == "-json" else command[2]
+        if verb == machine.broken or (machine.broken == "show" and "show" in command):
+            return {"retcode": 2, "stdout": "", "stderr": "RTNETLINK answers: no"}
+        match command:
+            case ["ip", "-json", "-4", "route", "show", "table", "main", *selection]:
+                protocol = selection[1] if selection else None
+                shown = [route for route in table if protocol in (None, route[2])]
+                found = [
+                    {"dst": dst.removesuffix("/32"), "protocol": proto}
+                    | ({"gateway": via} if via else {"dev": "eth0"})
+                    for dst, via, proto in shown
+                ]
+                return {"retcode": 0, "stdout": json.dumps(found), "stderr": ""}
+            case ["ip", "route", "add" | "replace" as verb, dst, "via", via, "proto", proto]:
+                there = [route for route in table if route[0] == dst]
+                assert (verb == "replace") == bool(there), "File exists"
+                table[:] = [route for route in table if route not in there]
+                table.append([dst, via, proto])
+            case ["ip", "route", "del", dst, "proto", proto]:
+                [gone] = [route for route in table if (route[0], route[2]) == (dst, proto)]
+                table.remove(gone)
+            case _:
+                raise AssertionError(command)
+        machine.calls.append(command)
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    machine.functions["cmd.run_all"] = ip
+    return table
+
+
+def wanted(**via):
+    names = {"block": BLOCK, "other": OTHER, "host": "10.8.3.7/32"}
+    return [{"destination": names[key], "via": value} for key, value in via.items()]
+
+
+def test_routes(machine, table):
+    foreign = [list(route) for route in table]
+    routes = wanted(block="10.77.0.3", host="10.77.0.4")
+    changes = converges(machine, "routes", "routes", routes)
+    assert changes == {
+        BLOCK: {"old": None, "new": "10.77.0.3"},
+        "10.8.3.7/32": {"old": None, "new": "10.77.0.4"},
+    }
+    assert table == [*foreign, [BLOCK, "10.77.0.3", OURS], ["10.8.3.7/32", "10.77.0.4", OURS]]
+
+
+def test_routes_that_are_stale_or_moved(machine, table):
+    foreign = [list(route) for route in table]
+    machine.run("routes", "routes", wanted(block="10.77.0.3", host="10.77.0.4"))
+    changes = converges(machine, "routes", "routes", wanted(block="10.77.0.9", other="10.77.0.4"))
+    assert changes == {
+        BLOCK: {"old": "10.77.0.3", "new": "10.77.0.9"},
+        "10.8.3.7/32": {"old": "10.77.0.4", "new": None},
+        OTHER: {"old": None, "new": "10.77.0.4"},
+    }
+    converges(machine, "routes", "routes", [])
+    assert table == foreign
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_route_of_somebody_else_is_refused(machine, table, test):
+    table.append([BLOCK, "10.77.0.3", "static"])
+    routes = wanted(block="10.77.0.3", other="10.77.0.3")
+    ret = machine.run("routes", "routes", routes, test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == f"There is a route to {BLOCK} already that is not ours."
+
+
+@pytest.mark.parametrize("verb", ["show", "add", "del"])
+def test_routes_that_the_kernel_refuses(machine, table, verb):
+    machine.run("routes", "routes", wanted(block="10.77.0.3"))
+    machine.broken = verb
+    routes = wanted(other="10.77.0.3") if verb == "add" else []
+    ret = machine.run("routes", "routes", wanted(block="10.77.0.3") + routes if routes else [])
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "RTNETLINK answers: no" in ret["comment"]
+    assert ret["comment"].startswith("ip ")
+
+
+@pytest.mark.parametrize("routes", [wanted(block="10.77.0.3"), []], ids=["replaced", "removed"])
+def test_a_route_with_our_number_and_no_gateway(machine, table, routes):
+    table.append([BLOCK, None, OURS])
+    converges(machine, "routes", "routes", routes)
+
+
+# --------------------------------------------------------------------------------------------------
+# Firewall
+
+RULES = """\
+*filter
+:GATEWAY-INPUT - [0:0]
+-I INPUT -j GATEWAY-INPUT
+-A GATEWAY-INPUT -p 112 -j ACCEPT
+COMMIT
+"""
+FOREIGN = {"filter": {"INPUT": ["-j f2b-sshd"], "FORWARD": [], "f2b-sshd": ["-j RETURN"]}}
+
+
+@pytest.fixture
+def firewall(machine, iptables, root):
+    """The real script, over an iptables that the test plays."""
+    iptables.write_text(json.dumps(FOREIGN))
+    script = machine.folder / "firewall"
+    rules = machine.folder / "rules"
+    rules.write_text(RULES)
+
+    def run_all(command, python_shell, ignore_retcode):
+        assert python_shell is False
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if command[1] != "show":
+            machine.calls.append(command[1])
+        return {"retcode": done.returncode, "stdout": done.stdout.strip(), "stderr": done.stderr}
+
+    def install():
+        shutil.copy(root / "gateway/firewall/files/firewall", script)
+        script.chmod(0o755)
+
+    machine.functions["cmd.run_all"] = run_all
+    return SimpleNamespace(
+        install=install,
+        rules=rules,
+        name=str(rules),
+        state=iptables,
+        tables=lambda: json.loads(iptables.read_text()),
+    )
+
+
+def test_firewall(machine, firewall):
+    firewall.install()
+    assert converges(machine, "firewall_loaded", firewall.name) == {"rules": "loaded"}
+    assert firewall.tables()["filter"]["GATEWAY-INPUT"] == ["-p vrrp -j ACCEPT"]
+    assert converges(machine, "firewall_unloaded", "rules") == {"rules": "removed"}
+    assert firewall.tables()["filter"] == {**FOREIGN["filter"]}
+
+
+def test_firewall_before_its_script_is_there(machine, firewall):
+    """Test mode on a fresh node: script and rules file would be written in the same run."""
+    firewall.rules.unlink()
+    ret = machine.run("firewall_loaded", firewall.name, test=True)
+    assert (ret["result"], ret["changes"]) == (None, {"rules": "loaded"})
+    ret = machine.run("firewall_unloaded", "rules")
+    assert (ret["result"], ret["changes"]) == (True, {})
+
+
+def lose_rule(firewall):
+    tables = firewall.tables()
+    tables["filter"]["GATEWAY-INPUT"].clear()
+    firewall.state.write_text(json.dumps(tables))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lose_rule,
+        lambda firewall: firewall.state.write_text(json.dumps(FOREIGN)),
+        lambda firewall: firewall.rules.write_text(RULES.replace("112", "51")),
+        lambda firewall: shutil.rmtree(firewall.rules.parent / "state"),
+    ],
+    ids=["rule lost", "all lost", "file changed", "record lost"],
+)
+def test_firewall_is_loaded_again(machine, firewall, spoil):
+    firewall.install()
+    machine.run("firewall_loaded", firewall.name)
+    spoil(firewall)
+    assert converges(machine, "firewall_loaded", firewall.name) == {"rules": "loaded"}
+
+
+def test_firewall_does_not_mind_what_others_change(machine, firewall):
+    firewall.install()
+    machine.run("firewall_loaded", firewall.name)
+    tables = firewall.tables()
+    tables["filter"]["FORWARD"] = ["-j DOCKER"]
+    firewall.state.write_text(json.dumps(tables))
+    assert machine.run("firewall_loaded", firewall.name)["changes"] == {}
+
+
+def test_firewall_that_iptables_refuses(machine, firewall):
+    firewall.install()
+    machine.run("firewall_loaded", firewall.name)
+    before = firewall.tables()
+    firewall.rules.write_text(RULES.replace("-A GATEWAY-INPUT", "-A GATEWAY-OUTPUT"))
+    for _ in range(2):  # and is not thought to be there the next time
+        ret = machine.run("firewall_loaded", firewall.name)
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert "no chain GATEWAY-OUTPUT" in ret["comment"]
+        assert firewall.tables() == before
+
+
+@pytest.mark.parametrize("function", ["firewall_loaded", "firewall_unloaded"])
+def test_firewall_that_cannot_be_asked(machine, firewall, function):
+    script = machine.folder / "firewall"
+    script.write_text("#!/bin/sh\necho no such table >&2\nexit 1\n")
+    script.chmod(0o755)
+    ret = machine.run(function, firewall.name)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "no such table" in ret["comment"]
+
+
+def test_firewall_watches_its_file(machine, firewall):
+    """In test mode the file has not changed yet, so ``firewall_loaded`` found nothing to do."""
+    firewall.install()
+    machine.run("firewall_loaded", firewall.name)
+    watch = {"sfun": "firewall_loaded", "__reqs__": {}}
+    ret = machine.run("mod_watch", firewall.name, test=True, **watch)
+    assert (ret["result"], ret["changes"]) == (None, {"rules": "loaded"})
+    assert machine.run("mod_watch", firewall.name, **watch)["changes"] == {}
+    firewall.rules.write_text(RULES.replace("112", "51"))
+    ret = machine.run("mod_watch", firewall.name, **watch)
+    assert (ret["result"], ret["changes"]) == (True, {"rules": "loaded"})
+    ret = machine.run("mod_watch", "routes", sfun="routes")
+    assert ret["result"] is False
+    assert "gateway.routes watches nothing" in ret["comment"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Files and services
+
+
+@pytest.fixture
+def checked(machine):
+    """``checked_file`` with a file.managed that says ``answer``, and a checker that says no."""
+    checked = SimpleNamespace(
+        answer={"name": "conf", "changes": {"diff": "New"}, "result": None, "comment": "managed"},
+        given=None,
+        asked=[],
+        code=1,
+        rendered=None,
+    )
+
+    def managed(name, **arguments):
+        checked.given = {"name": name, **arguments}
+        return checked.answer
+
+    def get_template(source, destination, template, saltenv, **context):
+        checked.rendered = (source, template, saltenv, context)
+        Path(destination).write_text("new")
+        return destination
+
+    def run_all(command, ignore_retcode):
+        *words, path = command.split()
+        checked.asked.append((words, Path(path).read_text()))
+        return {"retcode": checked.code, "stdout": "line 3", "stderr": "unknown keyword"}
+
+    machine.states["file.managed"] = managed
+    machine.functions |= {"cp.get_template": get_template, "cmd.run_all": run_all}
+    return checked
+
+
+CHECK = ("conf", "salt://conf.jinja", "sh -n")
+
+
+def test_checked_file_is_managed_with_a_check(machine, checked):
+    checked.answer |= {"result": True}
+    ret = machine.run("checked_file", *CHECK, context={"a": 1}, mode="0600", show_changes=False)
+    assert ret == checked.answer
+    assert checked.given == {
+        "name": "conf",
+        "source": "salt://conf.jinja",
+        "template": "jinja",
+        "context": {"a": 1},
+        "mode": "0600",
+        "makedirs": True,
+        "show_changes": False,
+        "check_cmd": "sh -n",
+    }
+    assert checked.asked == []
+
+
+@pytest.mark.parametrize(
+    ("old", "shown"), [(b"-----BEGIN PRIVATE KEY-----\n", False), (b"key caf\xe9\n", True)]
+)
+def test_checked_file_shows_no_key_of_the_old_file(machine, checked, old, shown):
+    """Where the key was text and is a path now, a diff would have it."""
+    file = machine.folder / "conf"
+    file.write_bytes(old)
+    machine.run("checked_file", str(file), *CHECK[1:], show_changes=True, test=True)
+    assert checked.given["show_changes"] is shown
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_checked_file_asks_in_test_mode_too(machine, checked, code):
+    checked.code = code
+    ret = machine.run("checked_file", *CHECK, test=True, context={"a": 1})
+    assert checked.asked == [(["sh", "-n"], "new")]
+    assert checked.rendered == ("salt://conf.jinja", "jinja", "base", {"a": 1})
+    if code:
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert ret["comment"] == "check_cmd execution failed\nline 3\nunknown keyword"
+    else:
+        assert ret == checked.answer
+
+
+@pytest.mark.parametrize(
+    ("result", "check"), [(True, "sh -n"), (False, "sh -n"), (None, "/nowhere/check -f")]
+)
+def test_checked_file_does_not_ask(machine, checked, result, check):
+    """Nothing would change; it failed anyway; the checker comes with a package."""
+    checked.answer |= {"result": result, "changes": {} if result is not None else {"diff": "New"}}
+    ret = machine.run("checked_file", "conf", "salt://conf.jinja", check, test=True)
+    assert ret == checked.answer
+    assert checked.asked == []
+
+
+@pytest.fixture
+def conf(machine):
+    path = machine.folder / "chrony.conf"
+    path.write_text("the distribution's\n")
+    path.chmod(0o640)
+    return path
+
+
+def test_original_is_kept_and_restored(machine, conf):
+    kept = conf.with_name("chrony.conf.before-gateway")
+    assert converges(machine, "original_kept", str(conf)) == {str(kept): "written"}
+    assert kept.stat().st_mode == conf.stat().st_mode
+    conf.write_text("ours\n")
+    assert machine.run("original_kept", str(conf))["changes"] == {}
+    assert converges(machine, "original_restored", str(conf)) == {str(conf): "restored"}
+    assert conf.read_text() == "the distribution's\n"
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_original_that_does_not_exist(machine, shipped):
+    """In test mode the package that brings it may be yet to come."""
+    name = str(machine.folder / "conf")
+    assert machine.run("original_kept", name, shipped=shipped)["changes"] == {}
+    predicted = machine.run("original_kept", name, test=True, shipped=shipped)
+    assert predicted["result"] is (None if shipped else True)
+
+
+def test_what_is_ours_is_no_original(machine, conf):
+    """The file that was kept is lost; ours must not be restored in its place one day."""
+    conf.write_text("# Managed by Salt (gateway).\n")
+    assert machine.run("original_kept", str(conf))["changes"] == {}
+
+
+def test_original_that_cannot_be_copied(machine, conf, module, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.shutil, "copy2", refuse)
+    ret = machine.run("original_kept", str(conf))
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "No space left on device" in ret["comment"]
+
+
+@pytest.fixture
+def openvpn(machine):
+    """A node with two servers of ours, one of somebody else, and drop-ins for all."""
+    servers, units = machine.folder / "server", machine.folder / "units"
+    for instance in ("gateway-main", "gateway-old", "office"):
+        drop_in = units / f"openvpn-server@{instance}.service.d"
+        drop_in.mkdir(parents=True)
+        (drop_in / "gateway.conf").touch()
+        servers.mkdir(exist_ok=True)
+        (servers / f"{instance}.conf").touch()
+    (servers / "gateway-notes.txt").touch()
+    for verb in ("stop", "disable"):
+        machine.functions[f"service.{verb}"] = lambda unit, verb=verb: machine.calls.append(
+            (verb, unit)
+        )
+    return SimpleNamespace(
+        call=("openvpn_servers_only", str(servers), "openvpn-server@"),
+        servers=lambda: sorted(os.listdir(servers)),
+        units=units,
+    )
+
+
+def test_openvpn_servers_that_left_the_pillar(machine, openvpn):
+    changes = converges(machine, *openvpn.call, ["gateway-main", "gateway-new"])
+    assert changes == {"gateway-old": "removed"}
+    unit = "openvpn-server@gateway-old"
+    assert machine.calls == [("stop", unit), ("disable", unit)]
+    assert openvpn.servers() == ["gateway-main.conf", "gateway-notes.txt", "office.conf"]
+    assert not (openvpn.units / f"{unit}.service.d").exists()
+    assert (openvpn.units / "openvpn-server@office.service.d/gateway.conf").exists()
+    assert (openvpn.units / "openvpn-server@gateway-main.service.d/gateway.conf").exists()
+
+
+def test_openvpn_leaves_the_drop_ins_of_others(machine, openvpn):
+    other = openvpn.units / "openvpn-server@gateway-old.service.d/admin.conf"
+    other.touch()
+    converges(machine, *openvpn.call, ["gateway-main"])
+    assert os.listdir(other.parent) == ["admin.conf"]
+
+
+def test_openvpn_that_is_not_installed(machine):
+    name = str(machine.folder / "nowhere")
+    assert machine.run("openvpn_servers_only", name, "openvpn-server@", [])["changes"] == {}
+
+
+def test_openvpn_that_does_not_stop(machine, openvpn):
+    def refuse(unit):
+        raise CommandExecutionError(f"{unit} hangs")
+
+    machine.functions["service.stop"] = refuse
+    ret = machine.run(*openvpn.call, [])
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "openvpn-server@gateway-main hangs" in ret["comment"]
+    assert "gateway-main.conf" in openvpn.servers()

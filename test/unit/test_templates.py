@@ -1,0 +1,1044 @@
+"""Every SLS and every template, rendered by Salt itself for different sites, and what it means.
+
+The sites go through the real planner; the state compiler and the renderers are Salt's own. Only
+what would look at this machine is played by the test.
+"""
+
+import copy
+import importlib
+import inspect
+import json
+import re
+import shlex
+from ipaddress import ip_address, ip_network
+from pathlib import PurePath
+from types import SimpleNamespace
+from typing import Any
+
+import gateway_plan
+import pytest
+import salt.config
+import salt.loader
+import salt.state
+import salt.utils.templates
+
+SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
+TLS_SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def pem(label, body):
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
+
+
+PEM = {
+    "vpn:pki": {
+        "ca": "# The site's own.\n" + pem("CERTIFICATE", "Y2E="),
+        "certificate": pem("CERTIFICATE", "Y2VydGlmaWNhdGU=").replace("\n", "\r\n"),
+        "tls_crypt": pem("OpenVPN Static key V1", TLS_SECRET),
+    },
+    "nodes:gw1:pki": {"key": pem("PRIVATE KEY", SECRET)},
+    "nodes:gw2:pki": {"certificate": "/etc/gw2.crt", "key": "/etc/gw2.key"},
+}
+SETTINGS = {"alone": True, "listed": ["1", "two words"], "number": 1.5, "text": "a,b=c"}
+MINIMAL = {
+    "domain": "small.test",
+    "nodes": {"gw1": {"id": 1, "internal": "192.168.7.1"}},
+    "internal": {
+        "interface": "lan0",
+        "network": "192.168.7.0/24",
+        "virtual_ip": "192.168.7.254",
+    },
+    "public": {"interface": "wan0"},
+}
+SITES = {  # changes of pillar.example, or a whole pillar
+    "example": {},
+    "minimal": MINIMAL,
+    "public virtual IP": {"public:virtual_ip": "198.51.100.1"},
+    "VPN servers": {
+        "vpn:servers:second": {"network": "10.9.0.0/16", "port": 443, "proto": "tcp"},
+        "vpn:servers:small": {"network": "10.10.0.0/20", "prefix": 28, "port": 443},
+        "nat": ...,
+    },
+    "three nodes": {
+        "nodes:gw3": {"id": 7, "internal": "10.77.0.4", "public": "198.51.100.4"},
+    },
+    "reservations only": {"dhcp": ...},
+    "no DHCP": {"dhcp:enabled": False},
+    "ntpsec": {"ntp": {"provider": "ntpsec", "servers": ["ntp.test", "192.0.2.9"]}},
+    "PEM": PEM,
+    "settings": {
+        "vpn:servers:main:settings": SETTINGS,
+        "dhcp:settings": SETTINGS,
+        "dns:settings": SETTINGS,
+        "ntp:settings": SETTINGS,
+        "keepalived": {"router_id": 7, "settings": SETTINGS},
+    },
+    "many": {
+        "hosts": {
+            f"host{n}": {"ip": f"10.77.0.{n}", "mac": f"02:00:00:00:00:{n:02x}"}
+            for n in range(4, 100)
+        },
+        "nat:forwards": [{"port": 1000 + n, "to": f"host{n}"} for n in range(4, 100)],
+    },
+}
+
+# --------------------------------------------------------------------------------------------------
+# Salt
+
+
+class Salt:
+    """Salt's renderers and state compiler, as any user may run them."""
+
+    def __init__(self, folder, root):
+        self.root = root
+        (folder / "roots").mkdir()
+        (folder / "roots/gateway").symlink_to(root / "gateway")
+        self.opts = salt.config.minion_config(None, minion_id=True)
+        self.opts.update(
+            id="gw1",
+            file_client="local",
+            file_roots={"base": [str(folder / "roots")]},
+            root_dir=str(folder),
+            cachedir=str(folder / "cache"),
+            extension_modules=str(folder / "extmods"),
+            grains={"os_family": "Debian"},
+            pillar={},
+        )
+        self.high = salt.state.HighState(self.opts, initial_pillar={"not": "used"})
+        # Which states have a mod_watch, and one question that the compiler asks.
+        self.high.state.states = {f"{name}.mod_watch" for name in ("gateway", "service", "cmd")}
+        self.high.state._trusted_functions = {"config.option": lambda option: False}
+        self.slses = sorted(
+            ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".init")
+            for path in root.glob("gateway/**/*.sls")
+        )
+
+    def compile(self, sls, functions, **opts):
+        """The states of an SLS in the order they would run, as Salt's low data."""
+        self.opts.pop("gateway_new_modules", None)
+        self.opts.pop("__master_opts__", None)
+        self.opts.update(opts)
+        self.high.state.rend = salt.loader.render(
+            self.opts, functions, context=self.high.state.state_con, file_client=self.high.client
+        )
+        self.high.building_highstate = salt.state.HashableOrderedDict()
+        compiler = self.high.state
+        high, errors = self.high.render_highstate({"base": [sls]})
+        high, more = compiler.reconcile_extend(high)
+        errors += more + compiler.verify_high(high)
+        high, more = compiler.requisite_in(high)
+        low, last = compiler.compile_high_data(high)
+        assert errors + more + last == []
+        return low
+
+    def render(self, low, functions):
+        """The text of the file that a state manages; None where it has none."""
+        if "source" not in low:
+            return low.get("contents")
+        path = self.root / low["source"].removeprefix("salt://")
+        if low["fun"] != "checked_file" and low.get("template") != "jinja":
+            return path.read_text()
+        done = salt.utils.templates.JINJA(
+            str(path),
+            to_str=True,
+            salt=functions,
+            opts=self.opts,
+            grains=self.opts["grains"],
+            pillar={},
+            saltenv="base",
+            fileclient=self.high.client,
+            context=low.get("context") or {},
+        )
+        assert done["result"], done["data"]
+        return done["data"]
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory, root):
+    return Salt(tmp_path_factory.mktemp("salt"), root)
+
+
+@pytest.fixture(scope="module")
+def module(load):
+    """The execution module, for the plan and for PEM text."""
+    return load("_modules/gateway.py")
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """What was rendered once."""
+    return {}
+
+
+@pytest.fixture
+def render(compiler, module, kept, edit):
+    """Compile an SLS for a node of a site and render its files."""
+
+    def functions(pillar, node):
+        vars(module).update(__pillar__={"gateway": pillar}, __opts__={"id": node}, __context__={})
+
+        def sync(refresh):
+            assert refresh is False
+            synced.append(1)
+            return []
+
+        synced: list[int] = []
+        return {
+            "gateway.plan": module.plan,
+            "gateway.validate": lambda: gateway_plan.read(pillar)[1],
+            "gateway.pem": module.pem,
+            "saltutil.sync_modules": sync,
+            "saltutil.sync_states": sync,
+        }, synced
+
+    def rendered(site, sls="gateway", node="gw1", changes=None, stubs=None, **opts):
+        key = (site, sls, node)
+        usual = not (changes or stubs or opts)
+        if not usual or key not in kept:
+            pillar = copy.deepcopy(MINIMAL) if site == "minimal" else edit(SITES[site])
+            pillar = edit(changes) if changes else pillar
+            calls, synced = functions(pillar, node)
+            calls |= stubs or {}
+            opts = {"grains": {"os_family": "Debian"}} | opts
+            low = compiler.compile(sls, calls, **opts)
+            files = {
+                chunk["name"]: compiler.render(chunk, calls)
+                for chunk in low
+                if chunk["fun"] in ("managed", "checked_file")
+            }
+            found = SimpleNamespace(
+                low=low,
+                ids={chunk["__id__"]: chunk for chunk in low},
+                files=files,
+                synced=len(synced),
+                plan=calls["gateway.plan"]() if gateway_plan.read(pillar)[0] else None,
+                sources={chunk["source"] for chunk in low if "source" in chunk},
+            )
+            if not usual:
+                return found
+            kept[key] = found
+        return kept[key]
+
+    return rendered
+
+
+# --------------------------------------------------------------------------------------------------
+# Every site
+
+
+@pytest.fixture(params=SITES)
+def site(request, render):
+    """Each of the sites, on its first node."""
+    return render(request.param)
+
+
+def test_files_are_tidy(site):
+    assert site.files
+    for name, text in site.files.items():
+        if name == "/var/lib/gateway/applied":
+            continue
+        assert text.endswith("\n"), name
+        assert not text.endswith("\n\n"), name
+        assert not text.startswith("\n"), name
+        assert not re.search(r"[ \t]$|\t|\n\n\n", text, re.MULTILINE), name
+        words = set(re.findall(r"\w+", re.sub(r"(?m)^\s*#.*", "", text)))
+        assert not words & {"None", "Undefined", "True", "False"}, name
+        assert not re.search(r"\{\{|\{%|\[\]|[{\[]'", text), name
+        assert "Managed by Salt (gateway)" in text.splitlines()[0 if text[0:2] != "#!" else 1]
+
+
+def test_states_are_sound(site, load):
+    """Salt has compiled them; this is what it would only find out while they run."""
+    ids = [chunk["__id__"] for chunk in site.low]
+    names = [(chunk["state"], chunk["fun"], chunk["name"]) for chunk in site.low]
+    assert len(set(names)) == len(names)
+    ours = load("_states/gateway.py")
+    for chunk in site.low:
+        place = ours if chunk["state"] == "gateway" else None
+        place = place or importlib.import_module(f"salt.states.{chunk['state']}")
+        function = getattr(place, chunk["fun"])
+        if place is ours:
+            signature = inspect.signature(function)
+            signature.bind(**{key: chunk[key] for key in set(chunk) - INTERNAL})
+        # A sentence, not a name with underscores; and no two look alike in a log.
+        assert re.fullmatch(r"[a-z][\w .'-]+ [\w .'-]+", chunk["__id__"], re.IGNORECASE)
+    assert len({name.lower() for name in ids}) == len(set(ids))
+    for chunk in site.low:
+        for requisite in ("require", "watch", "onchanges"):
+            for entry in chunk.get(requisite, []):
+                [(state, target)] = entry.items()
+                assert state == "sls" or any(
+                    other["state"] == state and target in (other["__id__"], other["name"])
+                    for other in site.low
+                ), (chunk["__id__"], entry)
+
+
+INTERNAL = {
+    *("state", "fun", "order", "__sls__", "__env__", "__id__", "__sls_included_from__"),
+    *("require", "watch", "onchanges", "require_in", "watch_in", "reload", "force_reload_modules"),
+}
+
+
+def test_services_come_after_their_files(site):
+    order = [chunk["__id__"] for chunk in site.low]
+    for chunk in site.low:
+        for requisite in ("require", "watch", "onchanges"):
+            for entry in chunk.get(requisite, []):
+                [(state, target)] = entry.items()
+                if state != "sls":
+                    assert order.index(target) < order.index(chunk["__id__"])
+
+
+def test_digest_is_written_last(site):
+    assert site.low[-1]["name"] == "/var/lib/gateway/applied"
+    assert site.low[-1]["contents"] == site.plan["digest"]
+
+
+def test_modules_are_synced_once(site):
+    assert site.synced in (0, 2)  # 0: kept from a run before
+    assert not any(chunk["__sls__"] == "gateway.loaded" for chunk in site.low)
+
+
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+@pytest.mark.parametrize("name", [name for name in SITES if name != "minimal"])
+def test_the_second_node_has_the_same_states(render, name, node):
+    found = render(name, node=node)
+    assert list(found.ids) == list(render(name).ids)
+
+
+def test_templates_are_all_used(render, root):
+    """A template that no site renders is not shown to work by any test here."""
+    used = {source.removeprefix("salt://") for name in SITES for source in render(name).sources}
+    assert used == {
+        str(path.relative_to(root)) for path in root.glob("gateway/*/files/*") if path.is_file()
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# SLS
+
+SLSES = ["gateway"] + [
+    f"gateway.{name}"
+    for name in (
+        "dnsmasq",
+        "firewall",
+        "follow",
+        "keepalived",
+        "kernel",
+        "ntp",
+        "openvpn",
+        "routes",
+    )
+]
+
+
+def test_no_sls_was_forgotten(compiler):
+    assert compiler.slses == sorted(
+        [*SLSES, *(f"{sls}.clean" for sls in SLSES), "gateway.loaded", "gateway.valid"]
+    )
+
+
+@pytest.mark.parametrize("sls", SLSES[1:])
+@pytest.mark.parametrize("name", ["example", "minimal", "public virtual IP", "ntpsec"])
+def test_each_alone_does_its_part_of_the_whole(render, name, sls):
+    alone = render(name, sls)
+    whole = render(name)
+    assert alone.files == {path: whole.files[path] for path in alone.files}
+    mine = [chunk["__id__"] for chunk in whole.low if chunk["__sls__"] == sls]
+    assert mine
+    assert [chunk["__id__"] for chunk in alone.low if chunk["__sls__"] == sls] == mine
+
+
+def test_the_number_of_states_does_not_grow(render):
+    few, many = render("example"), render("many")
+    assert list(few.ids) == list(many.ids)
+    assert len(json.dumps(many.low)) == pytest.approx(len(json.dumps(few.low)), rel=0.02)
+    assert few.files["/etc/gateway/hosts"].count("\n") < 10
+    assert many.files["/etc/gateway/hosts"].count("\n") > 90
+
+
+WRONG = {"domain": "-", "nodes:gw1:id": 0, "hosts:back\"end'": {}, "hosts:a: b {c} %}": {}}
+
+
+@pytest.mark.parametrize("sls", [*SLSES, "gateway.valid"])
+def test_a_wrong_pillar_is_one_failing_state(render, errors, sls):
+    found = errors(WRONG)
+    [chunk] = render("example", sls, changes=WRONG).low
+    assert (chunk["__id__"], chunk["state"]) == ("gateway pillar", "test")
+    assert chunk["fun"] == "fail_without_changes"
+    assert chunk["comment"].splitlines()[1:] == found
+    assert chunk["comment"].startswith("Nothing was changed")
+
+
+@pytest.mark.parametrize("sls", [*SLSES, "gateway.valid"])
+def test_another_family_of_systems_is_one_failing_state(render, sls):
+    [chunk] = render("example", sls, grains={"os_family": "Solaris"}).low
+    assert chunk["__id__"] == "gateway pillar"
+    assert "Solaris" in chunk["comment"]
+    assert "Debian" in chunk["comment"]
+
+
+def test_new_modules_are_loaded_before_anything_else(render):
+    stubs = {"saltutil.sync_modules": lambda refresh: ["modules.gateway"]}
+    for sls in ("gateway", "gateway.ntp.clean"):
+        first = render("example", sls, stubs=stubs).low[0]
+        assert (first["state"], first["fun"]) == ("test", "nop")
+        assert first["force_reload_modules"] is True
+
+
+def test_over_ssh_nothing_is_synced(render):
+    assert render("example", "gateway", __master_opts__={}).synced == 0
+    assert render("example", "gateway", id="gw1").synced == 2
+
+
+def test_a_digest_that_looks_like_a_number(render, plan):
+    digest = "0123456701234567"
+    found = render("example", stubs={"gateway.plan": lambda: plan() | {"digest": digest}})
+    assert found.low[-1]["contents"] == digest
+
+
+# --------------------------------------------------------------------------------------------------
+# Clean
+
+CLEANS = [f"{sls}.clean" for sls in SLSES]
+RESTORED = {"original_restored", "kernel_settings_restored"}
+
+
+@pytest.mark.parametrize("sls", SLSES)
+@pytest.mark.parametrize("name", SITES)
+def test_clean_takes_back_all_that_was_written(render, compiler, name, sls):
+    """By the names of files and units; what the lab shows is that it does."""
+    done = render(name, sls).low
+    # An SLS alone brings the follower along, for others to use too.
+    done = [chunk for chunk in done if sls == "gateway" or chunk["__sls__"] == sls]
+    undone = render(name, f"{sls}.clean").low
+    removed = {chunk["name"] for chunk in undone if chunk["fun"] in {"absent", *RESTORED}}
+    stopped = {chunk["name"] for chunk in undone if chunk["fun"] in ("dead", "disabled")}
+    assert all(chunk["enable"] is False for chunk in undone if chunk["fun"] == "dead")
+    kept = {"chrony", "ntpsec"}  # the distribution's, with its own configuration again
+    for chunk in done:
+        if "openvpn-server@" in chunk["name"] or chunk["name"].startswith("/etc/openvpn/"):
+            continue  # by openvpn_servers_only
+        if chunk["fun"] in ("managed", "checked_file", "kernel_settings"):
+            folders = [str(parent) for parent in PurePath(chunk["name"]).parents]
+            assert removed & {chunk["name"], *folders}
+        elif chunk["state"] == "service" and chunk["fun"] != "dead":
+            assert chunk["name"] in stopped | kept
+    called = {(chunk["state"], chunk["fun"]) for chunk in undone}
+    for make, unmake in {
+        "firewall_loaded": "firewall_unloaded",
+        "original_kept": "original_restored",
+        "kernel_settings": "kernel_settings_restored",
+        "openvpn_servers_only": "openvpn_servers_only",
+        "routes": "routes",
+    }.items():
+        if any(chunk["fun"] == make for chunk in done):
+            assert ("gateway", unmake) in called
+    for chunk in undone:
+        if chunk["fun"] in ("routes", "openvpn_servers_only"):
+            assert chunk.get("routes", chunk.get("instances")) == []
+
+
+@pytest.mark.parametrize("sls", CLEANS)
+def test_clean_works_with_a_wrong_pillar(render, sls):
+    wrong = render("example", sls, changes=WRONG)
+    assert [chunk["name"] for chunk in wrong.low] == [
+        chunk["name"] for chunk in render("example", sls).low
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Secrets
+
+
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+def test_secrets_are_in_one_file_and_in_no_state(render, node):
+    found = render("PEM", node=node)
+    secrets = [SECRET, TLS_SECRET] if node == "gw1" else [TLS_SECRET]
+    conf = "/etc/openvpn/server/gateway-main.conf"
+    for secret in secrets:
+        assert secret not in json.dumps([found.low, found.plan])
+        assert [name for name, text in found.files.items() if secret in text] == [conf]
+    assert found.ids["openvpn configuration of main"]["mode"] == "0600"
+
+
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+def test_secrets_are_in_no_diff(render, node):
+    """The second node's key is a path; but the text of the tls-crypt key is in the file."""
+    found = render("PEM", node=node)
+    assert found.ids["openvpn configuration of main"]["show_changes"] is False
+
+
+def test_a_diff_is_shown_where_it_holds_no_secret(render):
+    assert render("example").ids["openvpn configuration of main"]["show_changes"] is True
+
+
+# --------------------------------------------------------------------------------------------------
+# keepalived
+
+
+def braces(text):
+    """keepalived's configuration as nested lists of (words, block or None)."""
+    top: list[Any] = []
+    stack = [top]
+    for line in text.splitlines():
+        words = re.sub(r"[#!].*", "", line).split()
+        if words == ["}"]:
+            stack.pop()
+        elif words and words[-1] == "{":
+            stack[-1].append((words[:-1], []))
+            stack.append(stack[-1][-1][1])
+        elif words:
+            assert not {"{", "}"} & set(words), line
+            stack[-1].append((words, None))
+    assert len(stack) == 1, "a block is not closed"
+    return top
+
+
+def block(tree, *words):
+    [found] = [body for header, body in tree if header == list(words)]
+    return found
+
+
+def keepalived(node):
+    return braces(node.files["/etc/keepalived/keepalived.conf"])
+
+
+def options(tree):
+    return {words[0]: words[1:] for words, body in tree if body is None}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_keepalived(render, name):
+    for node in ("gw1",) if name == "minimal" else ("gw1", "gw2"):
+        found = render(name, node=node)
+        tree = keepalived(found)
+        settings = options(block(tree, "global_defs"))
+        assert settings["vrrp_version"] == ["3"]  # what knows tenths of a second
+        vrrp = found.plan["vrrp"]
+        names = [header[1] for header, _ in tree if header[0] == "vrrp_instance"]
+        assert names == [instance["name"] for instance in vrrp["instances"]]
+        for instance in vrrp["instances"]:
+            body = block(tree, "vrrp_instance", instance["name"])
+            given = options(body)
+            assert given["state"] == ["BACKUP"]
+            assert given["interface"] == [instance["interface"]]
+            assert given["virtual_router_id"] == [str(vrrp["router_id"])]
+            assert given["priority"] == [str(vrrp["priority"])]
+            assert given["advert_int"] == ["0.1"]
+            assert block(body, "virtual_ipaddress") == [
+                ([f"{instance['virtual_ip']}/32", "dev", instance["interface"]], None)
+            ]
+            # Without a peer to send to it would multicast, which harms nobody.
+            assert ("unicast_src_ip" in given) == bool(instance["peers"])
+            if instance["peers"]:
+                assert given["unicast_src_ip"] == [instance["source"]]
+                peers = [words for words, _ in block(body, "unicast_peer")]
+                assert peers == [[peer] for peer in instance["peers"]]
+            assert ("dont_track_primary" in given) == (instance["name"] == "public")
+
+
+def test_keepalived_nodes_are_each_others_peers(render):
+    bodies = [
+        block(keepalived(render("example", node=node)), "vrrp_instance", "internal")
+        for node in ("gw1", "gw2")
+    ]
+    one, other = map(options, bodies)
+    assert block(bodies[0], "unicast_peer") == [(other["unicast_src_ip"], None)]
+    assert block(bodies[1], "unicast_peer") == [(one["unicast_src_ip"], None)]
+    assert one["virtual_router_id"] == other["virtual_router_id"]
+    assert int(one["priority"][0]) > int(other["priority"][0]) > 200
+
+
+def test_keepalived_moves_both_addresses_together(render):
+    tree = keepalived(render("public virtual IP"))
+    group = block(block(tree, "vrrp_sync_group", "gateway"), "group")
+    assert group == [(["internal"], None), (["public"], None)]
+    assert not [header for header, _ in keepalived(render("example")) if "sync" in header[0]]
+
+
+def test_the_follower_reads_what_keepalived_writes(render):
+    found = render("example")
+    [fifo] = options(block(keepalived(found), "global_defs"))["vrrp_notify_fifo"]
+    unit = found.files["/etc/systemd/system/gateway-follow.service"]
+    assert f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1\n" in unit
+    assert f"mkfifo -m 0600 {fifo}" in unit
+    target = found.ids["virtual IP target"]["name"].rsplit("/", 1)[1]
+    assert f"target={target}\n" in found.files["/usr/lib/gateway/follow"]
+    assert f"WantedBy={target}\n" in found.files["/etc/systemd/system/gateway-dhcp.service"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Firewall: the rules are read as iptables-restore reads them, and packets go through them
+
+
+def tables(text):
+    """``{table: {chain: [rule]}}``; a rule is a mapping of options to (negated, value)."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    name = None
+    ours: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("*"):
+            assert name is None, "the table before is not committed"
+            name = line[1:]
+            table = found[name] = {chain: [] for chain in BUILTIN[name]}
+            ours.clear()
+        elif line.startswith(":"):
+            chain, policy, counters = line[1:].split()
+            assert (policy, counters) == ("-", "[0:0]")
+            assert chain.startswith("GATEWAY-"), "a declared chain is emptied: only our own"
+            table[chain] = []
+            ours.add(chain)
+        elif line == "COMMIT":
+            name = None
+        elif not line.startswith("#"):
+            verb, chain, *words = shlex.split(line)
+            assert (verb, chain in ours) in {("-A", True), ("-I", False)}, line
+            parsed = rule(words)
+            assert parsed["-j"][1] in TARGETS or parsed["-j"][1] in ours, line
+            if verb == "-I":
+                assert list(parsed) == ["-j"]
+                assert parsed["-j"][1] == f"GATEWAY-{chain}"
+            table[chain].append(parsed)
+    assert name is None, "a table is not committed"
+    return found
+
+
+BUILTIN = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+TARGETS = {
+    "ACCEPT": [],
+    "DROP": [],
+    "RETURN": [],
+    "MASQUERADE": [],
+    "SNAT": ["--to-source"],
+    "DNAT": ["--to-destination"],
+    "CT": ["--notrack"],
+}
+MATCHES = {"--dport", "--ctstate", "--src-type", "--dst-type", "--comment"}
+
+
+def rule(words):
+    parsed = {}
+    words = iter(words)
+    negated = False
+    for word in words:
+        if word == "!":
+            negated = True
+            continue
+        if word == "-m":
+            assert next(words) in {"addrtype", "comment", "conntrack", "tcp", "udp"}
+            continue
+        if word == "-j":
+            target = next(words)
+            rest = list(words)
+            assert rest[:1] == TARGETS.get(target, [])
+            parsed["-j"] = (False, target, *rest[1:])
+            break
+        assert word in MATCHES | {"-s", "-d", "-i", "-o", "-p"}, word
+        assert word not in parsed
+        parsed[word] = (negated, next(words))
+        negated = False
+    return parsed
+
+
+def verdict(table, chain, packet):
+    """What becomes of a packet: the target, with its argument, that ends its way; or None."""
+    for rule in table[chain]:
+        if all(
+            matches(option, value, packet) != negated
+            for option, (negated, value, *_) in rule.items()
+            if option not in ("-j", "--comment")
+        ):
+            _, target, *arguments = rule["-j"]
+            if target == "RETURN":
+                return None
+            if target in TARGETS:
+                return " ".join([target, *arguments])
+            found = verdict(table, target, packet)
+            if found:
+                return found
+    return None
+
+
+def matches(option, value, packet):
+    have = packet[option]
+    if option in ("-s", "-d"):
+        return ip_address(have) in ip_network(value)
+    if option == "--ctstate":
+        return bool(set(have.split(",")) & set(value.split(",")))
+    if value.endswith("+"):  # any interface whose name begins like that
+        return have.startswith(value[:-1])
+    return str(have) == value
+
+
+def packet(text):
+    """``eth0>eth1 10.77.0.10>192.0.2.1 tcp/443 NEW``, with what the kernel knows beside that."""
+    devices, addresses, proto, *state = text.split()
+    device_in, device_out = devices.split(">")
+    source, destination = addresses.split(">")
+    proto, _, port = proto.partition("/")
+    local = {"10.77.0.1", "10.77.0.2", "198.51.100.1", "198.51.100.2", "10.8.0.1"}
+    return {
+        "-i": device_in,
+        "-o": device_out,
+        "-s": source,
+        "-d": destination,
+        "-p": proto,
+        "--dport": port,
+        "--ctstate": (state or ["NEW"])[0],
+        "--src-type": "LOCAL" if source in local else "UNICAST",
+        "--dst-type": "LOCAL" if destination in local else "UNICAST",
+    }
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_firewall_file(render, name):
+    """Its form alone is asserted while it is read; here: each chain is reached from a hook."""
+    found = tables(render(name).files["/etc/gateway/firewall.rules"])
+    assert set(found) == set(BUILTIN)
+    for chains in found.values():
+        jumps = {rule["-j"][1] for rules in chains.values() for rule in rules}
+        assert {chain for chain in chains if chain.startswith("GATEWAY-")} <= jumps
+
+
+CLIENT, PEERS_CLIENT = "10.8.0.6", "10.8.1.6"
+PACKETS = [
+    # table, hook, packet, what becomes of it
+    ("nat", "POSTROUTING", ">eth1 10.77.0.10>192.0.2.1 tcp/443", "MASQUERADE"),
+    ("nat", "POSTROUTING", f">eth1 {CLIENT}>192.0.2.1 tcp/443", "MASQUERADE"),
+    # The node's own traffic, and what does not leave on the public side, keep their addresses.
+    ("nat", "POSTROUTING", ">eth1 198.51.100.2>192.0.2.1 tcp/443", None),
+    ("nat", "POSTROUTING", ">eth1 10.77.0.1>192.0.2.1 tcp/443", None),
+    ("nat", "POSTROUTING", f">vpn-main 10.77.0.10>{CLIENT} tcp/22", None),
+    ("nat", "POSTROUTING", f">eth0 10.77.0.10>{PEERS_CLIENT} tcp/22", None),
+    # Port forwards.
+    ("nat", "PREROUTING", "eth1> 192.0.2.1>198.51.100.2 tcp/443", "DNAT 10.77.0.10:443"),
+    ("nat", "PREROUTING", "eth1> 192.0.2.1>198.51.100.2 udp/443", None),
+    ("nat", "PREROUTING", "eth1> 192.0.2.1>198.51.100.2 tcp/80", None),
+    ("nat", "PREROUTING", "eth0> 10.77.0.10>192.0.2.1 tcp/443", None),
+    ("nat", "PREROUTING", f"vpn-main> {CLIENT}>192.0.2.1 tcp/443", None),
+    # What is forwarded: out, and back; not in.
+    ("filter", "FORWARD", "eth0>eth1 10.77.0.10>192.0.2.1 tcp/443", "ACCEPT"),
+    ("filter", "FORWARD", "eth1>eth0 192.0.2.1>10.77.0.10 tcp/443 ESTABLISHED", "ACCEPT"),
+    ("filter", "FORWARD", "eth1>eth0 192.0.2.1>10.77.0.10 tcp/443 NEW,DNAT", "ACCEPT"),
+    ("filter", "FORWARD", "eth1>eth0 192.0.2.1>10.77.0.10 tcp/443", "DROP"),
+    ("filter", "FORWARD", f"eth1>vpn-main 192.0.2.1>{CLIENT} tcp/443", "DROP"),
+    ("filter", "FORWARD", "eth0>eth1 10.77.0.10>192.0.2.1 tcp/443 INVALID", "DROP"),
+    # VPN.
+    ("filter", "FORWARD", f"vpn-main>eth0 {CLIENT}>10.77.0.10 tcp/22", "ACCEPT"),
+    ("filter", "FORWARD", f"vpn-main>eth1 {CLIENT}>192.0.2.1 tcp/443", "ACCEPT"),
+    ("filter", "FORWARD", f"eth0>vpn-main 10.77.0.10>{CLIENT} tcp/22", "ACCEPT"),
+    ("filter", "FORWARD", f"eth0>vpn-main {PEERS_CLIENT}>{CLIENT} tcp/22", "ACCEPT"),
+    ("filter", "FORWARD", f"eth0>eth1 {PEERS_CLIENT}>192.0.2.1 tcp/443", None),
+    ("filter", "FORWARD", "vpn-main>eth0 192.0.2.66>10.77.0.10 tcp/22", None),
+    # The hairpin: a LAN host answers a client of the peer by way of this node.
+    ("raw", "PREROUTING", f"eth0> 10.77.0.10>{PEERS_CLIENT} tcp/22", "CT"),
+    ("filter", "FORWARD", f"eth0>eth0 10.77.0.10>{PEERS_CLIENT} tcp/22 UNTRACKED", "ACCEPT"),
+    ("raw", "PREROUTING", f"eth0> 10.77.0.10>{CLIENT} tcp/22", None),
+    ("raw", "PREROUTING", "eth0> 10.77.0.10>192.0.2.1 tcp/443", None),
+    # VRRP, also with a full conntrack table.
+    ("raw", "PREROUTING", "eth0> 10.77.0.3>10.77.0.2 112", "CT"),
+    ("raw", "OUTPUT", ">eth0 10.77.0.2>10.77.0.3 112", "CT"),
+    ("filter", "INPUT", "eth0> 10.77.0.3>10.77.0.2 112 UNTRACKED", "ACCEPT"),
+    ("filter", "INPUT", "eth0> 10.77.0.66>10.77.0.2 112 UNTRACKED", None),
+    ("filter", "INPUT", "eth1> 10.77.0.3>10.77.0.2 112 UNTRACKED", "DROP"),
+    # To the node itself: the public side does not reach internal addresses.
+    ("filter", "INPUT", "eth1> 192.0.2.1>10.77.0.1 udp/53", "DROP"),
+    ("filter", "INPUT", "eth1> 192.0.2.1>198.51.100.2 udp/1194", None),
+    ("filter", "INPUT", "eth0> 10.77.0.10>10.77.0.1 udp/53", None),
+]
+
+
+@pytest.mark.parametrize(("table", "hook", "text", "expected"), PACKETS)
+def test_firewall_packets(render, table, hook, text, expected):
+    found = tables(render("example").files["/etc/gateway/firewall.rules"])
+    assert verdict(found[table], hook, packet(text)) == expected
+
+
+def test_firewall_with_a_public_virtual_ip(render):
+    found = tables(render("public virtual IP").files["/etc/gateway/firewall.rules"])
+    for chain, text, expected in [
+        ("POSTROUTING", ">eth1 10.77.0.10>192.0.2.1 tcp/443", "SNAT 198.51.100.1"),
+        # A tunnel ends here: its replies must come back to this node.
+        ("POSTROUTING", f">eth1 {CLIENT}>192.0.2.1 tcp/443", "MASQUERADE"),
+        ("POSTROUTING", ">eth1 198.51.100.1>192.0.2.1 tcp/443", None),
+        ("PREROUTING", "eth1> 192.0.2.1>198.51.100.1 tcp/443", "DNAT 10.77.0.10:443"),
+        ("PREROUTING", "eth1> 192.0.2.1>198.51.100.2 tcp/443", None),
+    ]:
+        assert verdict(found["nat"], chain, packet(text)) == expected, text
+    public_peer = packet("eth1> 198.51.100.3>198.51.100.2 112 UNTRACKED")
+    assert verdict(found["filter"], "INPUT", public_peer) == "ACCEPT"
+
+
+def test_firewall_of_a_node_alone(render):
+    found = tables(render("minimal").files["/etc/gateway/firewall.rules"])
+    out = packet("lan0>wan0 192.168.7.9>192.0.2.1 tcp/443")
+    assert verdict(found["filter"], "FORWARD", out) == "ACCEPT"
+    assert verdict(found["nat"], "POSTROUTING", out) == "MASQUERADE"
+    assert all("112" in str(rule) for rule in found["raw"]["GATEWAY-PREROUTING"])
+
+
+# --------------------------------------------------------------------------------------------------
+# Routes and kernel
+
+
+def test_routes(render):
+    found = render("VPN servers", node="gw2")
+    lines = found.files["/etc/gateway/routes"].splitlines()[1:]
+    assert lines == [
+        "route replace 10.8.0.0/24 via 10.77.0.2 proto 119",
+        "route replace 10.9.0.0/24 via 10.77.0.2 proto 119",
+        "route replace 10.10.0.0/28 via 10.77.0.2 proto 119",
+    ]
+    live = found.ids["routes to the peers' VPN subnets"]["routes"]
+    assert [f"route replace {r['destination']} via {r['via']} proto 119" for r in live] == lines
+
+
+def test_routes_have_one_protocol_number(load, render):
+    number = load("_states/gateway.py").ROUTE_PROTOCOL
+    assert f"proto {number}\n" in render("example").files["/etc/gateway/routes"]
+
+
+def test_kernel(render):
+    found = render("example")
+    assert found.ids["kernel settings"]["settings"] == found.plan["kernel"]
+
+
+# --------------------------------------------------------------------------------------------------
+# OpenVPN
+
+
+def openvpn(node, server="main"):
+    """Options as lists of words, and the inline files by their tags."""
+    found: list[list[str]] = []
+    inline: dict[str, list[str]] = {}
+    tag = None
+    for line in node.files[f"/etc/openvpn/server/gateway-{server}.conf"].splitlines():
+        opened = re.fullmatch(r"<([a-z-]+)>", line)
+        if tag and line == f"</{tag}>":
+            tag = None
+        elif tag:
+            inline[tag].append(line)
+        elif opened:
+            tag = opened[1]
+            inline[tag] = []
+        elif not line.startswith("#"):
+            found.append(shlex.split(line))
+    assert tag is None
+    assert all(found)
+    return found, {key: "\n".join(lines) + "\n" for key, lines in inline.items()}
+
+
+def test_openvpn(render):
+    found, inline = openvpn(render("example", node="gw2"))
+    assert inline == {}
+    for line in [
+        "port 1194",
+        "proto udp",
+        "dev vpn-main",
+        "dev-type tun",
+        "topology subnet",
+        "server 10.8.1.0 255.255.255.0",
+        "explicit-exit-notify 2",
+        "ca /etc/openvpn/pki/ca.crt",
+        "cert /etc/openvpn/pki/server.crt",
+        "key /etc/openvpn/pki/server.key",
+        "tls-crypt /etc/openvpn/pki/tls-crypt.key",
+    ]:
+        assert line.split() in found
+    pushes = [words[1] for words in found if words[0] == "push"]
+    assert pushes == [
+        "route 10.77.0.0 255.255.255.0",
+        "route 10.8.0.0 255.255.0.0",
+        "dhcp-option DNS 10.77.0.1",
+        "dhcp-option DOMAIN example.internal",
+    ]
+    names = [words[0] for words in found if words[0] != "push"]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", ["on", "0x1f"])
+def test_openvpn_server_whose_name_looks_like_something_else(render, name):
+    server = {"network": "10.9.0.0/16", "port": 443}
+    found, _ = openvpn(render("example", changes={f"vpn:servers:{name}": server}), name)
+    assert ["port", "443"] in found
+
+
+def test_openvpn_over_tcp(render):
+    found, _ = openvpn(render("VPN servers"), "second")
+    assert ["proto", "tcp-server"] in found
+    # What only UDP has: OpenVPN refuses it here.
+    assert not {"explicit-exit-notify", "multihome"} & {words[0] for words in found}
+
+
+def test_openvpn_with_text_from_the_pillar(render):
+    found, inline = openvpn(render("PEM"))
+    assert list(inline) == ["ca", "cert", "key", "tls-crypt"]
+    assert inline["key"] == pem("PRIVATE KEY", SECRET)
+    assert inline["tls-crypt"] == pem("OpenVPN Static key V1", TLS_SECRET)
+    assert inline["cert"] == pem("CERTIFICATE", "Y2VydGlmaWNhdGU=")
+    assert inline["ca"] == pem("CERTIFICATE", "Y2E=")
+    assert not {"ca", "cert", "key", "tls-crypt"} & {words[0] for words in found}
+
+
+def test_openvpn_with_text_and_paths(render):
+    found, inline = openvpn(render("PEM", node="gw2"))
+    assert list(inline) == ["ca", "tls-crypt"]
+    assert ["cert", "/etc/gw2.crt"] in found
+    assert ["key", "/etc/gw2.key"] in found
+
+
+def test_openvpn_instances_that_stay(render):
+    state = "no other openvpn servers of ours"
+    assert render("example").ids[state]["instances"] == ["gateway-main"]
+    assert render("minimal").ids[state]["instances"] == []
+    assert list(render("minimal", "gateway.openvpn").ids) == [state]
+
+
+# --------------------------------------------------------------------------------------------------
+# dnsmasq, NTP, settings
+
+
+def lines(node, path):
+    return [line for line in node.files[path].splitlines() if not line.startswith("#")]
+
+
+def test_dns(render):
+    found = lines(render("example", node="gw2"), "/etc/gateway/dns.conf")
+    for line in [
+        "bind-dynamic",
+        "listen-address=10.77.0.3",
+        "listen-address=10.77.0.1",
+        "domain=example.internal",
+        "local=/example.internal/",
+        "addn-hosts=/etc/gateway/hosts",
+        "no-resolv",
+        "server=198.51.100.100",
+    ]:
+        assert line in found
+    assert lines(render("example"), "/etc/gateway/hosts") == [
+        "10.77.0.2 gw1.example.internal gw1",
+        "10.77.0.3 gw2.example.internal gw2",
+        "10.77.0.10 backend01.example.internal www.example.internal backend01 www",
+    ]
+
+
+def test_dns_without_forwarders_asks_whom_the_node_asks(render):
+    found = lines(render("minimal"), "/etc/gateway/dns.conf")
+    assert not [line for line in found if line.startswith(("server=", "no-resolv"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("example", "10.77.0.100,10.77.0.199,255.255.255.0,12h"),
+        ("reservations only", "10.77.0.0,static,255.255.255.0,12h"),
+    ],
+)
+def test_dhcp(render, name, expected):
+    found = lines(render(name, node="gw2"), "/etc/gateway/dhcp.conf")
+    assert [line for line in found if line.startswith("dhcp-range=")] == [f"dhcp-range={expected}"]
+    for line in [
+        "port=0",
+        "interface=eth0",
+        "dhcp-hostsfile=/etc/gateway/dhcp-hosts",
+        "dhcp-option=option:router,10.77.0.1",
+        "dhcp-option=option:dns-server,10.77.0.1",
+        "dhcp-option=option:ntp-server,10.77.0.2,10.77.0.3",
+        "dhcp-option=option:domain-search,example.internal",
+    ]:
+        assert line in found
+    assert lines(render(name), "/etc/gateway/dhcp-hosts") == [
+        "02:00:00:00:00:10,10.77.0.10,backend01"
+    ]
+
+
+@pytest.mark.parametrize("name", ["no DHCP", "minimal"])
+def test_no_dhcp(render, name):
+    found = render(name)
+    assert not [path for path in found.files if "dhcp" in path]
+    dead = [chunk for chunk in found.low if chunk["fun"] == "dead"]
+    assert [(chunk["name"], chunk["enable"]) for chunk in dead] == [("gateway-dhcp", False)]
+    gone = {chunk["name"] for chunk in found.low if chunk["fun"] == "absent"}
+    written = {path for path in render("example").files if "dhcp" in path}
+    assert written < gone
+
+
+CHRONY = "/etc/chrony/chrony.conf"
+NTPSEC = "/etc/ntpsec/ntp.conf"
+
+
+def test_chrony(render):
+    found = lines(render("example", node="gw2"), CHRONY)
+    assert found[:4] == [
+        "server 198.51.100.100 iburst",
+        "peer 10.77.0.2",
+        "allow 10.77.0.0/24",
+        "allow 10.8.0.0/16",
+    ]
+    assert "local stratum 10 orphan" in found  # time goes on without an uplink
+    assert lines(render("minimal"), CHRONY)[:2] == [
+        "allow 192.168.7.0/24",
+        "local stratum 10 orphan",
+    ]
+
+
+def test_ntpsec(render):
+    found = render("ntpsec", node="gw2")
+    assert CHRONY not in found.files
+    assert found.ids["chrony configuration is as it was"]["name"] == CHRONY
+    text = lines(found, NTPSEC)
+    assert text[:3] == [
+        "pool ntp.test iburst",
+        "server 192.0.2.9 iburst",
+        "server 10.77.0.2 iburst",
+    ]
+    assert any(line.startswith("tos orphan 10") for line in text)
+    # They would refuse the answers of the node's own servers as well.
+    default = next(line.split() for line in text if line.startswith("restrict default"))
+    assert {"nomodify", "noquery"} <= set(default)
+    assert not {"noserve", "ignore"} & set(default)
+
+
+@pytest.mark.parametrize(
+    ("path", "between"),
+    [
+        ("/etc/gateway/dns.conf", "="),
+        ("/etc/gateway/dhcp.conf", "="),
+        (CHRONY, " "),
+        ("/etc/openvpn/server/gateway-main.conf", " "),
+        ("/etc/keepalived/keepalived.conf", " "),
+    ],
+)
+def test_settings(render, path, between):
+    expected = ["alone", "listed 1", "listed two words", "number 1.5", "text a,b=c"]
+    expected = [line.replace(" ", between, 1) for line in expected]
+    found = [line.strip() for line in lines(render("settings"), path)]
+    start = found.index("alone")
+    assert found[start : start + 5] == expected
+    assert not set(expected) & {line.strip() for line in lines(render("example"), path)}
+
+
+def test_settings_of_keepalived_are_global(render):
+    tree = keepalived(render("settings"))
+    assert options(block(tree, "global_defs"))["number"] == ["1.5"]
+    assert options(block(tree, "vrrp_instance", "internal"))["virtual_router_id"] == ["7"]
+
+
+def test_settings_of_openvpn_that_are_pushed(render):
+    changes = {"vpn:servers:main:settings": {"push": ["route 192.0.2.0 255.255.255.0", "ping 3"]}}
+    found, _ = openvpn(render("example", changes=changes))
+    assert [words[1:] for words in found if words[0] == "push"][-2:] == [
+        ["route 192.0.2.0 255.255.255.0"],
+        ["ping 3"],
+    ]
+
+
+def test_settings_of_ntpsec(render):
+    changes = {"ntp": {"provider": "ntpsec", "settings": SETTINGS}}
+    found = lines(render("example", changes=changes), NTPSEC)
+    assert found[-5:] == ["alone", "listed 1", "listed two words", "number 1.5", "text a,b=c"]
