@@ -18,6 +18,7 @@ KEPT_SUFFIX = ".before-gateway"
 OURS = "Managed by Salt (gateway)"
 PROC_SYS = "/proc/sys"
 UNITS = "/etc/systemd/system"
+OPENVPN_STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 
 # Marks the routes that are ours. Not taken in iproute2's rt_protos.
 ROUTE_PROTOCOL = "119"
@@ -346,7 +347,11 @@ def openvpn_servers_only(name, service, instances):
             __salt__["service.stop"](unit)
             __salt__["service.disable"](unit)
             drop_in = f"{UNITS}/{unit}.service.d"
-            _remove(f"{drop_in}/gateway.conf", f"{name}/{instance}.conf")
+            _remove(
+                f"{drop_in}/gateway.conf",
+                f"{name}/{instance}.conf",
+                f"{OPENVPN_STATUS}/status-{instance}.log",
+            )
             if os.path.isdir(drop_in) and not os.listdir(drop_in):
                 os.rmdir(drop_in)
 

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lab import Host, Lab, LabError
@@ -62,6 +63,12 @@ r = s.recv(48); print(16 if r[0] >> 6 == 3 else r[1] or 16)
 """
     done = host.run(["python3", "-c", ask], check=False)
     return int(done.stdout) if not done.returncode else 16
+
+
+def wait_stratum(host: Host, server: str, wanted: Callable[[int], bool], seconds: float) -> int:
+    """The stratum of an NTP server when it is as wanted; as it is when time is up."""
+    stratum: int = eventually(partial(ntp_stratum, host, server), wanted, seconds)
+    return stratum
 
 
 def holders(lab: Lab, address: str = VIRTUAL_IP) -> list[str]:

@@ -77,10 +77,8 @@ def test_dhcp_is_answered_by_one_server(site: Lab) -> None:
 @pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
 def test_time(site: Lab, server: str) -> None:
     backend = site.host("backend01")
-    stratum = checks.eventually(
-        lambda: checks.ntp_stratum(backend, server), lambda stratum: stratum == 3, 30
-    )
-    assert stratum == 3  # one below the internet's
+    # One below the internet's.
+    assert checks.wait_stratum(backend, server, lambda stratum: stratum == 3, 30) == 3
     assert checks.ntp_stratum(site.host("laptop"), "198.51.100.2") == 16  # not for the public side
 
 
@@ -92,25 +90,14 @@ def lan_time_without_uplink(site: Lab, service: str) -> None:
         for name in GATEWAYS:
             site.host(name).run(f"systemctl restart {service}")
         for server in (checks.VIRTUAL_IP, *checks.INTERNAL.values()):
-            stratum = checks.eventually(
-                lambda server=server: checks.ntp_stratum(backend, server),
-                lambda stratum: 10 <= stratum < 16,
-                90,
-            )
+            stratum = checks.wait_stratum(backend, server, lambda s: 10 <= s < 16, 90)
             assert 10 <= stratum <= 12, server
     finally:
         internet.run("systemctl start lab-ntp")
         for name in GATEWAYS:
             site.host(name).run(f"systemctl restart {service}")
-        for name in GATEWAYS:
-            assert (
-                checks.eventually(
-                    lambda name=name: checks.ntp_stratum(backend, checks.INTERNAL[name]),
-                    lambda stratum: stratum == 3,
-                    60,
-                )
-                == 3
-            )
+        for server in checks.INTERNAL.values():
+            assert checks.wait_stratum(backend, server, lambda s: s == 3, 60) == 3
 
 
 def test_time_goes_on_without_uplink(site: Lab) -> None:
@@ -122,10 +109,7 @@ def test_time_by_ntpsec(site: Lab, pillar: Change) -> None:
     backend = site.host("backend01")
     ok(pillar({"ntp": {"provider": "ntpsec"}}))
     for server in (checks.VIRTUAL_IP, *checks.INTERNAL.values()):
-        stratum = checks.eventually(
-            lambda server=server: checks.ntp_stratum(backend, server), lambda s: s == 3, 60
-        )
-        assert stratum == 3, server
+        assert checks.wait_stratum(backend, server, lambda s: s == 3, 60) == 3, server
     results = ok(site.apply())
     for name in GATEWAYS:
         assert checks.changes(results[name]) == {}
