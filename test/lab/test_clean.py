@@ -13,7 +13,7 @@ PACKAGES = "chrony dnsmasq-base iptables keepalived openvpn"
 FOREIGN = """
 iptables -N MINE; iptables -A MINE -s 192.0.2.1 -j DROP; iptables -I INPUT -j MINE
 ip route add 10.200.0.0/24 via 10.77.0.9
-mkdir -p /etc/keepalived && echo '# by hand' > /etc/keepalived/keepalived.conf
+echo '# by hand' > /etc/keepalived/keepalived.conf
 """
 LEFT = r"""
 find /etc /run /usr/lib /var/lib \( -name '*gateway*' -o -name '*vrrp*' \) -not -path '*/salt/*' \
@@ -32,7 +32,7 @@ def fresh(lab: Lab) -> Lab:
     lab.set_pillar({})
     lab.renew("gw2")
     pki.distribute(lab)
-    lab.host("gw2").run("apt-get -qqy install iptables >/dev/null; " + FOREIGN)
+    lab.host("gw2").run("apt-get -qqy install iptables keepalived >/dev/null; " + FOREIGN)
     return lab
 
 
