@@ -9,11 +9,11 @@ HOST ?= gw1
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
-	@echo 'make test              lint, unit tests, lab tests (reuses a lab that is up)'
+	@echo 'make test              lint, unit tests, lab tests'
 	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
 	@echo 'make bench             measurements'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
-	@echo 'make up | down         set the lab up | remove it'
+	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
 	@echo 'make shell HOST=gw1    a shell on master, gw1, gw2, backend01, internet or laptop'
 	@echo 'make clean             remove everything that these made'
 

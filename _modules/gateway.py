@@ -239,66 +239,80 @@ def status(**kwargs):
     wanted = plan()
     addresses = _addresses()
     problems = []
-    vrrp = {}
-    for instance in wanted["vrrp"]["instances"]:
-        address = instance["virtual_ip"]
-        holds = address in addresses
-        vrrp[instance["name"]] = {"virtual_ip": address, "role": "MASTER" if holds else "BACKUP"}
-    if len({instance["role"] for instance in vrrp.values()}) > 1:
-        problems.append("the virtual IPs are not on one node")
-    services = _services(wanted)
-    problems += [f"service {name} is {now}" for name, now in services.items() if now != "running"]
-    services |= _dhcp_service(wanted, vrrp["internal"]["role"], problems)
-    live_routes = _live_routes()
-    route_states = {}
-    for route in wanted["routes"]:
-        present = live_routes.get(route["destination"]) == route["via"]
-        route_states[route["destination"]] = {"via": route["via"], "present": present}
-        if not present:
-            problems.append(f"the route to {route['destination']} is missing")
-    vpn = {}
-    for server in wanted["vpn"]["servers"]:
-        up = server["address"] in addresses
-        vpn[server["name"]] = {"address": server["address"], "up": up}
-        if not up:
-            problems.append(f"the tunnel of VPN server {server['name']} is down")
-    ntp = _ntp(wanted["ntp"]["provider"])
-    if not ntp["synchronised"]:
-        problems.append("the clock is not synchronised")
-    applied = _applied()
-    if applied != wanted["digest"]:
-        problems.append("the pillar is not what was last applied")
+    vrrp = _vrrp_status(wanted, addresses, problems)
     return {
         "node": wanted["node"]["name"],
         "vrrp": vrrp,
-        "services": services,
-        "routes": route_states,
-        "vpn": vpn,
-        "ntp": ntp,
-        "digest": {"applied": applied, "pillar": wanted["digest"]},
+        "services": _service_status(wanted, vrrp["internal"]["role"], problems),
+        "routes": _route_status(wanted, problems),
+        "vpn": _vpn_status(wanted, addresses, problems),
+        "ntp": _ntp_status(wanted, problems),
+        "digest": _digest_status(wanted, problems),
         "problems": problems,
     }
 
 
-def _services(wanted):
-    """Whether the services that run on every node do, as ``{service: "running" | "dead"}``."""
+def _vrrp_status(wanted, addresses, problems):
+    found = {}
+    for instance in wanted["vrrp"]["instances"]:
+        address = instance["virtual_ip"]
+        role = "MASTER" if address in addresses else "BACKUP"
+        found[instance["name"]] = {"virtual_ip": address, "role": role}
+    if len({instance["role"] for instance in found.values()}) > 1:
+        problems.append("the virtual IPs are not on one node")
+    return found
+
+
+def _service_status(wanted, role, problems):
     names = ["keepalived", "gateway-follow", "gateway-dns", wanted["ntp"]["provider"]]
     names += [f"openvpn-server@{server['instance']}" for server in wanted["vpn"]["servers"]]
-    return {name: _service_state(name) for name in names}
+    found = {name: _service_state(name) for name in names}
+    problems += [f"service {name} is {now}" for name, now in found.items() if now != "running"]
+    if wanted["dhcp"]["enabled"]:
+        now = found["gateway-dhcp"] = _service_state("gateway-dhcp")
+        # It runs where the virtual IP is, and only there.
+        if (now == "running") != (role == "MASTER"):
+            problems.append(f"service gateway-dhcp is {now} while this node is {role}")
+    return found
 
 
 def _service_state(name):
     return "running" if __salt__["service.status"](name) else "dead"
 
 
-def _dhcp_service(wanted, role, problems):
-    """DHCP runs where the virtual IP is, and only there."""
-    if not wanted["dhcp"]["enabled"]:
-        return {}
-    now = _service_state("gateway-dhcp")
-    if (now == "running") != (role == "MASTER"):
-        problems.append(f"service gateway-dhcp is {now} while this node is {role}")
-    return {"gateway-dhcp": now}
+def _route_status(wanted, problems):
+    live = _live_routes()
+    found = {}
+    for route in wanted["routes"]:
+        present = live.get(route["destination"]) == route["via"]
+        found[route["destination"]] = {"via": route["via"], "present": present}
+        if not present:
+            problems.append(f"the route to {route['destination']} is missing")
+    return found
+
+
+def _vpn_status(wanted, addresses, problems):
+    found = {}
+    for server in wanted["vpn"]["servers"]:
+        up = server["address"] in addresses
+        found[server["name"]] = {"address": server["address"], "up": up}
+        if not up:
+            problems.append(f"the tunnel of VPN server {server['name']} is down")
+    return found
+
+
+def _ntp_status(wanted, problems):
+    found = _ntp(wanted["ntp"]["provider"])
+    if not found["synchronised"]:
+        problems.append("the clock is not synchronised")
+    return found
+
+
+def _digest_status(wanted, problems):
+    applied = _applied()
+    if applied != wanted["digest"]:
+        problems.append("the pillar is not what was last applied")
+    return {"applied": applied, "pillar": wanted["digest"]}
 
 
 def _live_routes():

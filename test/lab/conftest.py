@@ -27,12 +27,11 @@ grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/ip_nonlocal_bind \
 
 
 @pytest.fixture(scope="session")
-def lab() -> Lab:
+def lab() -> Iterator[Lab]:
     """A lab that is up, with the example's site and certificates where it expects them."""
-    lab = Lab()
-    lab.up()
-    pki.distribute(lab)
-    return lab
+    with Lab().visit() as lab:
+        pki.distribute(lab)
+        yield lab
 
 
 @pytest.fixture

@@ -187,27 +187,27 @@ def versions(lab: Lab) -> dict[str, str]:
 
 
 def main() -> int:
-    lab = Lab()
     story = Story()
     try:
-        lab.up()
-        # Bare servers, whatever was done to them before.
-        lab.renew("gw1", "gw2", "backend01")
-        pki.distribute(lab)
-        apply(lab, story, "first apply")
-        story.figures["second_apply"] = apply(lab, story, "second apply")
-        changed = story.figures["second_apply"]["changes"]
-        story.check("changes of the second apply", changed, 0)
-        primary = ["gw1"]
-        story.check(
-            "the virtual IP is on",
-            lambda: checks.eventually(lambda: checks.holders(lab), lambda on: on == primary, 15),
-            primary,
-        )
-        services(lab, story)
-        vpn(lab, story)
-        story.figures["outage_ms"] = failover(lab, story)
-        story.figures["versions"] = versions(lab)
+        with Lab().visit() as lab:
+            # Bare servers, whatever was done to them before.
+            lab.renew("gw1", "gw2", "backend01")
+            pki.distribute(lab)
+            apply(lab, story, "first apply")
+            second = story.figures["second_apply"] = apply(lab, story, "second apply")
+            story.check("changes of the second apply", second["changes"], 0)
+            primary = ["gw1"]
+            story.check(
+                "the virtual IP is on",
+                lambda: checks.eventually(
+                    lambda: checks.holders(lab), lambda on: on == primary, 15
+                ),
+                primary,
+            )
+            services(lab, story)
+            vpn(lab, story)
+            story.figures["outage_ms"] = failover(lab, story)
+            story.figures["versions"] = versions(lab)
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

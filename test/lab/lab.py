@@ -17,6 +17,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -358,6 +360,17 @@ class Lab:
         if switch_exists():
             run(["ip", "netns", "del", SWITCH])
         stop_docker()
+
+    @contextmanager
+    def visit(self) -> Iterator[Lab]:
+        """Have the lab up, and remove it afterwards unless it was up before."""
+        stays = docker_runs() and any(self.status().values())
+        try:
+            self.up()
+            yield self
+        finally:
+            if not stays:
+                self.down()
 
     def renew(self, *names: str) -> None:
         """Replace hosts by new ones, on which nobody has done anything yet."""
