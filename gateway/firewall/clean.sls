@@ -7,8 +7,9 @@ no firewall rules of ours:
   gateway.firewall_unloaded: []
 
 no firewall at boot:
-  service.disabled:
+  service.dead:
     - name: gateway-firewall
+    - enable: False
     - require:
       - gateway: no firewall rules of ours
 

@@ -37,8 +37,9 @@ firewall unit:
     - source: salt://gateway/firewall/files/gateway-firewall.service
 
 firewall at boot:
-  service.enabled:
+  service.running:
     - name: gateway-firewall
+    - enable: True
     - require:
       - file: firewall unit
       - gateway: firewall rules

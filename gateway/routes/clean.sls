@@ -8,8 +8,9 @@ no routes of ours:
     - routes: []
 
 no routes at boot:
-  service.disabled:
+  service.dead:
     - name: gateway-routes
+    - enable: False
     - require:
       - gateway: no routes of ours
 

@@ -17,13 +17,16 @@ routes unit:
     - name: /etc/systemd/system/gateway-routes.service
     - source: salt://gateway/routes/files/gateway-routes.service
 
-routes at boot:
-  service.enabled:
-    - name: gateway-routes
-    - require:
-      - file: routes unit
-
 routes to the peers' VPN subnets:
   gateway.routes:
     - routes: {{ plan.routes | tojson }}
+
+routes at boot:
+  service.running:
+    - name: gateway-routes
+    - enable: True
+    - require:
+      - file: routes file
+      - file: routes unit
+      - gateway: routes to the peers' VPN subnets
 {%- endif %}

@@ -12,7 +12,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, ok, snapshot
+from conftest import GATEWAYS, converge, ok, snapshot
 from lab import Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -70,6 +70,7 @@ def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:
 
 
 def test_a_second_apply_changes_nothing(fresh: Lab) -> None:
+    converge(fresh)
     before = {name: snapshot(fresh, name) for name in GATEWAYS}
     for test in (True, False):
         results = ok(fresh.apply(test=test))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import checks
 import pki
 import pytest
@@ -15,6 +17,10 @@ iptables -N MINE; iptables -A MINE -s 192.0.2.1 -j DROP; iptables -I INPUT -j MI
 ip route add 10.200.0.0/24 via 10.77.0.9
 echo '# by hand' > /etc/keepalived/keepalived.conf
 """
+UNDO_FOREIGN = """
+iptables -D INPUT -j MINE; iptables -F MINE; iptables -X MINE
+ip route del 10.200.0.0/24
+"""
 LEFT = r"""
 find /etc /run /usr/lib /var/lib \( -name '*gateway*' -o -name '*vrrp*' \) -not -path '*/salt/*' \
     -not -path '/usr/lib/python3*' -not -path '/usr/lib/modules/*'
@@ -27,13 +33,14 @@ ip route show proto 119; ip -brief link show | grep vpn; ip address show to 10.7
 
 
 @pytest.fixture(scope="module")
-def fresh(lab: Lab) -> Lab:
+def fresh(lab: Lab) -> Iterator[Lab]:
     """A new gw2, with things on it that are somebody else's."""
     lab.set_pillar({})
     lab.renew("gw2")
     pki.distribute(lab)
     lab.host("gw2").run("apt-get -qqy install iptables keepalived >/dev/null; " + FOREIGN)
-    return lab
+    yield lab
+    lab.host("gw2").run(UNDO_FOREIGN)
 
 
 def kernel(lines: list[str]) -> list[str]:
