@@ -208,10 +208,11 @@ def main() -> int:
             vpn(lab, story)
             story.figures["outage_ms"] = failover(lab, story)
             story.figures["versions"] = versions(lab)
+            good = story.summary()
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    return 0 if story.summary() else 1
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -154,11 +154,12 @@ def start_docker() -> None:
 
 
 def process_name(pid: int) -> str:
-    """Return the name of a process, "" if there is none."""
+    """Return the name of a process, "" if there is none or it has ended (a zombie has no command)."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
     except OSError:
         return ""
+    return Path(command.decode()).name
 
 
 def stop_docker() -> None:
