@@ -154,7 +154,7 @@ def start_docker() -> None:
 
 
 def process_name(pid: int) -> str:
-    """Return the name of a process, "" if there is none or it has ended (a zombie has no command)."""
+    """Return the name of a process; "" if there is none or it has ended (a zombie)."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
     except OSError:
