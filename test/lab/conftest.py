@@ -61,11 +61,16 @@ def converge(lab: Lab) -> None:
         results = lab.apply()
         for name in GATEWAYS:
             assert checks.failures(results.get(name, "no answer")) == {}
-    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 15) == ["gw1"]
+    wait_for_primary(lab)
     ready = checks.eventually(
         lambda: checks.http(lab.host("backend01"), f"http://{checks.INTERNET}/"), bool, 30
     )
     assert ready == "internet saw 198.51.100.2"
+
+
+def wait_for_primary(lab: Lab) -> None:
+    """Return when the virtual IP is on gw1, and only there."""
+    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 15) == ["gw1"]
 
 
 def snapshot(lab: Lab, name: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok, snapshot
+from conftest import GATEWAYS, converge, ok, snapshot, wait_for_primary
 from lab import Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -41,10 +41,6 @@ def secondary_in_charge(lab: Lab) -> Iterator[None]:
     finally:
         lab.host("gw1").run("systemctl start keepalived")
         wait_for_primary(lab)
-
-
-def wait_for_primary(lab: Lab) -> None:
-    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 15) == ["gw1"]
 
 
 def test_the_primary_vanishes_and_returns(site: Lab) -> None:
