@@ -200,8 +200,10 @@ def test_routes_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
         assert "10.200.0.0/24" in after
         assert "10.201.0.0/24" in after
         gw1.run("ip route del 10.8.1.0/24; ip route add 10.8.1.0/24 via 10.77.0.9")
-        (failure,) = checks.failures(site.apply("gw1", "gateway.routes")["gw1"]).values()
-        assert failure == "There is a route to 10.8.1.0/24 already that is not ours."
+        failures = checks.failures(site.apply("gw1", "gateway.routes")["gw1"])
+        assert failures["routes to the peers' VPN subnets"] == (
+            "There is a route to 10.8.1.0/24 already that is not ours."
+        )
         assert "10.8.1.0/24 via 10.77.0.9" in gw1.run("ip route").stdout
     finally:
         gw1.run("for n in 10.200.0.0/24 10.201.0.0/24 10.8.1.0/24; do ip route del $n; done")
