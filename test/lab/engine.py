@@ -28,6 +28,7 @@ STATE = OUT / "state.json"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE_IMAGE = "gateway-lab-base"
 SALT_SERIES = os.environ.get("SALT_SERIES", "3008")  # 3006, 3007 or 3008
+LAB_NAME = os.environ.get("LAB_NAME", "gateway-lab")  # another one for a second lab beside it
 TOOLS = {  # what the lab calls, and Debian's package of it
     "dockerd": "docker.io",
     "docker-compose": "docker-compose",
@@ -184,8 +185,8 @@ def compose_command() -> tuple[str, ...]:
 
 def compose(*arguments: str, timeout: float = 120) -> None:
     """Run Docker Compose on the lab's description."""
-    project = ["--project-name", "gateway-lab", "--file", str(LAB / "compose.yml")]
-    environment = {**os.environ, "SALT_SERIES": SALT_SERIES}
+    project = ["--project-name", LAB_NAME, "--file", str(LAB / "compose.yml")]
+    environment = {**os.environ, "SALT_SERIES": SALT_SERIES, "LAB_NAME": LAB_NAME}
     run([*compose_command(), *project, *arguments], timeout=timeout, env=environment)
 
 
@@ -239,7 +240,7 @@ def build_images() -> None:
     context = build_context()
     digest = hashlib.sha256(context).hexdigest()[:16]
     for target in ("node", "client"):
-        image = f"gateway-lab-{target}"
+        image = f"{LAB_NAME}-{target}"
         if image_label(image) == digest:
             continue
         make_base_image()

@@ -26,6 +26,7 @@ from typing import Any
 
 from engine import (
     LAB,
+    LAB_NAME,
     OUT,
     SALT_SERIES,
     LabError,
@@ -44,7 +45,6 @@ from engine import (
 )
 
 REPOSITORY = LAB.parent.parent
-SWITCH = "gateway-lab"
 NETWORKS = ("lan", "wan", "mgmt")
 
 
@@ -98,22 +98,22 @@ def ip_batch(commands: list[str], netns: list[str]) -> None:
 
 def on_switch(*commands: str) -> None:
     """Run `ip` commands in the switch."""
-    ip_batch(list(commands), ["ip", "netns", "exec", SWITCH])
+    ip_batch(list(commands), ["ip", "netns", "exec", LAB_NAME])
 
 
 def switch_exists() -> bool:
     """Tell whether the switch is there."""
-    return Path("/run/netns", SWITCH).exists()
+    return Path("/run/netns", LAB_NAME).exists()
 
 
 def make_switch() -> None:
     """Create the switch with its bridges unless it is there."""
     if switch_exists():
         return
-    run(["ip", "netns", "add", SWITCH])
+    run(["ip", "netns", "add", LAB_NAME])
     # Bridged packets are nobody's business but the bridge's.
     sysctl = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-    run(["ip", "netns", "exec", SWITCH, "sh", "-c", f"[ ! -e {sysctl} ] || echo 0 > {sysctl}"])
+    run(["ip", "netns", "exec", LAB_NAME, "sh", "-c", f"[ ! -e {sysctl} ] || echo 0 > {sysctl}"])
     for bridge in NETWORKS:
         on_switch(
             f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
@@ -137,7 +137,7 @@ def wire(name: str, pid: int) -> None:
     inside = []
     for number, port in enumerate(TOPOLOGY[name].ports):
         card, socket = f"eth{number}", f"{name}-eth{number}"
-        run(["ip", "-n", SWITCH, "link", "del", socket], check=False)  # of its former life
+        run(["ip", "-n", LAB_NAME, "link", "del", socket], check=False)  # of its former life
         on_switch(
             f"link add {socket} type veth peer name {card} address {port.mac} netns {pid}",
             f"link set {socket} master {port.network} addrgenmode none up",
@@ -163,7 +163,7 @@ class Host:
 
     @property
     def container(self) -> str:
-        return f"gateway-lab-{self.name}"
+        return f"{LAB_NAME}-{self.name}"
 
     @property
     def pid(self) -> int:
@@ -358,7 +358,7 @@ class Lab:
         if docker_runs():
             self._remove_hosts()
         if switch_exists():
-            run(["ip", "netns", "del", SWITCH])
+            run(["ip", "netns", "del", LAB_NAME])
         stop_docker()
 
     @contextmanager
@@ -399,20 +399,20 @@ class Lab:
 
     def unplug(self, host: str, iface: str) -> None:
         """Pull a cable: both ends lose their carrier."""
-        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "down"])
+        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "down"])
 
     def plug(self, host: str, iface: str) -> None:
         """Put the cable back."""
-        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "up"])
+        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "up"])
 
     def isolate(self, host: str, iface: str) -> None:
         """Cut a card off its network without a sign of it: the carrier stays."""
-        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "nomaster"])
+        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "nomaster"])
 
     def rejoin(self, host: str, iface: str) -> None:
         """Undo isolate."""
         network = TOPOLOGY[host].ports[int(iface.removeprefix("eth"))].network
-        run(["ip", "-n", SWITCH, "link", "set", f"{host}-{iface}", "master", network])
+        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "master", network])
 
     # Salt
 
