@@ -9,12 +9,14 @@ import json
 import os
 
 import gateway_plan
+import gateway_rules
 import salt.pillar
 import salt.utils.args
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 # A long-running minion would go on with the planner that it loaded first.
 importlib.reload(gateway_plan)
+importlib.reload(gateway_rules)
 
 APPLIED = "/var/lib/gateway/applied"
 INTERFACES = "/sys/class/net"
@@ -204,6 +206,24 @@ def routes(node=None, **kwargs):
     """
     _called(kwargs)
     return plan(node)["routes"]
+
+
+def ruleset(node=None, **kwargs):
+    """
+    A node's firewall as ``{sets, v4, v6}``: what ipset restore, iptables-restore and
+    ip6tables-restore read. Comment lines name the pillar key that the rules after them come from.
+
+    node
+        Minion id of a node; this minion's own by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.ruleset
+    """
+    _called(kwargs)
+    return gateway_rules.ruleset(plan(node))
 
 
 def pem(material, **kwargs):

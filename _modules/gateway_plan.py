@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
 # RFC 9568 section 5.2.4: a backup's priority is 1 to 254. High ones, close together, keep the skew
@@ -39,10 +39,17 @@ _MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
+_GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_RATE_PATTERN = re.compile(r"[1-9][0-9]{0,4}/(?:second|minute|hour|day)")
+_PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
+# What xt_comment holds at most is 255 characters.
+_COMMENT_PATTERN = re.compile(r"[^\"'`\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
+# A line of iptables-restore without its beginning, "-A CHAIN".
+_RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
 _PEM_PATTERN = re.compile(
     r"-----BEGIN (?P<label>[A-Za-z0-9 ]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
 )
@@ -108,11 +115,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """The internal or the public side. Only the public one may lack a network and a virtual IP."""
+    """The internal or the public side. Only the public one may lack a network and a virtual IP,
+    or have further addresses that move with the virtual IP."""
 
     interface: str
     network: IPv4Network | None
     virtual_ip: IPv4Address | None
+    addresses: tuple[IPv4Address, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,7 @@ class VpnServer:
     port: int
     proto: str
     subnets: dict[str, IPv4Network]
+    full_tunnel: bool
     settings: tuple[tuple[str, str], ...]
 
     def block(self, number: int) -> IPv4Network:
@@ -148,14 +158,79 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Forward:
-    """A port of the public side that leads to a host behind the gateway."""
+class Target:
+    """What a rule names: ``kind`` is zone, server, client, group or network."""
 
-    port: int
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a filter or NAT rule matches and does; empty means any. ``key`` is its pillar key."""
+
+    key: str
+    sources: tuple[Target, ...]
+    destinations: tuple[Target, ...]
+    proto: str | None
+    ports: tuple[tuple[int, int], ...]
+    action: str
+    limit: str | None
+    log: bool
+    comment: str | None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Ports of the public side, first to last, that lead to a host behind the gateway."""
+
+    key: str
+    ports: tuple[int, int]
     proto: str
     to: str
     ip: IPv4Address
     to_port: int
+    sources: tuple[Target, ...]
+    address: IPv4Address | None
+    comment: str | None
+
+
+@dataclass(frozen=True)
+class OneToOne:
+    """A public address that stands for one host, in both directions."""
+
+    key: str
+    address: IPv4Address
+    to: str
+    ip: IPv4Address
+
+
+@dataclass(frozen=True)
+class Nat:
+    """Address translation. In ``outbound`` a rule's action is masquerade, none or an address."""
+
+    forwards: tuple[Forward, ...]
+    outbound: tuple[Rule, ...]
+    one_to_one: tuple[OneToOne, ...]
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """The site's rules; ``raw`` are lines of iptables as (family, table, chain, key, line)."""
+
+    confirm_timeout: int
+    spoof_protection: bool
+    log: bool
+    log_limit: str
+    mss: int | None
+    ssh_port: int
+    ssh_from: tuple[Target, ...]
+    egress: str
+    egress_allowed: tuple[Rule, ...]
+    groups: dict[str, tuple[str, ...]]
+    input: tuple[Rule, ...]
+    forward: tuple[Rule, ...]
+    raw: tuple[tuple[int, str, str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -188,7 +263,8 @@ class Site:
     vpn_servers: tuple[VpnServer, ...]
     vpn_pki: dict[str, Material]
     hosts: tuple[Host, ...]
-    forwards: tuple[Forward, ...]
+    firewall: Firewall
+    nat: Nat
     dns: Service
     dhcp: Dhcp
     ntp: Service
@@ -326,6 +402,51 @@ def _dns_name(value: object) -> str:
     if text.rsplit(".", 1)[-1].isdigit():
         raise ValueError(f"{_show(value)} is not a domain name: its last label is a number")
     return text
+
+
+def _any_network(value: object) -> str:
+    """A network or an address of either family, as text without needless prefix length."""
+    text = _text(value)
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{_show(value)} is not an address or network") from error
+    if ip_address(text.split("/")[0]) != network.network_address:
+        raise ValueError(f"{text} has host bits set; the network is {network}")
+    alone = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if alone else network)
+
+
+def _ports(value: object) -> tuple[int, int]:
+    """A port, or a range as in 8000-8100: the first and the last."""
+    port = _whole(1, 65535)
+    if not isinstance(value, str):
+        return port(value), port(value)
+    first, dash, last = value.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and len(value) <= 11):
+        raise ValueError(f"{_show(value)} is neither a port nor a range such as 8000-8100")
+    ports = port(int(first)), port(int(last))
+    if ports[0] > ports[1]:
+        raise ValueError(f"{_show(value)} ends before it begins")
+    return ports
+
+
+def _protocol(value: object) -> str:
+    """A protocol by its name in /etc/protocols, or by its number; ``both`` is tcp and udp."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(_whole(1, 255)(value))
+    return _matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(value)
+
+
+_group_name = _matching(_GROUP_PATTERN, "a group name (small letters, digits, _ and -)")
+_comment = _matching(_COMMENT_PATTERN, "a comment (one line of ASCII without quotes)")
+_rate = _matching(_RATE_PATTERN, "a rate such as 10/minute (second, minute, hour, day)")
+_raw_line = _matching(_RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP")
+
+
+def _mss(value: object) -> int | None:
+    # RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
+    return None if value == "pmtu" else _whole(536, 1460)(value)
 
 
 def _server_address(value: object) -> str:
@@ -478,6 +599,13 @@ class _Section:
                 self.reader.fault(f"{self.at(key)}:{number}", error)
         return tuple(parsed)
 
+    def one_or_more(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
+        """Like ``items``, where a single value may stand for a list of one."""
+        if isinstance(self.values.get(key, []), list):
+            return self.items(key, parse)
+        value = self.get(key, parse)
+        return () if value is None else (value,)
+
     def settings(self) -> tuple[tuple[str, str], ...]:
         """Pass-through settings as pairs (keyword, value); a bare keyword's value is empty."""
         group = self.section("settings")
@@ -494,6 +622,11 @@ class _Section:
                 values = (group.get(keyword, _setting),)
             pairs += [(keyword, value) for value in values]
         return tuple(pairs)
+
+    def sections(self, key: str) -> Iterator["_Section"]:
+        """The mappings in the list under ``key``."""
+        for number, value in enumerate(self.items(key, lambda item: item)):
+            yield _Section(self.reader, f"{self.at(key)}:{number}", value)
 
     def section(self, key: str, required: bool = False) -> "_Section":
         self.known.append(key)
@@ -555,7 +688,11 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     if servers:
         _check_pki(reader, pki, nodes)
     hosts = _read_hosts(top, internal, domain)
-    forwards = _read_forwards(top, hosts, internal)
+    names = _Names(reader, hosts, servers)
+    firewall = _read_firewall(top.section("firewall"), names)
+    nat = _read_nat(top.section("nat"), names, internal, public)
+    if firewall.ssh_from and firewall.ssh_port:
+        reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
     dns = top.section("dns")
     dhcp = _read_dhcp(top.section("dhcp"), internal, hosts)
     ntp = top.section("ntp")
@@ -569,7 +706,8 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         vpn_servers=servers,
         vpn_pki=pki,
         hosts=hosts,
-        forwards=forwards,
+        firewall=firewall,
+        nat=nat,
         dns=Service(dns.items("forwarders", _address), dns.settings()),
         dhcp=dhcp,
         ntp=Service(ntp.items("servers", _server_address), ntp.settings()),
@@ -597,8 +735,17 @@ def _read_public(section: _Section) -> Network:
         interface=section.get("interface", _interface),
         network=section.get("network", _network, None),
         virtual_ip=section.get("virtual_ip", _address, None),
+        addresses=section.items("addresses", _address),
     )
     section.close()
+    if network.addresses and "virtual_ip" not in section.values:
+        section.reader.fault(
+            section.at("virtual_ip"), "missing; further public addresses move with it"
+        )
+    for number, address in enumerate(network.addresses):
+        path = f"{section.at('addresses')}:{number}"
+        section.reader.claim("address", address, path)
+        section.reader.inside(address, network.network, path)
     if network.virtual_ip and "network" not in section.values:
         section.reader.fault(section.at("network"), "missing; a public virtual IP needs it")
     _claim_side(section, network)
@@ -667,6 +814,7 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             port=section.get("port", _whole(1, 65535), 1194),
             proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
             subnets=_read_subnets(section.section("subnets"), nodes),
+            full_tunnel=section.get("full_tunnel", _boolean, False),
             settings=section.settings(),
         )
         section.close()
@@ -795,42 +943,342 @@ def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[H
     return tuple(sorted(hosts, key=lambda host: (host.ip or IPv4Address(0), host.name)))
 
 
-def _read_forwards(
-    top: _Section, hosts: tuple[Host, ...], internal: Network
-) -> tuple[Forward, ...]:
-    reader = top.reader
-    nat = top.section("nat")
-    by_name = {name: host for host in hosts for name in (host.name, *host.aliases)}
+class _Names:
+    """What a rule of the firewall may name, and what the names of the pillar stand for."""
 
+    ZONES = ("internal", "public", "vpn")
+    ADDRESSES = ("group", "network")
+
+    def __init__(
+        self, reader: _Reader, hosts: tuple[Host, ...], servers: tuple[VpnServer, ...]
+    ) -> None:
+        self.reader = reader
+        self.hosts = {name: host for host in hosts for name in (host.name, *host.aliases)}
+        self.groups: dict[str, tuple[str, ...]] = {}
+        self.kinds: dict[str, list[str]] = {}
+        for zone in self.ZONES:
+            # Without a VPN server the name stands for nothing, which must not become "any".
+            if zone != "vpn" or servers:
+                self._learn(zone, "zone")
+        for server in servers:
+            self._learn(server.name, "server")
+
+    def _learn(self, name: str, kind: str) -> None:
+        self.kinds.setdefault(name, []).append(kind)
+
+    def read_groups(self, firewall: _Section) -> None:
+        """Read ``groups``: lists of networks, hosts and other groups, in any order."""
+        section = firewall.section("groups")
+        for name in sorted(section.values, key=_repr):
+            try:
+                group = _group_name(name)
+                if group in self.kinds or group in self.hosts:
+                    raise ValueError("this is the name of something else that rules can name")
+            except ValueError as error:
+                self.reader.fault(section.at(name), error)
+                continue
+            self.groups[group] = ()
+        members = {group: self._read_members(section, group) for group in self.groups}
+        for group in self.groups:
+            self._learn(group, "group")
+            if self._reaches(members, group, group):
+                self.reader.fault(section.at(group), "contains itself")
+            else:
+                self.groups[group] = tuple(sorted(self._flat(members, group)))
+
+    def _read_members(self, section: _Section, group: str) -> tuple[tuple[str, str], ...]:
+        def parse(value: object) -> tuple[str, str]:
+            if isinstance(value, str) and value in self.groups:
+                return "group", value
+            network = self._host_or_network(value)
+            if network.endswith("/0"):
+                raise ValueError(f"{network} is everything; leave the group out of the rule")
+            return "network", network
+
+        return section.items(group, parse)
+
+    def _reaches(
+        self, members: dict[str, tuple[tuple[str, str], ...]], start: str, goal: str
+    ) -> bool:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            for kind, name in members[left.pop()]:
+                if kind == "group" and name == goal:
+                    return True
+                if kind == "group" and name not in seen:
+                    seen.add(name)
+                    left.append(name)
+        return False
+
+    def _flat(self, members: dict[str, tuple[tuple[str, str], ...]], group: str) -> set[str]:
+        found: set[str] = set()
+        seen = {group}
+        left = [group]
+        while left:
+            for kind, name in members[left.pop()]:
+                if kind == "network":
+                    found.add(name)
+                elif name not in seen:
+                    seen.add(name)
+                    left.append(name)
+        return found
+
+    def _host_or_network(self, value: object) -> str:
+        text = _text(value)
+        host = self.hosts.get(text)
+        if host:
+            return str(host.ip)
+        try:
+            return _any_network(text)
+        except ValueError:
+            if "/" in text or ":" in text or text.replace(".", "").isdigit():
+                raise
+        hint = _did_you_mean(text, [*self.hosts, *self.groups, *self.kinds])
+        raise ValueError(f"there is nothing called {_show(text)}{hint}")
+
+    def target(self, *kinds: str) -> Callable[[object], Target]:
+        """A parser of what a rule names, which has to be of one of these kinds."""
+
+        def parse(value: object) -> Target:
+            text = _text(value)
+            found = list(self.kinds.get(text, []))
+            if found and text in self.hosts:
+                found.append("host")
+            if len(found) > 1:
+                raise ValueError(f"{text} is a {' and a '.join(found)}; rename one of them")
+            if not found:
+                return Target("network", self._host_or_network(text))
+            if found[0] not in kinds:
+                raise ValueError(f"{text} is a {found[0]}; here it must be {_either(kinds)}")
+            return Target(found[0], text)
+
+        return parse
+
+
+def _either(kinds: tuple[str, ...]) -> str:
+    names = {"zone": "internal, public or vpn", "server": "a VPN server", "group": "a group"}
+    return ", ".join([names[kind] for kind in kinds if kind in names] + ["a host or a network"])
+
+
+_EVERYTHING = ("zone", "server", "group")
+_ACTIONS = ("accept", "drop", "reject")
+
+
+def _read_rule(
+    section: _Section,
+    names: _Names,
+    sources: tuple[str, ...],
+    destinations: tuple[str, ...],
+    action: str | None = None,
+) -> Rule:
+    """One rule, which names things of these kinds. ``action``: where it does not say it itself."""
+    ports = section.one_or_more("ports", _ports)
+    rule = Rule(
+        key=section.path,
+        sources=section.one_or_more("from", names.target(*sources)),
+        destinations=section.one_or_more("to", names.target(*destinations)),
+        proto=section.get("proto", _protocol, "tcp" if ports else None),
+        ports=ports,
+        action=action or section.get("action", _one_of(*_ACTIONS), "accept"),
+        limit=section.get("limit", _rate, None),
+        log=section.get("log", _boolean, False),
+        comment=section.get("comment", _comment, None),
+    )
+    section.close()
+    if ports and rule.proto not in ("tcp", "udp", "both", None):
+        section.reader.fault(section.at("ports"), "only tcp, udp and both have ports")
+    for key in ("from", "to", "ports"):
+        if section.values.get(key) == []:
+            section.reader.fault(section.at(key), "is empty; leave it out if any will do")
+    return rule
+
+
+def _read_firewall(section: _Section, names: _Names) -> Firewall:
+    reader = section.reader
+    names.read_groups(section)
+
+    def rules(
+        key: str, destinations: tuple[str, ...], action: str | None = None
+    ) -> tuple[Rule, ...]:
+        return tuple(
+            _read_rule(entry, names, _EVERYTHING, destinations, action)
+            for entry in section.sections(key)
+        )
+
+    ssh = section.section("ssh")
+    firewall = Firewall(
+        confirm_timeout=section.get("confirm_timeout", _whole(5, 600), 30),
+        spoof_protection=section.get("spoof_protection", _boolean, True),
+        log=section.get("log", _boolean, False),
+        log_limit=section.get("log_limit", _rate, "5/second"),
+        mss=section.get("mss", _mss, None),
+        ssh_port=ssh.get("port", _whole(1, 65535), 22),
+        ssh_from=ssh.one_or_more("from", names.target("group")),
+        egress=section.get("egress", _one_of("allow", "deny"), "allow"),
+        egress_allowed=rules("egress_allowed", ("group",), "accept"),
+        groups=names.groups,
+        input=rules("input", ("group",)),
+        forward=rules("forward", _EVERYTHING),
+        raw=(*_read_raw(section, "raw", 4), *_read_raw(section, "raw6", 6)),
+    )
+    ssh.close()
+    section.close()
+    if firewall.egress_allowed and firewall.egress == "allow":
+        reader.fault(section.at("egress_allowed"), "means nothing without egress: deny")
+    return firewall
+
+
+# Where lines of iptables may be added. The chains that exist in a table: iptables(8).
+RAW_CHAINS = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
+    "nat": ("PREROUTING", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+
+
+def _read_raw(firewall: _Section, key: str, family: int) -> list[tuple[int, str, str, str, str]]:
+    found = []
+    tables = firewall.section(key)
+    for table, chains in RAW_CHAINS.items():
+        section = tables.section(table)
+        for chain in chains:
+            lines = enumerate(section.items(chain, _raw_line))
+            path = section.at(chain)
+            found += [(family, table, chain, f"{path}:{number}", line) for number, line in lines]
+        section.close()
+    tables.close()
+    return found
+
+
+def _read_nat(nat: _Section, names: _Names, internal: Network, public: Network) -> Nat:
     def target(value: object) -> tuple[str, IPv4Address]:
         name = _server_address(value)
+        host = names.hosts.get(name)
         try:
-            ip = IPv4Address(name)
+            ip = host.ip if host else IPv4Address(name)
         except ValueError:
-            host = by_name.get(name)
-            if host is None:
-                hint = _did_you_mean(name, by_name)
-                raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
-            ip = host.ip
+            hint = _did_you_mean(name, names.hosts)
+            raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
         if ip and internal.network and ip not in internal.network:
             shown = name if name == str(ip) else f"{name} ({ip})"
             raise ValueError(f"{shown} is not inside {internal.network}")
         return name, ip
 
-    forwards = []
-    for number, value in enumerate(nat.items("forwards", lambda item: item)):
-        section = _Section(reader, f"{nat.at('forwards')}:{number}", value)
-        port = section.get("port", _whole(1, 65535))
-        proto = section.get("proto", _one_of("tcp", "udp"), "tcp")
-        found: Any = section.get("to", target) or (None, None)
-        to, ip = found
-        to_port = section.get("to_port", _whole(1, 65535), port)
-        section.close()
-        if port and proto:
-            reader.claim("port", f"{port}/{proto}", section.at("port"))
-        forwards.append(Forward(port=port, proto=proto, to=to, ip=ip, to_port=to_port))
+    one_to_one = [_read_one_to_one(entry, target, public) for entry in nat.sections("one_to_one")]
+    taken = {entry.address for entry in one_to_one}
+    found = Nat(
+        forwards=tuple(
+            forward
+            for entry in nat.sections("forwards")
+            for forward in _read_forward(entry, names, target, public, taken)
+        ),
+        outbound=tuple(_read_outbound(entry, names, public) for entry in nat.sections("outbound")),
+        one_to_one=tuple(one_to_one),
+    )
     nat.close()
-    return tuple(sorted(forwards, key=lambda forward: (forward.port or 0, forward.proto or "")))
+    return found
+
+
+_ParseTarget = Callable[[object], tuple[str, IPv4Address]]
+
+
+def _public_address(public: Network, *more: IPv4Address | None) -> Callable[[object], IPv4Address]:
+    """A parser of an address that moves with the public virtual IP."""
+
+    def parse(value: object) -> IPv4Address:
+        address = _address(value)
+        if address not in (*public.addresses, *more):
+            raise ValueError(f"{address} is not among gateway:public:addresses")
+        return address
+
+    return parse
+
+
+def _read_one_to_one(section: _Section, target: _ParseTarget, public: Network) -> OneToOne:
+    address = section.get("address", _public_address(public))
+    found: Any = section.get("to", target) or (None, None)
+    to, ip = found
+    section.close()
+    section.reader.claim("1:1 address", address, section.at("address"))
+    section.reader.claim("1:1 host", ip, section.at("to"))
+    return OneToOne(key=section.path, address=address, to=to, ip=ip)
+
+
+def _read_forward(
+    section: _Section,
+    names: _Names,
+    target: _ParseTarget,
+    public: Network,
+    taken: set[IPv4Address],
+) -> Iterator[Forward]:
+    """One entry, as one forward for each of its ports (or ranges), protocols and addresses."""
+    if "port" not in section.values and section.readable:
+        section.reader.fault(section.at("port"), "missing")
+    ports = section.one_or_more("port", _ports)
+    proto = section.get("proto", _one_of("tcp", "udp", "both"), "tcp")
+    found: Any = section.get("to", target) or (None, None)
+    to, ip = found
+    to_port = section.get("to_port", _whole(1, 65535), None)
+    sources = section.one_or_more("from", names.target("group"))
+    parse_address = _public_address(public, public.virtual_ip)
+    addresses = section.one_or_more("address", parse_address) or (public.virtual_ip,)
+    comment = section.get("comment", _comment, None)
+    section.close()
+    for address in addresses:
+        if address in taken:
+            section.reader.fault(section.at("address"), f"{address} is a 1:1 address")
+    for first, last in ports:
+        if to_port and to_port + last - first > 65535:
+            section.reader.fault(section.at("to_port"), "the range goes beyond 65535")
+        for protocol in ("tcp", "udp") if proto == "both" else filter(None, (proto,)):
+            for address in addresses:
+                _claim_ports(section, first, last, protocol, public, address)
+                yield Forward(
+                    key=section.path,
+                    ports=(first, last),
+                    proto=protocol,
+                    to=to,
+                    ip=ip,
+                    to_port=to_port or first,
+                    sources=sources,
+                    address=address,
+                    comment=comment,
+                )
+
+
+def _claim_ports(
+    section: _Section,
+    first: int,
+    last: int,
+    proto: str,
+    public: Network,
+    address: IPv4Address | None,
+) -> None:
+    """Each port once for each address. On the usual one the gateway's own services count too."""
+    where = "" if address == public.virtual_ip else f" of {address}"
+    faults = len(section.reader.errors)
+    for port in range(first, last + 1):
+        section.reader.claim("port", f"{port}/{proto}{where}", section.at("port"))
+        if len(section.reader.errors) > faults:  # one is enough for a range
+            return
+
+
+def _read_outbound(section: _Section, names: _Names, public: Network) -> Rule:
+    address = _public_address(public, public.virtual_ip)
+
+    def snat(value: object) -> str:
+        return str(value) if value in ("masquerade", "none") else str(address(value))
+
+    action = section.get("snat", snat)
+    rule = _read_rule(section, names, _EVERYTHING, ("group",), action or "none")
+    for key in ("limit", "log"):
+        if key in section.values:
+            section.reader.fault(section.at(key), "is not for address translation")
+    if any(target == Target("zone", "public") for target in rule.sources):
+        section.reader.fault(section.at("from"), "what leaves does not come from the public side")
+    return rule
 
 
 def _read_dhcp(section: _Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
@@ -909,6 +1357,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             for server in site.vpn_servers
             for peer in peers
         ],
+        "firewall": _plan_firewall(site, node),
         "nat": _plan_nat(site, node),
         "dhcp": _plan_dhcp(site),
         "dns": _plan_dns(site, node),
@@ -952,6 +1401,7 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
             "name": "internal",
             "interface": node.internal_interface,
             "virtual_ip": str(site.internal.virtual_ip),
+            "addresses": [],
             "source": str(node.internal),
             "peers": [str(peer.internal) for peer in peers],
         }
@@ -962,6 +1412,7 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
                 "name": "public",
                 "interface": node.public_interface,
                 "virtual_ip": str(site.public.virtual_ip),
+                "addresses": [str(address) for address in site.public.addresses],
                 "source": str(node.public),
                 "peers": [str(peer.public) for peer in peers],
             }
@@ -1013,9 +1464,106 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
             for network in reachable
             if network and network != subnet
         ]
+        + (["redirect-gateway def1"] if server.full_tunnel else [])
         + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
+        "full_tunnel": server.full_tunnel,
         "settings": _plan_settings(server.settings),
     }
+
+
+def _plan_firewall(site: Site, node: Node) -> dict[str, Any]:
+    """What ``gateway_rules`` makes iptables' rules of. Rates are packets per unit of time."""
+    firewall = site.firewall
+    return {
+        "confirm_timeout": firewall.confirm_timeout,
+        "spoof_protection": firewall.spoof_protection,
+        "log": firewall.log,
+        "log_limit": firewall.log_limit,
+        "mss": firewall.mss,
+        "ssh": {
+            "port": firewall.ssh_port,
+            "from": _plan_targets(site, node, firewall.ssh_from),
+        },
+        "egress": firewall.egress,
+        "egress_allowed": _plan_rules(site, node, firewall.egress_allowed, _inside(site)),
+        "groups": {
+            name: {
+                "v4": [member for member in members if ":" not in member],
+                "v6": [member for member in members if ":" in member],
+            }
+            for name, members in firewall.groups.items()
+        },
+        "input": _plan_rules(site, node, firewall.input),
+        "forward": _plan_rules(site, node, firewall.forward),
+        "raw": [
+            {"family": family, "table": table, "chain": chain, "key": key, "line": line}
+            for family, table, chain, key, line in firewall.raw
+        ],
+    }
+
+
+def _inside(site: Site) -> tuple[Target, ...]:
+    """Who may go to the internet through the pair unless a rule says otherwise."""
+    servers = [Target("server", server.name) for server in site.vpn_servers if server.full_tunnel]
+    return (Target("zone", "internal"), *servers)
+
+
+def _plan_rules(
+    site: Site, node: Node, rules: tuple[Rule, ...], sources: tuple[Target, ...] = ()
+) -> list[dict[str, Any]]:
+    """Rules as plain data; ``sources`` are those of a rule that names none."""
+    return [
+        {
+            "key": rule.key,
+            "from": _plan_targets(site, node, rule.sources or sources),
+            "to": _plan_targets(site, node, rule.destinations),
+            "proto": rule.proto,
+            "ports": [_plan_ports(ports) for ports in rule.ports],
+            "action": rule.action,
+            "limit": rule.limit,
+            "log": rule.log,
+            "comment": rule.comment,
+        }
+        for rule in rules
+    ]
+
+
+def _plan_ports(ports: tuple[int, int]) -> str:
+    """A port, or first and last with a colon between, as iptables writes it."""
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"
+
+
+def _plan_targets(site: Site, node: Node, targets: tuple[Target, ...]) -> list[dict[str, Any]]:
+    """What each name stands for on this node: an interface, an address, a group, or several.
+
+    An interface alone is of both families (IPv6 has no networks in the pillar).
+    """
+    return [plain for target in targets for plain in _plan_target(site, node, target)]
+
+
+def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]:
+    if target.kind == "group":
+        return [{"group": target.name}]
+    if target.kind == "network":
+        return [{"address": target.name}]
+    if target.name == "public":
+        return [{"interface": node.public_interface}]
+    if target.name == "internal":
+        network = str(site.internal.network)
+        return [
+            {"interface": node.internal_interface, "address": network},
+            {"interface": node.internal_interface, "family": 6},
+        ]
+    # A peer's clients arrive on the internal interface, so here the address decides.
+    return [
+        plain
+        for server in site.vpn_servers
+        if target.name in ("vpn", server.name)
+        for plain in (
+            {"address": str(server.network)},
+            {"interface": DEVICE_PREFIX + server.name, "family": 6},
+        )
+    ]
 
 
 def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
@@ -1027,15 +1575,26 @@ def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
     sources += [{"network": str(server.subnet(node)), "to": None} for server in site.vpn_servers]
     return {
         "sources": sources,
+        "outbound": _plan_rules(site, node, site.nat.outbound),
+        "one_to_one": [
+            {"key": entry.key, "address": str(entry.address), "to": entry.to, "ip": str(entry.ip)}
+            for entry in site.nat.one_to_one
+        ],
         "forwards": [
             {
+                "key": forward.key,
                 "proto": forward.proto,
-                "port": forward.port,
+                "ports": _plan_ports(forward.ports),
                 "to": forward.to,
                 "ip": str(forward.ip),
-                "to_port": forward.to_port,
+                "to_ports": _plan_ports(
+                    (forward.to_port, forward.to_port + forward.ports[1] - forward.ports[0])
+                ),
+                "from": _plan_targets(site, node, forward.sources),
+                "address": _text_or_none(forward.address),
+                "comment": forward.comment,
             }
-            for forward in site.forwards
+            for forward in site.nat.forwards
         ],
     }
 

@@ -1,0 +1,509 @@
+"""The firewall's compiler: from one node's plan to what iptables-restore and ipset restore read.
+
+A library in plain Python, like ``gateway_plan``. Chains of ours are called GATEWAY- and, where a
+built-in chain leads to them, its name; the jumps are made where the rules are loaded.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+# Tables in the order in which they are loaded; the same chains in both families, empty or not.
+CHAINS = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
+    "nat": ("PREROUTING", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+PREFIX = "GATEWAY-"
+TUNNELS = "vpn-+"  # iptables' wildcard for gateway_plan.DEVICE_PREFIX
+
+VRRP = "112"  # IANA's protocol number
+# multiport(8 of iptables-extensions): 15 ports, and a range counts as two.
+MULTIPORT = 15
+# IPSET_MAXNAMELEN is 32 with the closing zero.
+SET_NAME_LENGTH = 31
+
+# RFC 1812 section 4.3: what a router has to answer (8) or to hear (3, 11, 12).
+ICMP = ("3", "8", "11", "12")
+# RFC 4890 section 4.4: errors and echo from anywhere; neighbour discovery, multicast listeners and
+# secure neighbour discovery from the link only.
+ICMP6 = ("1", "2", "3", "4", "128")
+ICMP6_LINK = ("130", "131", "132", "133", "134", "135", "136", "141", "142", "143", "148", "149")
+
+_Plan = dict[str, Any]
+
+
+def __virtual__() -> tuple[bool, str]:
+    return False, "a library of the gateway module"
+
+
+def ruleset(plan: _Plan) -> dict[str, str]:
+    """The node's firewall as ``{sets, v4, v6}``: texts for ipset restore and iptables-restore.
+
+    A comment line before rules says where they come from, by pillar key where the pillar has them.
+    """
+    return {
+        "sets": "".join(_sets(plan)),
+        "v4": _Family(plan, 4).text(),
+        "v6": _Family(plan, 6).text(),
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# Groups
+
+
+def _set_name(group: str, members: list[str], version: int) -> str:
+    """A name that changes with the members: rules and the set that they mean change together."""
+    digest = hashlib.sha256("\n".join(members).encode()).hexdigest()[:8]
+    room = SET_NAME_LENGTH - len(f"gateway--{digest}-{version}")
+    return f"gateway-{group[:room]}-{digest}-{version}"
+
+
+def _sets(plan: _Plan) -> Iterator[str]:
+    for group, families in plan["firewall"]["groups"].items():
+        for version, family in ((4, "inet"), (6, "inet6")):
+            members = families[f"v{version}"]
+            if not members:
+                continue
+            name = _set_name(group, members, version)
+            yield f"# gateway:firewall:groups:{group}\n"
+            yield f"create {name} hash:net family {family} maxelem {max(len(members), 64)}\n"
+            yield from (f"add {name} {member}\n" for member in members)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rules
+
+
+def _ports(ports: list[str]) -> Iterator[str]:
+    """Matches for these destination ports, as few as may be."""
+    if len(ports) == 1:
+        yield f"--dport {ports[0]}"
+        return
+    chunk: list[str] = []
+    size = 0
+    for port in ports:
+        weight = 2 if ":" in port else 1
+        if size + weight > MULTIPORT:
+            yield f"-m multiport --dports {','.join(chunk)}"
+            chunk, size = [], 0
+        chunk.append(port)
+        size += weight
+    yield f"-m multiport --dports {','.join(chunk)}"
+
+
+def _protocols(proto: str | None, version: int) -> list[str]:
+    if proto is None:
+        return [""]
+    if proto == "both":
+        return ["-p tcp", "-p udp"]
+    if version == 6 and proto == "icmp":
+        return ["-p ipv6-icmp"]
+    return [f"-p {proto}"]
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+class _Family:
+    """The rules of one address family, chain by chain."""
+
+    def __init__(self, plan: _Plan, version: int) -> None:
+        self.plan = plan
+        self.version = version
+        self.firewall = plan["firewall"]
+        self.internal = plan["internal"]["interface"]
+        self.public = plan["public"]["interface"]
+        self.network = plan["internal"]["network"]
+        self.vpn_networks = [server["network"] for server in plan["vpn"]["servers"]]
+        self.inside = [self.internal, *([TUNNELS] if self.vpn_networks else [])]
+        self.chains: dict[tuple[str, str], list[str]] = {
+            (table, chain): [] for table, chains in CHAINS.items() for chain in chains
+        }
+        self._raw_table()
+        self._mangle()
+        self._nat()
+        self._input()
+        self._forward()
+        self._lines("filter", "OUTPUT")
+
+    def text(self) -> str:
+        lines = []
+        for table, chains in CHAINS.items():
+            lines.append(f"*{table}")
+            lines += [f":{PREFIX}{chain} - [0:0]" for chain in chains]
+            for chain in chains:
+                lines += self.chains[table, chain]
+            lines.append("COMMIT")
+        return "\n".join(lines) + "\n"
+
+    # What all chains are made with
+
+    def _note(self, table: str, chain: str, text: str) -> None:
+        self.chains[table, chain].append(f"# {text}")
+
+    def _add(self, table: str, chain: str, *parts: str) -> None:
+        self.chains[table, chain].append(_joined(f"-A {PREFIX}{chain}", *parts))
+
+    def _lines(self, table: str, chain: str) -> None:
+        """The pillar's own lines of iptables for this chain."""
+        for raw in self.firewall["raw"]:
+            if (raw["family"], raw["table"], raw["chain"]) == (self.version, table, chain):
+                self._note(table, chain, raw["key"])
+                self._add(table, chain, raw["line"])
+
+    def _ends(self, targets: list[dict[str, Any]], side: str) -> list[str]:
+        """Matches for the sources ("s") or destinations ("d") that this family has; [""]: any."""
+        if not targets:
+            return [""]
+        # What several names stand for may be the same.
+        return list(dict.fromkeys(end for target in targets for end in self._end(target, side)))
+
+    def _end(self, target: dict[str, Any], side: str) -> list[str]:
+        if "group" in target:
+            members = self.firewall["groups"][target["group"]][f"v{self.version}"]
+            if not members:
+                return []
+            name = _set_name(target["group"], members, self.version)
+            return [f"-m set --match-set {name} {'src' if side == 's' else 'dst'}"]
+        address = target.get("address")
+        version = target.get("family") or (address and (6 if ":" in address else 4))
+        if version and version != self.version:
+            return []
+        interface = target.get("interface")
+        return [
+            _joined(
+                f"-{'i' if side == 's' else 'o'} {interface}" if interface else "",
+                f"-{side} {address}" if address else "",
+            )
+        ]
+
+    def _matches(self, rule: dict[str, Any]) -> Iterator[str]:
+        """What the rule matches, as one match for each combination that iptables needs."""
+        sources = self._ends(rule["from"], "s")
+        destinations = self._ends(rule["to"], "d")
+        protocols = _protocols(rule["proto"], self.version)
+        ports = list(_ports(rule["ports"])) if rule["ports"] else [""]
+        comment = f'-m comment --comment "{rule["comment"]}"' if rule["comment"] else ""
+        for ends in product(sources, destinations, protocols, ports):
+            yield _joined(*ends, comment)
+
+    def _rule(self, chain: str, rule: dict[str, Any], *more: str) -> None:
+        """A rule of the pillar's vocabulary in table filter."""
+        self._note("filter", chain, rule["key"])
+        place = rule["key"].removeprefix("gateway:firewall:")
+        # Per source address: one that asks too often must not lock out the others.
+        limit = ""
+        if rule["limit"]:
+            name = hashlib.sha256(rule["key"].encode()).hexdigest()[:8]
+            limit = (
+                f"-m hashlimit --hashlimit-upto {rule['limit']} --hashlimit-mode srcip"
+                f" --hashlimit-name gateway-{name}"
+            )
+        for match in self._matches(rule):
+            if rule["log"]:
+                self._log(chain, f"{place} {rule['action']}", match, *more)
+            if rule["action"] == "reject":
+                self._reject(chain, match, limit, *more)
+            else:
+                self._add("filter", chain, match, limit, *more, f"-j {rule['action'].upper()}")
+
+    def _log(self, chain: str, what: str, *match: str) -> None:
+        # The kernel takes 29 characters.
+        prefix = f"gateway {what}"[:27] + ": "
+        rate = f"-m limit --limit {self.firewall['log_limit']}"
+        self._add("filter", chain, *match, rate, f'-j LOG --log-prefix "{prefix}"')
+
+    def _reject(self, chain: str, *match: str) -> None:
+        """Say no at once: a reset for TCP, an ICMP error for the rest (RFC 4890 section 4.3.2)."""
+        say = "icmp-admin-prohibited" if self.version == 4 else "icmp6-adm-prohibited"
+        text = _joined(*match)
+        if "-p tcp" not in text and "-p " in text:
+            self._add("filter", chain, text, f"-j REJECT --reject-with {say}")
+            return
+        tcp = "" if "-p tcp" in text else "-p tcp"
+        self._add("filter", chain, tcp, text, "-j REJECT --reject-with tcp-reset")
+        if tcp:
+            self._add("filter", chain, text, f"-j REJECT --reject-with {say}")
+
+    def _refuse(self, chain: str, what: str, how: str, *match: str) -> None:
+        """The end of a chain for some packets: logged if wished, and dropped or rejected."""
+        if self.firewall["log"]:
+            self._log(chain, what, *match)
+        if how == "reject":
+            self._reject(chain, *match)
+        else:
+            self._add("filter", chain, *match, "-j DROP")
+
+    # The tables
+
+    def _raw_table(self) -> None:
+        if self.version == 4:
+            self._note("raw", "PREROUTING", "A full conntrack table must not stop VRRP.")
+            for chain in ("PREROUTING", "OUTPUT"):
+                self._add("raw", chain, f"-p {VRRP} -j CT --notrack")
+        self._lines("raw", "PREROUTING")
+        self._lines("raw", "OUTPUT")
+        if self.firewall["spoof_protection"]:
+            self._note(
+                "raw",
+                "PREROUTING",
+                "Nobody sends from an address that is on another side (BCP 38).",
+            )
+            for interface in (*self.inside, self.public):
+                self._add("raw", "PREROUTING", f"-i {interface} -m rpfilter --invert -j DROP")
+        if self.version == 6:
+            return
+        if self.plan["routes"]:
+            self._note(
+                "raw",
+                "PREROUTING",
+                "From here to a client of a peer's VPN this node sees one direction only.",
+            )
+        for route in self.plan["routes"]:
+            self._add(
+                "raw",
+                "PREROUTING",
+                f"-i {self.internal} -s {self.network} -d {route['destination']} -j CT --notrack",
+            )
+
+    def _mangle(self) -> None:
+        for chain in CHAINS["mangle"]:
+            self._lines("mangle", chain)
+        if not self.vpn_networks:
+            return
+        self._note("mangle", "FORWARD", "TCP through a tunnel: segments that fit into it.")
+        mss = self.firewall["mss"]
+        clamp = f"--set-mss {mss}" if mss else "--clamp-mss-to-pmtu"
+        for direction in ("-i", "-o"):
+            # A clamp never makes it larger; a fixed size only replaces what is larger.
+            larger = f"-m tcpmss --mss {mss + 1}:65535" if mss else ""
+            self._add(
+                "mangle",
+                "FORWARD",
+                f"{direction} {TUNNELS} -p tcp --tcp-flags SYN,RST SYN",
+                larger,
+                f"-j TCPMSS {clamp}",
+            )
+
+    def _nat(self) -> None:
+        self._lines("nat", "PREROUTING")
+        self._lines("nat", "POSTROUTING")
+        if self.version == 6:
+            return
+        self._forwards()
+        self._note("nat", "POSTROUTING", "The node's own traffic keeps its address.")
+        self._add("nat", "POSTROUTING", "-m addrtype --src-type LOCAL -j RETURN")
+        self._note("nat", "POSTROUTING", "A host that reaches a neighbour by a public address.")
+        self._add(
+            "nat",
+            "POSTROUTING",
+            f"-s {self.network} -o {self.internal} -m conntrack --ctstate DNAT",
+            f"-j SNAT --to-source {self.plan['internal']['virtual_ip']}",
+        )
+        nat = self.plan["nat"]
+        out = f"-o {self.public}"
+        for rule in nat["outbound"]:
+            self._note("nat", "POSTROUTING", rule["key"])
+            # There a packet has no interface any more that it came from.
+            sources = [{**source, "interface": None} for source in rule["from"]]
+            for match in self._matches({**rule, "from": sources}):
+                self._add("nat", "POSTROUTING", match, out, _snat(rule["action"]))
+        for entry in nat["one_to_one"]:
+            self._note("nat", "POSTROUTING", entry["key"])
+            self._add("nat", "POSTROUTING", f"-s {entry['ip']}", out, _snat(entry["address"]))
+        self._note("nat", "POSTROUTING", "Who lives behind the gateway.")
+        for source in nat["sources"]:
+            snat = _snat(source["to"] or "masquerade")
+            self._add("nat", "POSTROUTING", f"-s {source['network']}", out, snat)
+
+    def _forwards(self) -> None:
+        nat = self.plan["nat"]
+        for entry in nat["one_to_one"]:
+            self._note("nat", "PREROUTING", entry["key"])
+            self._add(
+                "nat", "PREROUTING", f"-d {entry['address']} -j DNAT --to-destination {entry['ip']}"
+            )
+        usual = self.plan["public"]["virtual_ip"]
+        for forward in nat["forwards"]:
+            if forward["address"] != usual:
+                self._forward_port(forward, f"-d {forward['address']}")
+        self._note("nat", "PREROUTING", "Forwards of the usual public address.")
+        for match in self._not_usual():
+            self._add("nat", "PREROUTING", match, "-j RETURN")
+        for forward in nat["forwards"]:
+            if forward["address"] == usual:
+                self._forward_port(forward)
+
+    def _not_usual(self) -> list[str]:
+        """What is not for the address on which forwards listen: the virtual IP or the node's."""
+        address = self.plan["public"]["virtual_ip"] or self.plan["node"]["public"]
+        if address:
+            return [f"! -d {address}"]
+        # By DHCP: any of the node's addresses but those of the inside.
+        inside = [self.network, *self.vpn_networks]
+        return ["-m addrtype ! --dst-type LOCAL", *(f"-d {network}" for network in inside)]
+
+    def _forward_port(self, forward: dict[str, Any], *match: str) -> None:
+        self._note("nat", "PREROUTING", forward["key"])
+        first = forward["ports"].split(":")[0]
+        to = forward["to_ports"].replace(":", "-")
+        if "-" in to:
+            to += f"/{first}"  # port for port, not any of the range
+        comment = f'-m comment --comment "{forward["comment"] or forward["to"]}"'
+        for source in self._ends(forward["from"], "s"):
+            self._add(
+                "nat",
+                "PREROUTING",
+                source,
+                *match,
+                f"-p {forward['proto']} --dport {forward['ports']}",
+                comment,
+                f"-j DNAT --to-destination {forward['ip']}:{to}",
+            )
+
+    def _common(self, chain: str) -> None:
+        self._lines("filter", chain)
+        self._note("filter", chain, "What belongs to a connection that was allowed.")
+        self._add("filter", chain, "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+
+    def _input(self) -> None:
+        chain = "INPUT"
+        self._note("filter", chain, "The node itself, and the election of the primary.")
+        self._add("filter", chain, "-i lo -j ACCEPT")
+        if self.version == 4:
+            for instance in self.plan["vrrp"]["instances"]:
+                for peer in instance["peers"]:
+                    self._add(
+                        "filter", chain, f"-i {instance['interface']} -s {peer} -p {VRRP} -j ACCEPT"
+                    )
+        self._common(chain)
+        self._icmp()
+        self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
+        if self.version == 4:
+            self._note("filter", chain, "The public side knows no internal addresses.")
+            self._refuse(chain, "input", "drop", f"-i {self.public} -d {self.network}")
+        for rule in self.firewall["input"]:
+            self._rule(chain, rule)
+        self._services()
+        self._note("filter", chain, "Nothing else of these three sides.")
+        for interface in self.inside:
+            self._refuse(chain, "input", "reject", f"-i {interface}")
+        self._refuse(chain, "input", "drop", f"-i {self.public}")
+
+    def _icmp(self) -> None:
+        chain = "INPUT"
+        self._note("filter", chain, "ICMP that a router has to hear.")
+        if self.version == 4:
+            for kind in ICMP:
+                self._add("filter", chain, f"-p icmp --icmp-type {kind} -j ACCEPT")
+            return
+        for kind in ICMP6:
+            self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} -j ACCEPT")
+        for kind in ICMP6_LINK:
+            # Routers do not pass on link-local addresses, nor anything with all of its hops left.
+            local = "-m hl --hl-eq 255" if kind in ("133", "134", "135", "136") else "-s fe80::/10"
+            self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} {local} -j ACCEPT")
+
+    def _services(self) -> None:
+        chain = "INPUT"
+        ssh = f"-p tcp --dport {self.firewall['ssh']['port']}"
+        self._note("filter", chain, "Services of the gateway for who lives behind it.")
+        for interface in self.inside:
+            for service in ("-p udp --dport 53", "-p tcp --dport 53", "-p udp --dport 123", ssh):
+                self._add("filter", chain, f"-i {interface} {service} -j ACCEPT")
+        if self.version == 4:
+            self._add("filter", chain, f"-i {self.internal} -p udp --dport 67 -j ACCEPT")
+        self._note("filter", chain, "Services for the public side.")
+        for server in self.plan["vpn"]["servers"]:
+            port = f"-p {server['proto']} --dport {server['port']}"
+            for interface in (self.public, self.internal):
+                self._add("filter", chain, f"-i {interface} {port} -j ACCEPT")
+        for network in self.firewall["ssh"]["from"]:
+            for source in self._end(network, "s"):
+                self._add("filter", chain, f"-i {self.public} {source} {ssh} -j ACCEPT")
+        self._note("filter", chain, "The node's own address, where it gets it by DHCP.")
+        if self.version == 6:
+            self._add(
+                "filter",
+                chain,
+                f"-i {self.public} -s fe80::/10 -p udp --sport 547 --dport 546 -j ACCEPT",
+            )
+        elif not self.plan["node"]["public"]:
+            self._add("filter", chain, f"-i {self.public} -p udp --sport 67 --dport 68 -j ACCEPT")
+
+    def _forward(self) -> None:
+        chain = "FORWARD"
+        if self.version == 4:
+            self._note("filter", chain, "The one direction that this node sees (table raw).")
+            for route in self.plan["routes"]:
+                self._add(
+                    "filter",
+                    chain,
+                    f"-i {self.internal} -o {self.internal} -d {route['destination']}",
+                    "-m conntrack --ctstate UNTRACKED -j ACCEPT",
+                )
+        self._common(chain)
+        self._note("filter", chain, "NAT cannot translate it: it would leave with a wrong address.")
+        self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
+        for rule in self.firewall["forward"]:
+            self._rule(chain, rule)
+        if self.version == 4:
+            self._forwarded()
+        self._outward()
+        self._note("filter", chain, "Nothing else from, or into, these three sides.")
+        for interface in self.inside:
+            self._refuse(chain, "forward", "reject", f"-i {interface}")
+        self._refuse(chain, "forward", "drop", f"-i {self.public}")
+        for interface in self.inside:
+            self._refuse(chain, "forward", "drop", f"-o {interface}")
+
+    def _forwarded(self) -> None:
+        """Connections that table nat has led to a host."""
+        chain = "FORWARD"
+        self._note("filter", chain, "Port forwards; who may use one was decided in table nat.")
+        for entry in self.plan["nat"]["one_to_one"]:
+            # It translates; what may come in through it is for forward rules to say.
+            self._refuse(
+                chain,
+                "forward",
+                "drop",
+                f"-i {self.public} -m conntrack --ctstate DNAT --ctorigdst {entry['address']}",
+            )
+        self._add("filter", chain, f"-o {self.internal} -m conntrack --ctstate DNAT -j ACCEPT")
+
+    def _outward(self) -> None:
+        """What those behind the gateway may do by themselves."""
+        chain = "FORWARD"
+        internal = f"-i {self.internal}" + (f" -s {self.network}" if self.version == 4 else "")
+        out = f"-o {self.public}"
+        if self.firewall["egress"] == "allow":
+            self._note("filter", chain, "The internet.")
+            self._add("filter", chain, internal, out, "-j ACCEPT")
+        for rule in self.firewall["egress_allowed"]:
+            self._rule(chain, rule, out)
+        for server in self.plan["vpn"]["servers"]:
+            # Clients of a peer come in by the internal interface, so it takes their addresses;
+            # with IPv6 they have none yet.
+            v4 = self.version == 4
+            clients = f"-s {server['network']}" if v4 else f"-i {server['device']}"
+            to_clients = f"-d {server['network']}" if v4 else f"-o {server['device']}"
+            to_internal = f"-d {self.network}" if v4 else f"-o {self.internal}"
+            self._note("filter", chain, f"VPN server {server['name']}.")
+            if server["full_tunnel"] and self.firewall["egress"] == "allow":
+                self._add("filter", chain, clients, out, "-j ACCEPT")
+            self._add("filter", chain, clients, to_internal, "-j ACCEPT")
+            self._add("filter", chain, internal, to_clients, "-j ACCEPT")
+            for network in self.vpn_networks if v4 else [TUNNELS]:
+                to_others = f"-d {network}" if v4 else f"-o {network}"
+                self._add("filter", chain, clients, to_others, "-j ACCEPT")
+
+
+def _snat(action: str) -> str:
+    if action == "masquerade":
+        return "-j MASQUERADE"
+    return "-j RETURN" if action == "none" else f"-j SNAT --to-source {action}"
