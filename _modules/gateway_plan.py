@@ -1034,6 +1034,8 @@ class _Names:
         except ValueError:
             if "/" in text or ":" in text or text.replace(".", "").isdigit():
                 raise
+        if text == "vpn":
+            raise ValueError("this site has no VPN server")
         hint = _did_you_mean(text, [*self.hosts, *self.groups, *self.kinds])
         raise ValueError(f"there is nothing called {_show(text)}{hint}")
 
@@ -1214,7 +1216,7 @@ def _read_forward(
     taken: set[IPv4Address],
 ) -> Iterator[Forward]:
     """One entry, as one forward for each of its ports (or ranges), protocols and addresses."""
-    if "port" not in section.values and section.readable:
+    if section.values.get("port", []) == [] and section.readable:
         section.reader.fault(section.at("port"), "missing")
     ports = section.one_or_more("port", _ports)
     proto = section.get("proto", _one_of("tcp", "udp", "both"), "tcp")
@@ -1227,7 +1229,7 @@ def _read_forward(
     comment = section.get("comment", _comment, None)
     section.close()
     for address in addresses:
-        if address in taken:
+        if address and address in taken:
             section.reader.fault(section.at("address"), f"{address} is a 1:1 address")
     for first, last in ports:
         if to_port and to_port + last - first > 65535:
@@ -1269,7 +1271,12 @@ def _read_outbound(section: _Section, names: _Names, public: Network) -> Rule:
     address = _public_address(public, public.virtual_ip)
 
     def snat(value: object) -> str:
-        return str(value) if value in ("masquerade", "none") else str(address(value))
+        if value in ("masquerade", "none"):
+            return str(value)
+        try:
+            return str(address(value))
+        except ValueError as error:
+            raise ValueError(f"{error}; it may also be masquerade or none") from error
 
     action = section.get("snat", snat)
     rule = _read_rule(section, names, _EVERYTHING, ("group",), action or "none")
