@@ -109,3 +109,28 @@ def local(host: Host, command: str, minion: str = "local") -> Any:
         raise LabError(f"{command}:\n{done.stdout}{done.stderr}")
     answer = json.JSONDecoder().raw_decode(done.stdout, start)[0][minion]
     return answer["return"] if isinstance(answer, dict) and "return" in answer else answer
+
+
+def answer(host: Host, target: str, port: int, source: str = "", proto: str = "tcp") -> str:
+    """What one connection meets: "open" (for UDP: an echo), "refused", or "silent" for 1 s."""
+    kind = {"tcp": "SOCK_STREAM", "udp": "SOCK_DGRAM"}[proto]
+    ask = f"""
+import socket
+s = socket.socket(socket.AF_INET6 if ":" in "{target}" else socket.AF_INET, socket.{kind})
+s.settimeout(1); s.bind(("{source}", 0))
+try:
+    s.connect(("{target}", {port}))
+    if "{proto}" == "udp": s.send(b"?"); s.recv(9)
+    print("open")
+except TimeoutError: print("silent")
+except OSError: print("refused")
+"""
+    return host.run(["python3", "-c", ask]).stdout.strip()
+
+
+def scan(host: Host, target: str, proto: str = "tcp") -> dict[str, list[int]]:
+    """Which of all 65,535 ports are open, and which refused; the others are silent."""
+    script = "/usr/local/lib/lab/scan.py"
+    done = host.run(["sh", "-c", f"ulimit -n 20000; python3 {script} {target} {proto}"])
+    found: dict[str, list[int]] = json.loads(done.stdout)
+    return found

@@ -9,6 +9,7 @@ from lab import Host, Lab
 
 FOLDER = "/srv/pki"
 ON_GATEWAY = "/etc/openvpn/pki"
+CLIENTS = ("laptop", "internet")
 MAKE = f"""
 set -eu
 mkdir -p {FOLDER}; cd {FOLDER}
@@ -39,23 +40,24 @@ server-poll-timeout 3
 connect-retry 1 1
 remote-cert-tls server
 ca {folder}/ca.crt
-cert {folder}/laptop.crt
-key {folder}/laptop.key
+cert {folder}/{name}.crt
+key {folder}/{name}.key
 tls-crypt {folder}/tls-crypt.key
 verb 3
 """
 
 
 def distribute(lab: Lab) -> None:
-    """Make what is missing and put it where the gateways' pillar and the laptop expect it."""
+    """Make what is missing and put it where the gateways' pillar and the clients expect it."""
     lab.host("master").run(MAKE)
     issue(lab, "server", "serverAuth")
-    issue(lab, "laptop", "clientAuth")
     for name in ("ca.crt", "server.crt", "server.key", "tls-crypt.key"):
         for gateway in ("gw1", "gw2"):
             lab.host(gateway).write(f"{ON_GATEWAY}/{name}", read(lab, name), 0o600)
-    for name in ("ca.crt", "laptop.crt", "laptop.key", "tls-crypt.key"):
-        lab.host("laptop").write(f"{FOLDER}/{name}", read(lab, name), 0o600)
+    for client in CLIENTS:
+        issue(lab, client, "clientAuth")
+        for name in ("ca.crt", f"{client}.crt", f"{client}.key", "tls-crypt.key"):
+            lab.host(client).write(f"{FOLDER}/{name}", read(lab, name), 0o600)
 
 
 def issue(lab: Lab, name: str, usage: str) -> None:
@@ -69,45 +71,52 @@ def read(lab: Lab, name: str) -> str:
 
 
 class Tunnel:
-    """The laptop's VPN connection to one gateway, from entry to exit of a `with` block."""
+    """A client's VPN connection to one gateway, from entry to exit of a `with` block."""
 
     device = "tun0"
 
-    def __init__(self, lab: Lab, remote: str, port: int = 1194, proto: str = "udp") -> None:
-        self.laptop: Host = lab.host("laptop")
+    def __init__(
+        self,
+        lab: Lab,
+        remote: str,
+        port: int = 1194,
+        proto: str = "udp",
+        client: str = "laptop",
+    ) -> None:
+        self.client: Host = lab.host(client)
         self.config = CLIENT.format(
-            device=self.device, remote=remote, port=port, proto=proto, folder=FOLDER
+            device=self.device, remote=remote, port=port, proto=proto, folder=FOLDER, name=client
         )
 
     def __enter__(self) -> Tunnel:
-        self.laptop.write("/root/lab.ovpn", self.config)
-        self.laptop.run(
+        self.client.write("/root/lab.ovpn", self.config)
+        self.client.run(
             "rm -f /run/lab.ovpn.log; openvpn --config /root/lab.ovpn --daemon"
             " --writepid /run/lab.ovpn.pid --log /run/lab.ovpn.log"
         )
-        done = self.laptop.run(
+        done = self.client.run(
             'timeout 15 sh -c \'until grep -q "Initialization Sequence Completed"'
             " /run/lab.ovpn.log; do sleep 0.1; done' || { cat /run/lab.ovpn.log; exit 1; }",
             check=False,
         )
         if done.returncode:
             self.__exit__()
-            raise AssertionError(f"the laptop got no VPN connection:\n{done.stdout}")
+            raise AssertionError(f"{self.client.name} got no VPN connection:\n{done.stdout}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.laptop.run(
+        self.client.run(
             "pid=$(cat /run/lab.ovpn.pid); kill $pid; timeout 10 tail --pid=$pid -f /dev/null",
             check=False,
         )
 
     @property
     def address(self) -> str:
-        """The laptop's address in the tunnel."""
+        """The client's address in the tunnel."""
         command = f"ip -brief -4 address show dev {self.device}"
-        return self.laptop.run(command).stdout.split()[2].split("/")[0]
+        return self.client.run(command).stdout.split()[2].split("/")[0]
 
     @property
     def log(self) -> str:
         """What the client said so far; the server's pushes are in it."""
-        return self.laptop.run(["cat", "/run/lab.ovpn.log"]).stdout
+        return self.client.run(["cat", "/run/lab.ovpn.log"]).stdout
