@@ -215,7 +215,8 @@ for _ in range(20): s.sendto(bytes([0x31, 51, 255, 1, 0, 10, 0, 0, 10, 77, 0, 1]
 def hearing(host: Host, what: str) -> Iterator[Callable[[], int]]:
     """Count packets that arrive on eth0, by a filter of tcpdump's."""
     file = "/tmp/heard"
-    start = f"rm -f {file}*; tcpdump -n -p -l --immediate-mode -i eth0 -Q in '{what}' > {file} 2> {file}.log & echo $!"
+    tcpdump = f"tcpdump -n -p -l --immediate-mode -i eth0 -Q in '{what}'"
+    start = f"rm -f {file}*; {tcpdump} > {file} 2> {file}.log & echo $!"
     pid = host.run(start).stdout.strip()
     host.run(f"timeout 5 sh -c 'until grep -q listening {file}.log; do sleep 0.05; done'")
     try:
@@ -320,8 +321,8 @@ def test_tcp_through_a_tunnel_gets_segments_that_fit(site: Lab, pillar: Change) 
         laptop, backend = site.host("laptop"), site.host("backend01")
         with pki.Tunnel(site, checks.PUBLIC["gw1"]) as tunnel:
             laptop.run(
-                "rm -f /tmp/syn; timeout 10 tcpdump -n -p --immediate-mode -i tun0 -c 1 'tcp[tcpflags] == tcp-syn'"
-                " > /tmp/syn 2> /tmp/syn.log &"
+                "rm -f /tmp/syn; timeout 10 tcpdump -n -p --immediate-mode -i tun0 -c 1"
+                " 'tcp[tcpflags] == tcp-syn' > /tmp/syn 2> /tmp/syn.log &"
             )
             laptop.run(
                 "timeout 5 sh -c 'until grep -q listening /tmp/syn.log; do sleep 0.05; done'"
