@@ -87,6 +87,22 @@ def _interface_errors(plan):
     return errors
 
 
+def _ssh_errors(plan):
+    """Who applies this over SSH from the public side must be able to come again."""
+    connection = os.environ.get("SSH_CONNECTION", "").split()
+    if len(connection) != 4:
+        return []
+    client, port = connection[0], int(connection[3])
+    route = json.loads(_output("ip", "-json", "route", "get", client) or "[{}]")[0]
+    public = plan["public"]["interface"]
+    if route.get("dev") != public or gateway_rules.lets_in(plan, client, port):
+        return []
+    return [
+        f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
+        " new rules would not let you in again; add that address"
+    ]
+
+
 def _interface_key(plan, side):
     """Where the pillar says what a side's interface is called on this node."""
     name = plan["node"]["name"]
@@ -128,7 +144,8 @@ def validate(**kwargs):
     site, errors = _site()
     if errors:
         return errors
-    return gateway_plan.check_node(site, __opts__["id"]) or _interface_errors(plan())
+    errors = gateway_plan.check_node(site, __opts__["id"])
+    return errors or [*_interface_errors(plan()), *_ssh_errors(plan())]
 
 
 def plan(node=None, **kwargs):

@@ -6,6 +6,7 @@ built-in chain leads to them, its name; the jumps are made where the rules are l
 
 import hashlib
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import Any
 
@@ -49,6 +50,45 @@ def ruleset(plan: _Plan) -> dict[str, str]:
         "v4": _Family(plan, 4).text(),
         "v6": _Family(plan, 6).text(),
     }
+
+
+def lets_in(plan: _Plan, address: str, port: int) -> bool:
+    """Whether ``address``, on the public side, may open TCP connections to this port of the node.
+
+    True also where it cannot be told: the pillar has lines of iptables for the chain.
+    """
+    firewall = plan["firewall"]
+    version = ip_address(address).version
+    if any((raw["family"], raw["chain"]) == (version, "INPUT") for raw in firewall["raw"]):
+        return True
+    for rule in firewall["input"]:
+        if rule["to"] or rule["proto"] not in (None, "both", "tcp"):
+            continue
+        if rule["ports"] and not any(_holds(ports, port) for ports in rule["ports"]):
+            continue
+        if not rule["from"] or any(_is_from(plan, source, address) for source in rule["from"]):
+            return bool(rule["action"] == "accept")
+    ssh = firewall["ssh"]
+    return port == ssh["port"] and any(_is_from(plan, source, address) for source in ssh["from"])
+
+
+def _holds(ports: str, port: int) -> bool:
+    first, _, last = ports.partition(":")
+    return int(first) <= port <= int(last or first)
+
+
+def _is_from(plan: _Plan, source: dict[str, Any], address: str) -> bool:
+    """Whether a rule's source means this address of the public side."""
+    if "group" in source:
+        members = plan["firewall"]["groups"][source["group"]]
+        return any(_is_in(address, member) for member in members["v4"] + members["v6"])
+    if "address" in source:
+        return "interface" not in source and _is_in(address, source["address"])
+    return bool(source["interface"] == plan["public"]["interface"])
+
+
+def _is_in(address: str, network: str) -> bool:
+    return ip_address(address) in ip_network(network)
 
 
 # --------------------------------------------------------------------------------------------------
