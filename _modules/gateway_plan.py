@@ -40,14 +40,15 @@ _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
 _GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_RATE_PATTERN = re.compile(r"[1-9][0-9]{0,4}/(?:second|minute|hour|day)")
+# The kernel's limit is 10,000 a second.
+_RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
 # What xt_comment holds at most is 255 characters.
-_COMMENT_PATTERN = re.compile(r"[^\"'`\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
+_COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
 # A line of iptables-restore without its beginning, "-A CHAIN".
 _RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
 _PEM_PATTERN = re.compile(
@@ -408,6 +409,8 @@ def _any_network(value: object) -> str:
     """A network or an address of either family, as text without needless prefix length."""
     text = _text(value)
     try:
+        if "%" in text:  # an interface's name would follow, and Python takes any text for one
+            raise ValueError
         network = ip_network(text, strict=False)
     except ValueError as error:
         raise ValueError(f"{_show(value)} is not an address or network") from error
@@ -439,7 +442,7 @@ def _protocol(value: object) -> str:
 
 
 _group_name = _matching(_GROUP_PATTERN, "a group name (small letters, digits, _ and -)")
-_comment = _matching(_COMMENT_PATTERN, "a comment (one line of ASCII without quotes)")
+_comment = _matching(_COMMENT_PATTERN, "a comment (ASCII without quotes, braces, backslashes)")
 _rate = _matching(_RATE_PATTERN, "a rate such as 10/minute (second, minute, hour, day)")
 _raw_line = _matching(_RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP")
 
@@ -983,14 +986,16 @@ class _Names:
             self._learn(group, "group")
             if self._reaches(members, group, group):
                 self.reader.fault(section.at(group), "contains itself")
+                members[group] = ()  # once for all the groups of the circle
             else:
                 self.groups[group] = tuple(sorted(self._flat(members, group)))
 
     def _read_members(self, section: _Section, group: str) -> tuple[tuple[str, str], ...]:
         def parse(value: object) -> tuple[str, str]:
-            if isinstance(value, str) and value in self.groups:
-                return "group", value
-            network = self._host_or_network(value)
+            text = _text(value).lower()
+            if text in self.groups:
+                return "group", text
+            network = self._host_or_network(text)
             if network.endswith("/0"):
                 raise ValueError(f"{network} is everything; leave the group out of the rule")
             return "network", network
@@ -1024,8 +1029,7 @@ class _Names:
                     left.append(name)
         return found
 
-    def _host_or_network(self, value: object) -> str:
-        text = _text(value)
+    def _host_or_network(self, text: str) -> str:
         host = self.hosts.get(text)
         if host:
             return str(host.ip)
@@ -1043,7 +1047,7 @@ class _Names:
         """A parser of what a rule names, which has to be of one of these kinds."""
 
         def parse(value: object) -> Target:
-            text = _text(value)
+            text = _text(value).lower()
             found = list(self.kinds.get(text, []))
             if found and text in self.hosts:
                 found.append("host")
@@ -1090,22 +1094,29 @@ def _read_rule(
     section.close()
     if ports and rule.proto not in ("tcp", "udp", "both", None):
         section.reader.fault(section.at("ports"), "only tcp, udp and both have ports")
-    for key in ("from", "to", "ports"):
+    _check_not_empty(section, "from", "to", "ports")
+    return rule
+
+
+def _check_not_empty(section: _Section, *keys: str) -> None:
+    """An empty list would match everything, where its author may have meant nothing."""
+    for key in keys:
         if section.values.get(key) == []:
             section.reader.fault(section.at(key), "is empty; leave it out if any will do")
-    return rule
+
+
+def _check_leaves(section: _Section, rule: Rule) -> None:
+    if Target("zone", "public") in rule.sources:
+        section.reader.fault(section.at("from"), "what leaves does not come from the public side")
 
 
 def _read_firewall(section: _Section, names: _Names) -> Firewall:
     reader = section.reader
     names.read_groups(section)
 
-    def rules(
-        key: str, destinations: tuple[str, ...], action: str | None = None
-    ) -> tuple[Rule, ...]:
+    def rules(key: str, destinations: tuple[str, ...]) -> tuple[Rule, ...]:
         return tuple(
-            _read_rule(entry, names, _EVERYTHING, destinations, action)
-            for entry in section.sections(key)
+            _read_rule(entry, names, _EVERYTHING, destinations) for entry in section.sections(key)
         )
 
     ssh = section.section("ssh")
@@ -1118,7 +1129,9 @@ def _read_firewall(section: _Section, names: _Names) -> Firewall:
         ssh_port=ssh.get("port", _whole(1, 65535), 22),
         ssh_from=ssh.one_or_more("from", names.target("group")),
         egress=section.get("egress", _one_of("allow", "deny"), "allow"),
-        egress_allowed=rules("egress_allowed", ("group",), "accept"),
+        egress_allowed=tuple(
+            _read_egress(entry, names) for entry in section.sections("egress_allowed")
+        ),
         groups=names.groups,
         input=rules("input", ("group",)),
         forward=rules("forward", _EVERYTHING),
@@ -1129,6 +1142,12 @@ def _read_firewall(section: _Section, names: _Names) -> Firewall:
     if firewall.egress_allowed and firewall.egress == "allow":
         reader.fault(section.at("egress_allowed"), "means nothing without egress: deny")
     return firewall
+
+
+def _read_egress(section: _Section, names: _Names) -> Rule:
+    rule = _read_rule(section, names, _EVERYTHING, ("group",), "accept")
+    _check_leaves(section, rule)
+    return rule
 
 
 # Where lines of iptables may be added. The chains that exist in a table: iptables(8).
@@ -1224,16 +1243,21 @@ def _read_forward(
     to, ip = found
     to_port = section.get("to_port", _whole(1, 65535), None)
     sources = section.one_or_more("from", names.target("group"))
+    _check_not_empty(section, "from")
+    if section.values.get("address") == []:
+        section.reader.fault(section.at("address"), "is empty; leave it out for the virtual IP")
     parse_address = _public_address(public, public.virtual_ip)
-    addresses = section.one_or_more("address", parse_address) or (public.virtual_ip,)
+    addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
+    if "address" in section.values:
+        addresses = section.one_or_more("address", parse_address)
     comment = section.get("comment", _comment, None)
     section.close()
     for address in addresses:
         if address and address in taken:
-            section.reader.fault(section.at("address"), f"{address} is a 1:1 address")
+            section.reader.fault(section.at("address"), f"{address} stands for one host already")
+    if to_port and any(to_port + last - first > 65535 for first, last in ports):
+        section.reader.fault(section.at("to_port"), "the range goes beyond 65535")
     for first, last in ports:
-        if to_port and to_port + last - first > 65535:
-            section.reader.fault(section.at("to_port"), "the range goes beyond 65535")
         for protocol in ("tcp", "udp") if proto == "both" else filter(None, (proto,)):
             for address in addresses:
                 _claim_ports(section, first, last, protocol, public, address)
@@ -1283,8 +1307,7 @@ def _read_outbound(section: _Section, names: _Names, public: Network) -> Rule:
     for key in ("limit", "log"):
         if key in section.values:
             section.reader.fault(section.at(key), "is not for address translation")
-    if any(target == Target("zone", "public") for target in rule.sources):
-        section.reader.fault(section.at("from"), "what leaves does not come from the public side")
+    _check_leaves(section, rule)
     return rule
 
 

@@ -95,9 +95,13 @@ def _is_in(address: str, network: str) -> bool:
 # Groups
 
 
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
 def _set_name(group: str, members: list[str], version: int) -> str:
     """A name that changes with the members: rules and the set that they mean change together."""
-    digest = hashlib.sha256("\n".join(members).encode()).hexdigest()[:8]
+    digest = _digest(group, *members)
     room = SET_NAME_LENGTH - len(f"gateway--{digest}-{version}")
     return f"gateway-{group[:room]}-{digest}-{version}"
 
@@ -222,35 +226,36 @@ class _Family:
             )
         ]
 
-    def _matches(self, rule: dict[str, Any]) -> Iterator[str]:
-        """What the rule matches, as one match for each combination that iptables needs."""
+    def _matches(self, rule: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """What the rule matches: its protocol and the rest, for each combination that it takes."""
         sources = self._ends(rule["from"], "s")
         destinations = self._ends(rule["to"], "d")
         protocols = _protocols(rule["proto"], self.version)
         ports = list(_ports(rule["ports"])) if rule["ports"] else [""]
         comment = f'-m comment --comment "{rule["comment"]}"' if rule["comment"] else ""
-        for ends in product(sources, destinations, protocols, ports):
-            yield _joined(*ends, comment)
+        for proto, *rest in product(protocols, sources, destinations, ports):
+            yield proto, _joined(*rest, comment)
 
     def _rule(self, chain: str, rule: dict[str, Any], *more: str) -> None:
         """A rule of the pillar's vocabulary in table filter."""
         self._note("filter", chain, rule["key"])
-        place = rule["key"].removeprefix("gateway:firewall:")
-        # Per source address: one that asks too often must not lock out the others.
+        place = rule["key"].removeprefix("gateway:firewall:").replace("_allowed", "")
+        # Per source address: one that asks too often must not lock out the others. The kernel keeps
+        # the rate by this name: a new rate needs a new one.
         limit = ""
         if rule["limit"]:
-            name = hashlib.sha256(rule["key"].encode()).hexdigest()[:8]
             limit = (
                 f"-m hashlimit --hashlimit-upto {rule['limit']} --hashlimit-mode srcip"
-                f" --hashlimit-name gateway-{name}"
+                f" --hashlimit-name gateway-{_digest(rule['key'], rule['limit'])}"
             )
-        for match in self._matches(rule):
+        for proto, match in self._matches(rule):
             if rule["log"]:
-                self._log(chain, f"{place} {rule['action']}", match, *more)
+                self._log(chain, f"{place} {rule['action']}", proto, match, *more)
             if rule["action"] == "reject":
-                self._reject(chain, match, limit, *more)
+                self._reject(chain, proto, match, limit, *more)
             else:
-                self._add("filter", chain, match, limit, *more, f"-j {rule['action'].upper()}")
+                target = f"-j {rule['action'].upper()}"
+                self._add("filter", chain, proto, match, limit, *more, target)
 
     def _log(self, chain: str, what: str, *match: str) -> None:
         # The kernel takes 29 characters.
@@ -258,26 +263,29 @@ class _Family:
         rate = f"-m limit --limit {self.firewall['log_limit']}"
         self._add("filter", chain, *match, rate, f'-j LOG --log-prefix "{prefix}"')
 
-    def _reject(self, chain: str, *match: str) -> None:
+    def _reject(self, chain: str, proto: str, *match: str) -> None:
         """Say no at once: a reset for TCP, an ICMP error for the rest (RFC 4890 section 4.3.2)."""
         say = "icmp-admin-prohibited" if self.version == 4 else "icmp6-adm-prohibited"
-        text = _joined(*match)
-        if "-p tcp" not in text and "-p " in text:
-            self._add("filter", chain, text, f"-j REJECT --reject-with {say}")
-            return
-        tcp = "" if "-p tcp" in text else "-p tcp"
-        self._add("filter", chain, tcp, text, "-j REJECT --reject-with tcp-reset")
-        if tcp:
-            self._add("filter", chain, text, f"-j REJECT --reject-with {say}")
+        if proto in ("", "-p tcp"):
+            self._add("filter", chain, "-p tcp", *match, "-j REJECT --reject-with tcp-reset")
+        if proto != "-p tcp":
+            self._add("filter", chain, proto, *match, f"-j REJECT --reject-with {say}")
 
     def _refuse(self, chain: str, what: str, how: str, *match: str) -> None:
         """The end of a chain for some packets: logged if wished, and dropped or rejected."""
         if self.firewall["log"]:
             self._log(chain, what, *match)
         if how == "reject":
-            self._reject(chain, *match)
+            self._reject(chain, "", *match)
         else:
             self._add("filter", chain, *match, "-j DROP")
+
+    def _inside_only(self, chain: str, what: str) -> None:
+        """Nobody on the public side has an address of the inside, whatever the routes say."""
+        if self.version == 4:
+            self._note("filter", chain, "The public side has no addresses of the inside.")
+            for network in (self.network, *self.vpn_networks):
+                self._refuse(chain, what, "drop", f"-i {self.public} -s {network}")
 
     # The tables
 
@@ -351,8 +359,8 @@ class _Family:
             self._note("nat", "POSTROUTING", rule["key"])
             # There a packet has no interface any more that it came from.
             sources = [{**source, "interface": None} for source in rule["from"]]
-            for match in self._matches({**rule, "from": sources}):
-                self._add("nat", "POSTROUTING", match, out, _snat(rule["action"]))
+            for proto, match in self._matches({**rule, "from": sources}):
+                self._add("nat", "POSTROUTING", proto, match, out, _snat(rule["action"]))
         for entry in nat["one_to_one"]:
             self._note("nat", "POSTROUTING", entry["key"])
             self._add("nat", "POSTROUTING", f"-s {entry['ip']}", out, _snat(entry["address"]))
@@ -421,12 +429,14 @@ class _Family:
                     self._add(
                         "filter", chain, f"-i {instance['interface']} -s {peer} -p {VRRP} -j ACCEPT"
                     )
+            self._add("filter", chain, f"-p {VRRP} -j DROP")
         self._common(chain)
         self._icmp()
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
         if self.version == 4:
             self._note("filter", chain, "The public side knows no internal addresses.")
             self._refuse(chain, "input", "drop", f"-i {self.public} -d {self.network}")
+        self._inside_only(chain, "input")
         for rule in self.firewall["input"]:
             self._rule(chain, rule)
         self._services()
@@ -466,15 +476,12 @@ class _Family:
         for network in self.firewall["ssh"]["from"]:
             for source in self._end(network, "s"):
                 self._add("filter", chain, f"-i {self.public} {source} {ssh} -j ACCEPT")
-        self._note("filter", chain, "The node's own address, where it gets it by DHCP.")
+        dhcp = f"-i {self.public} -p udp --sport 67 --dport 68"
         if self.version == 6:
-            self._add(
-                "filter",
-                chain,
-                f"-i {self.public} -s fe80::/10 -p udp --sport 547 --dport 546 -j ACCEPT",
-            )
-        elif not self.plan["node"]["public"]:
-            self._add("filter", chain, f"-i {self.public} -p udp --sport 67 --dport 68 -j ACCEPT")
+            dhcp = f"-i {self.public} -s fe80::/10 -p udp --sport 547 --dport 546"
+        if self.version == 6 or not self.plan["node"]["public"]:
+            self._note("filter", chain, "The node's own address, where it gets it by DHCP.")
+            self._add("filter", chain, dhcp, "-j ACCEPT")
 
     def _forward(self) -> None:
         chain = "FORWARD"
@@ -490,6 +497,7 @@ class _Family:
         self._common(chain)
         self._note("filter", chain, "NAT cannot translate it: it would leave with a wrong address.")
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
+        self._inside_only(chain, "forward")
         for rule in self.firewall["forward"]:
             self._rule(chain, rule)
         if self.version == 4:

@@ -15,6 +15,10 @@ def pem(label, body=SECRET):
 # --------------------------------------------------------------------------------------------------
 # What is rejected: a change of the example (`...` removes a key), where the error is, what it says
 
+ADDRESSES = {
+    "public:virtual_ip": "198.51.100.10",
+    "public:addresses": ["198.51.100.11", "198.51.100.12"],
+}
 REJECTED = {
     "unknown key": (
         {"vpn:servers:main:prot": "udp"},
@@ -67,8 +71,8 @@ REJECTED = {
         "must be text, is a number (0); put it in quotes",
     ),
     "text for a number": (
-        {"nat:forwards:0:port": "443"},
-        "nat:forwards:0:port",
+        {"nat:forwards:0:to_port": "443"},
+        "nat:forwards:0:to_port",
         "must be a whole number, is text (443)",
     ),
     "fraction": (
@@ -382,7 +386,434 @@ REJECTED = {
     "protocol": (
         {"nat:forwards:0:proto": "ucp"},
         "nat:forwards:0:proto",
-        'ucp is none of tcp, udp; did you mean "udp"?',
+        'ucp is none of tcp, udp, both; did you mean "udp"?',
+    ),
+    "forward without a port": ({"nat:forwards:0:port": ...}, "nat:forwards:0:port", "missing"),
+    "forward of no port": ({"nat:forwards:0:port": []}, "nat:forwards:0:port", "missing"),
+    "port in quotes": (
+        {"nat:forwards:0:port": "443"},
+        "nat:forwards:0:port",
+        "443 is neither a port nor a range such as 8000-8100",
+    ),
+    "port in a list": (
+        {"nat:forwards:0:port": [80, 0]},
+        "nat:forwards:0:port:1",
+        "0 is not in 1 to 65535",
+    ),
+    "ports the wrong way round": (
+        {"nat:forwards:0:port": "81-80"},
+        "nat:forwards:0:port",
+        "81-80 ends before it begins",
+    ),
+    "range to ports that there are not": (
+        {"nat:forwards:0": {"port": ["80-90", "100-110"], "to": "www", "to_port": 65530}},
+        "nat:forwards:0:to_port",
+        "the range goes beyond 65535",
+    ),
+    "range with another forward's port": (
+        {"nat:forwards": [{"port": 443, "to": "www"}, {"port": "400-500", "to": "www"}]},
+        "nat:forwards:1:port",
+        "port 443/tcp is taken already, by gateway:nat:forwards:0:port",
+    ),
+    "both protocols of a port, one of them taken": (
+        {"nat:forwards:0": {"port": 1194, "to": "www", "proto": "both"}},
+        "nat:forwards:0:port",
+        "port 1194/udp is taken already, by gateway:vpn:servers:main:port",
+    ),
+    "two forwards of one port and address": (
+        {
+            **ADDRESSES,
+            "nat:forwards": [
+                {"port": 80, "to": "www", "address": ["198.51.100.10", "198.51.100.11"]},
+                {"port": 80, "to": "backend01", "address": "198.51.100.11"},
+            ],
+        },
+        "nat:forwards:1:port",
+        "port 80/tcp of 198.51.100.11 is taken already, by gateway:nat:forwards:0:port",
+    ),
+    "forward of SSH's port": (
+        {"nat:forwards:0:port": 22, "firewall": {"ssh": {"from": "192.0.2.1"}}},
+        "firewall:ssh",
+        "port 22/tcp is taken already, by gateway:nat:forwards:0:port",
+    ),
+    "forward of an address that is not ours": (
+        {**ADDRESSES, "nat:forwards:0:address": "198.51.100.99"},
+        "nat:forwards:0:address",
+        "198.51.100.99 is not among gateway:public:addresses",
+    ),
+    "wrong address beside a right forward": (
+        {
+            "nat:forwards": [
+                {"port": 443, "to": "www"},
+                {"port": 443, "to": "www", "address": "198.51.100.300"},
+            ],
+        },
+        "nat:forwards:1:address",
+        "198.51.100.300 is not an IPv4 address",
+    ),
+    "forward of no address": (
+        {**ADDRESSES, "nat:forwards:0:address": []},
+        "nat:forwards:0:address",
+        "is empty; leave it out for the virtual IP",
+    ),
+    "forward for nobody": (
+        {"nat:forwards:0:from": []},
+        "nat:forwards:0:from",
+        "is empty; leave it out if any will do",
+    ),
+    "forward for a zone": (
+        {"nat:forwards:0:from": "public"},
+        "nat:forwards:0:from",
+        "public is a zone; here it must be a group, a host or a network",
+    ),
+    "comment": (
+        {"nat:forwards:0:comment": "the customer's"},
+        "nat:forwards:0:comment",
+        "the customer's is not a comment (ASCII without quotes, braces, backslashes)",
+    ),
+    # 1:1
+    "1:1 without an address": (
+        {"nat:one_to_one": [{"to": "www"}]},
+        "nat:one_to_one:0:address",
+        "missing",
+    ),
+    "1:1 to nobody": (
+        {**ADDRESSES, "nat:one_to_one": [{"address": "198.51.100.11"}]},
+        "nat:one_to_one:0:to",
+        "missing",
+    ),
+    "1:1 with the virtual IP": (
+        {**ADDRESSES, "nat:one_to_one": [{"address": "198.51.100.10", "to": "www"}]},
+        "nat:one_to_one:0:address",
+        "198.51.100.10 is not among gateway:public:addresses",
+    ),
+    "1:1 of one address twice": (
+        {
+            **ADDRESSES,
+            "nat:one_to_one": [
+                {"address": "198.51.100.11", "to": "www"},
+                {"address": "198.51.100.11", "to": "10.77.0.9"},
+            ],
+        },
+        "nat:one_to_one:1:address",
+        "1:1 address 198.51.100.11 is taken already, by gateway:nat:one_to_one:0:address",
+    ),
+    "1:1 of one host twice": (
+        {
+            **ADDRESSES,
+            "nat:one_to_one": [
+                {"address": "198.51.100.11", "to": "www"},
+                {"address": "198.51.100.12", "to": "backend01"},
+            ],
+        },
+        "nat:one_to_one:1:to",
+        "1:1 host 10.77.0.10 is taken already, by gateway:nat:one_to_one:0:to",
+    ),
+    "forward of a 1:1 address": (
+        {
+            **ADDRESSES,
+            "nat:one_to_one": [{"address": "198.51.100.11", "to": "www"}],
+            "nat:forwards:0:address": "198.51.100.11",
+        },
+        "nat:forwards:0:address",
+        "198.51.100.11 stands for one host already",
+    ),
+    # outbound
+    "outbound without an address": (
+        {"nat:outbound": [{"from": "internal"}]},
+        "nat:outbound:0:snat",
+        "missing",
+    ),
+    "outbound with another's address": (
+        {"nat:outbound": [{"snat": "198.51.100.11"}]},
+        "nat:outbound:0:snat",
+        "198.51.100.11 is not among gateway:public:addresses; it may also be masquerade or none",
+    ),
+    "outbound with a word": (
+        {"nat:outbound": [{"snat": "no"}]},
+        "nat:outbound:0:snat",
+        "no is not an IPv4 address; it may also be masquerade or none",
+    ),
+    "outbound from outside": (
+        {"nat:outbound": [{"snat": "none", "from": ["internal", "public"]}]},
+        "nat:outbound:0:from",
+        "what leaves does not come from the public side",
+    ),
+    "outbound to a side": (
+        {"nat:outbound": [{"snat": "none", "to": "public"}]},
+        "nat:outbound:0:to",
+        "public is a zone; here it must be a group, a host or a network",
+    ),
+    "outbound with a log": (
+        {"nat:outbound": [{"snat": "none", "log": True}]},
+        "nat:outbound:0:log",
+        "is not for address translation",
+    ),
+    "outbound with a limit": (
+        {"nat:outbound": [{"snat": "none", "limit": "1/day"}]},
+        "nat:outbound:0:limit",
+        "is not for address translation",
+    ),
+    "outbound with an action": (
+        {"nat:outbound": [{"snat": "none", "action": "drop"}]},
+        "nat:outbound:0:action",
+        "unknown key",
+    ),
+    # further public addresses
+    "further address outside its network": (
+        {**ADDRESSES, "public:addresses:1": "198.51.101.12"},
+        "public:addresses:1",
+        "198.51.101.12 is not inside 198.51.100.0/24",
+    ),
+    "further address of a node": (
+        {**ADDRESSES, "public:addresses:1": "198.51.100.3"},
+        "nodes:gw2:public",
+        "address 198.51.100.3 is taken already, by gateway:public:addresses:1",
+    ),
+    "further addresses without a virtual IP": (
+        {"public:addresses": ["198.51.100.11"]},
+        "public:virtual_ip",
+        "missing; further public addresses move with it",
+    ),
+    # groups
+    "group name": (
+        {"firewall": {"groups": {"Admins": []}}},
+        "firewall:groups:Admins",
+        "Admins is not a group name (small letters, digits, _ and -)",
+    ),
+    "group called as a side": (
+        {"firewall": {"groups": {"vpn": []}}},
+        "firewall:groups:vpn",
+        "this is the name of something else that rules can name",
+    ),
+    "group called as a VPN server": (
+        {"firewall": {"groups": {"main": []}}},
+        "firewall:groups:main",
+        "this is the name of something else that rules can name",
+    ),
+    "group called as an alias": (
+        {"firewall": {"groups": {"www": []}}},
+        "firewall:groups:www",
+        "this is the name of something else that rules can name",
+    ),
+    "group that is no list": (
+        {"firewall": {"groups": {"admins": "192.0.2.1"}}},
+        "firewall:groups:admins",
+        "must be a list, is text",
+    ),
+    "group of unknown hosts": (
+        {"firewall": {"groups": {"admins": ["backend01", "backend02"]}}},
+        "firewall:groups:admins:1",
+        'there is nothing called backend02; did you mean "backend01"?',
+    ),
+    "group of everything": (
+        {"firewall": {"groups": {"admins": ["::/0"]}}},
+        "firewall:groups:admins:0",
+        "::/0 is everything; leave the group out of the rule",
+    ),
+    "group in itself": (
+        {"firewall": {"groups": {"admins": ["admins"]}}},
+        "firewall:groups:admins",
+        "contains itself",
+    ),
+    "groups in a circle": (
+        {"firewall": {"groups": {"a": ["b"], "b": ["c", "192.0.2.1"], "c": ["a"], "d": ["a"]}}},
+        "firewall:groups:a",
+        "contains itself",
+    ),
+    # what a rule names
+    "unknown name": (
+        {"firewall": {"forward": [{"from": "intern"}]}},
+        "firewall:forward:0:from",
+        'there is nothing called intern; did you mean "internal"?',
+    ),
+    "unknown name in a list": (
+        {"firewall": {"forward": [{"to": ["internal", "x"]}]}},
+        "firewall:forward:0:to:1",
+        "there is nothing called x",
+    ),
+    "VPN where there is none": (
+        {"vpn": ..., "firewall": {"input": [{"from": "vpn"}]}},
+        "firewall:input:0:from",
+        "this site has no VPN server",
+    ),
+    "name of two things": (
+        {"hosts:main": {"ip": "10.77.0.11"}, "firewall": {"input": [{"from": "main"}]}},
+        "firewall:input:0:from",
+        "main is a server and a host; rename one of them",
+    ),
+    "number for a name": (
+        {"firewall": {"input": [{"from": 10}]}},
+        "firewall:input:0:from",
+        "must be text, is a number (10); put it in quotes",
+    ),
+    "malformed address in a rule": (
+        {"firewall": {"input": [{"from": "10.77.0.310"}]}},
+        "firewall:input:0:from",
+        "10.77.0.310 is not an address or network",
+    ),
+    "malformed IPv6 network in a rule": (
+        {"firewall": {"input": [{"from": "2001:db8::/129"}]}},
+        "firewall:input:0:from",
+        "2001:db8::/129 is not an address or network",
+    ),
+    "IPv6 address with a zone": (
+        {"firewall": {"input": [{"from": "fe80::1%eth0"}]}},
+        "firewall:input:0:from",
+        "fe80::1%eth0 is not an address or network",
+    ),
+    "network in a rule with host bits": (
+        {"firewall": {"input": [{"from": "2001:db8::1/64"}]}},
+        "firewall:input:0:from",
+        "2001:db8::1/64 has host bits set; the network is 2001:db8::/64",
+    ),
+    "nobody in a rule": (
+        {"firewall": {"input": [{"from": []}]}},
+        "firewall:input:0:from",
+        "is empty; leave it out if any will do",
+    ),
+    "no destination in a rule": (
+        {"firewall": {"forward": [{"to": []}]}},
+        "firewall:forward:0:to",
+        "is empty; leave it out if any will do",
+    ),
+    "no ports in a rule": (
+        {"firewall": {"forward": [{"ports": []}]}},
+        "firewall:forward:0:ports",
+        "is empty; leave it out if any will do",
+    ),
+    "side as the destination of input": (
+        {"firewall": {"input": [{"to": "public"}]}},
+        "firewall:input:0:to",
+        "public is a zone; here it must be a group, a host or a network",
+    ),
+    "VPN server as the source of SSH": (
+        {"firewall": {"ssh": {"from": "main"}}},
+        "firewall:ssh:from",
+        "main is a server; here it must be a group, a host or a network",
+    ),
+    # the rest of a rule
+    "rule that is no mapping": (
+        {"firewall": {"input": ["ssh"]}},
+        "firewall:input:0",
+        "must be a mapping, is text",
+    ),
+    "rules that are no list": (
+        {"firewall": {"forward": {"to": "www"}}},
+        "firewall:forward",
+        "must be a list, is a mapping",
+    ),
+    "action": (
+        {"firewall": {"input": [{"action": "allow"}]}},
+        "firewall:input:0:action",
+        "allow is none of accept, drop, reject",
+    ),
+    "protocol of a rule": (
+        {"firewall": {"input": [{"proto": "TCP/IP"}]}},
+        "firewall:input:0:proto",
+        "TCP/IP is not a protocol such as tcp, udp, both, icmp or esp",
+    ),
+    "number of a protocol": (
+        {"firewall": {"input": [{"proto": 256}]}},
+        "firewall:input:0:proto",
+        "256 is not in 1 to 255",
+    ),
+    "ports of what has none": (
+        {"firewall": {"input": [{"proto": "icmp", "ports": 8}]}},
+        "firewall:input:0:ports",
+        "only tcp, udp and both have ports",
+    ),
+    "port of a rule": (
+        {"firewall": {"input": [{"ports": [22, "80-"]}]}},
+        "firewall:input:0:ports:1",
+        "80- is neither a port nor a range such as 8000-8100",
+    ),
+    "limit": (
+        {"firewall": {"input": [{"limit": "10/fortnight"}]}},
+        "firewall:input:0:limit",
+        "10/fortnight is not a rate such as 10/minute (second, minute, hour, day)",
+    ),
+    "limit that the kernel does not take": (
+        {"firewall": {"log_limit": "10001/second"}},
+        "firewall:log_limit",
+        "10001/second is not a rate such as 10/minute (second, minute, hour, day)",
+    ),
+    "log of a rule": (
+        {"firewall": {"input": [{"log": "yes"}]}},
+        "firewall:input:0:log",
+        "must be true or false, is text (yes)",
+    ),
+    "comment of a rule": (
+        {"firewall": {"input": [{"comment": ""}]}},
+        "firewall:input:0:comment",
+        "'' is not a comment (ASCII without quotes, braces, backslashes)",
+    ),
+    "key of a rule": (
+        {"firewall": {"input": [{"port": 22}]}},
+        "firewall:input:0:port",
+        'unknown key; did you mean "ports"?',
+    ),
+    # the rest of the firewall
+    "egress": (
+        {"firewall": {"egress": "denied"}},
+        "firewall:egress",
+        'denied is none of allow, deny; did you mean "deny"?',
+    ),
+    "allowed where all is": (
+        {"firewall": {"egress_allowed": [{"to": "192.0.2.1"}]}},
+        "firewall:egress_allowed",
+        "means nothing without egress: deny",
+    ),
+    "allowed with an action": (
+        {"firewall": {"egress": "deny", "egress_allowed": [{"action": "accept"}]}},
+        "firewall:egress_allowed:0:action",
+        "unknown key",
+    ),
+    "allowed from outside": (
+        {"firewall": {"egress": "deny", "egress_allowed": [{"from": "public"}]}},
+        "firewall:egress_allowed:0:from",
+        "what leaves does not come from the public side",
+    ),
+    "time to confirm": (
+        {"firewall": {"confirm_timeout": 4}},
+        "firewall:confirm_timeout",
+        "4 is not in 5 to 600",
+    ),
+    "spoof protection": (
+        {"firewall": {"spoof_protection": 1}},
+        "firewall:spoof_protection",
+        "must be true or false, is a number (1)",
+    ),
+    "segment size": ({"firewall": {"mss": 1500}}, "firewall:mss", "1500 is not in 536 to 1460"),
+    "SSH's port": (
+        {"firewall": {"ssh": {"port": 0}}},
+        "firewall:ssh:port",
+        "0 is not in 1 to 65535",
+    ),
+    "full tunnel": (
+        {"vpn:servers:main:full_tunnel": "yes"},
+        "vpn:servers:main:full_tunnel",
+        "must be true or false, is text (yes)",
+    ),
+    "raw line": (
+        {"firewall": {"raw": {"filter": {"INPUT": ["-p 47 -j ACCEPT", "ACCEPT"]}}}},
+        "firewall:raw:filter:INPUT:1",
+        "ACCEPT is not the rest of an iptables rule such as -s 192.0.2.1 -j DROP",
+    ),
+    "raw line in a chain that there is not": (
+        {"firewall": {"raw": {"filter": {"PREROUTING": []}}}},
+        "firewall:raw:filter:PREROUTING",
+        "unknown key",
+    ),
+    "raw line in a table that there is not": (
+        {"firewall": {"raw6": {"security": {}}}},
+        "firewall:raw6:security",
+        "unknown key",
+    ),
+    "raw lines that are no list": (
+        {"firewall": {"raw6": {"nat": {"PREROUTING": "-j RETURN"}}}},
+        "firewall:raw6:nat:PREROUTING",
+        "must be a list, is text",
     ),
     # the rest of the services
     "upstream address": (
@@ -506,6 +937,10 @@ SECTIONS = [
     "hosts:backend01",
     "nat",
     "nat:forwards:0",
+    "firewall",
+    "firewall:ssh",
+    "firewall:raw:filter",
+    "firewall:raw6",
     "dhcp",
     "dns",
     "ntp",
@@ -568,9 +1003,29 @@ EVERYTHING = {  # each key whose value is text, on top of the example
     "nodes:gw1:internal_interface": "lan0",
     "nodes:gw1:public_interface": "wan0",
     "nodes:gw1:pki": {"certificate": "/etc/gw1.crt", "key": "/etc/gw1.key"},
-    "public:virtual_ip": "198.51.100.1",
+    **ADDRESSES,
     "vpn:servers:main:subnets": {"gw2": "10.8.99.0/24"},
     "vpn:servers:main:settings": {"cipher": "AES-256-GCM", "push": ["route 192.0.2.0"]},
+    "firewall": {
+        "log_limit": "5/second",
+        "mss": "pmtu",
+        "ssh": {"from": ["admins", "203.0.113.9"]},
+        "egress": "deny",
+        "egress_allowed": [{"to": "192.0.2.1", "ports": "80-90", "comment": "updates"}],
+        "groups": {"admins": ["192.0.2.0/24", "backend01", "2001:db8::/32", "more"], "more": []},
+        "input": [{"from": "vpn", "proto": "icmp", "limit": "3/minute", "action": "drop"}],
+        "forward": [{"from": ["public", "main"], "to": ["www"], "comment": "a web server"}],
+    },
+    "nat:forwards:0": {
+        "port": "8000-8010",
+        "proto": "both",
+        "to": "backend01",
+        "from": "192.0.2.7",
+        "address": "198.51.100.11",
+        "comment": "a range",
+    },
+    "nat:one_to_one": [{"address": "198.51.100.12", "to": "10.77.0.20"}],
+    "nat:outbound": [{"from": "internal", "snat": "198.51.100.11", "comment": "mail"}],
     "dhcp:lease_time": "1h",
     "dhcp:settings": {"dhcp-option": ["option:mtu,1400"]},
     "dns:settings": {"address": "/test/192.0.2.1"},
@@ -605,6 +1060,25 @@ def test_no_text_breaks_out(edit, bad):
             assert all(error.isprintable() for error in errors)
 
 
+@pytest.mark.parametrize("bad", list("\n\r\t\0\x7f\u2028\u00e9\U0001f512"), ids=ascii)
+def test_no_raw_line_breaks_out(errors, bad):
+    """It may have quotes, like any line of iptables; but it is one line."""
+    line = "-p 47 -j ACCEPT"
+    for broken in (line + bad, bad + line, line[:2] + bad + line[2:]):
+        [error] = errors({"firewall": {"raw": {"filter": {"INPUT": [broken]}}}})
+        assert error.startswith("gateway:firewall:raw:filter:INPUT:0: ")
+        assert error.isprintable()
+
+
+def test_no_zone_breaks_out(errors):
+    """Python takes any text for the zone of an IPv6 address."""
+    broken = "fe80::1%\n-A INPUT -j ACCEPT"
+    firewall = {"ssh": {"from": broken}, "input": [{"to": broken}], "groups": {"a": [broken]}}
+    found = errors({"firewall": firewall, "nat:forwards:0:from": [broken, broken + "/64"]})
+    assert len(found) == 5
+    assert all("is not an address or network" in error for error in found)
+
+
 @pytest.mark.parametrize(
     ("where", "value"),
     [
@@ -612,13 +1086,14 @@ def test_no_text_breaks_out(edit, bad):
         ("hosts", {"ip": "10.77.0.11"}),
         ("vpn:servers", {"network": "10.9.0.0/16", "port": 1195}),
         ("dns:settings", "1"),
+        ("firewall:groups", []),
     ],
-    ids=["nodes", "hosts", "servers", "settings"],
+    ids=["nodes", "hosts", "servers", "settings", "groups"],
 )
 @pytest.mark.parametrize("bad", list("\n \"'{}/:\\\u00e9"), ids=ascii)
 def test_no_name_breaks_out(edit, where, value, bad):
     def read(name):
-        pillar = edit({"dns:settings": {}})
+        pillar = edit({"dns:settings": {}, "firewall:groups": {}})
         reduce(dict.__getitem__, where.split(":"), pillar)[name] = value
         return gateway_plan.read(pillar)
 
@@ -666,6 +1141,7 @@ def test_vrrp(plan):
                 "name": "internal",
                 "interface": "eth0",
                 "virtual_ip": "10.77.0.1",
+                "addresses": [],
                 "source": "10.77.0.3",
                 "peers": ["10.77.0.2"],
             }
@@ -696,6 +1172,7 @@ def test_vpn_and_routes(plan):
                 "dhcp-option DNS 10.77.0.1",
                 "dhcp-option DOMAIN example.internal",
             ],
+            "full_tunnel": False,
             "settings": [],
         }
     ]
@@ -708,8 +1185,20 @@ def test_nat(plan):
             {"network": "10.77.0.0/24", "to": None},
             {"network": "10.8.1.0/24", "to": None},
         ],
+        "outbound": [],
+        "one_to_one": [],
         "forwards": [
-            {"proto": "tcp", "port": 443, "to": "backend01", "ip": "10.77.0.10", "to_port": 443}
+            {
+                "key": "gateway:nat:forwards:0",
+                "proto": "tcp",
+                "ports": "443",
+                "to": "backend01",
+                "ip": "10.77.0.10",
+                "to_ports": "443",
+                "from": [],
+                "address": None,
+                "comment": None,
+            }
         ],
     }
 
@@ -727,13 +1216,213 @@ def test_forward_targets(plan, to, expected):
     forward = {"port": 25, "proto": "udp", "to": to, "to_port": 2525}
     [found] = plan({"nat:forwards": [forward]})["nat"]["forwards"]
     assert (found["to"], found["ip"]) == expected
-    assert (found["port"], found["proto"], found["to_port"]) == (25, "udp", 2525)
+    assert (found["ports"], found["proto"], found["to_ports"]) == ("25", "udp", "2525")
 
 
 def test_one_port_of_two_protocols(plan):
     forwards = [{"port": 53, "proto": proto, "to": "backend01"} for proto in ("udp", "tcp")]
     found = plan({"nat:forwards": forwards})["nat"]["forwards"]
-    assert [forward["proto"] for forward in found] == ["tcp", "udp"]
+    assert [forward["proto"] for forward in found] == ["udp", "tcp"]
+
+
+def test_forwards_of_several_ports_protocols_and_addresses(plan):
+    forward = {
+        "port": [80, "8000-8010"],
+        "to": "www",
+        "to_port": 9000,
+        "proto": "both",
+        "address": ["198.51.100.10", "198.51.100.11"],
+        "from": ["backend01", "2001:db8::/32"],
+        "comment": "all of them",
+    }
+    found = plan({**ADDRESSES, "nat:forwards": [forward]})["nat"]["forwards"]
+    assert [[each[key] for key in ("ports", "to_ports", "proto", "address")] for each in found] == [
+        [ports, to_ports, proto, address]
+        for ports, to_ports in (("80", "9000"), ("8000:8010", "9000:9010"))
+        for proto in ("tcp", "udp")
+        for address in ("198.51.100.10", "198.51.100.11")
+    ]
+    for each in found:
+        assert each["key"] == "gateway:nat:forwards:0"
+        assert each["from"] == [{"address": "10.77.0.10"}, {"address": "2001:db8::/32"}]
+        assert each["comment"] == "all of them"
+
+
+def test_one_to_one_and_outbound(plan):
+    found = plan(
+        {
+            **ADDRESSES,
+            "nat:one_to_one": [{"address": "198.51.100.12", "to": "www"}],
+            "nat:outbound": [
+                {"from": "internal", "to": "192.0.2.0/24", "snat": "none"},
+                {"from": "backend01", "snat": "198.51.100.11", "ports": 25},
+            ],
+        }
+    )["nat"]
+    assert found["one_to_one"] == [
+        {
+            "key": "gateway:nat:one_to_one:0",
+            "address": "198.51.100.12",
+            "to": "www",
+            "ip": "10.77.0.10",
+        }
+    ]
+    exception, mail = found["outbound"]
+    assert (exception["action"], mail["action"]) == ("none", "198.51.100.11")
+    assert exception["to"] == [{"address": "192.0.2.0/24"}]
+    assert (mail["from"], mail["proto"], mail["ports"]) == (
+        [{"address": "10.77.0.10"}],
+        "tcp",
+        ["25"],
+    )
+
+
+def test_firewall_without_any(plan):
+    assert plan()["firewall"] == {
+        "confirm_timeout": 30,
+        "spoof_protection": True,
+        "log": False,
+        "log_limit": "5/second",
+        "mss": None,
+        "ssh": {"port": 22, "from": []},
+        "egress": "allow",
+        "egress_allowed": [],
+        "groups": {},
+        "input": [],
+        "forward": [],
+        "raw": [],
+    }
+
+
+def test_firewall_rules(plan):
+    firewall = {
+        "input": [{"from": "vpn", "ports": [22, "80-90"], "limit": "3/minute", "action": "drop"}],
+        "forward": [{"to": ["WWW", "friends"], "proto": 47, "log": True, "comment": "a tunnel"}],
+        "groups": {"friends": ["192.0.2.0/24"]},
+    }
+    found = plan({"firewall": firewall})["firewall"]
+    assert found["input"] == [
+        {
+            "key": "gateway:firewall:input:0",
+            "from": [{"address": "10.8.0.0/16"}, {"interface": "vpn-main", "family": 6}],
+            "to": [],
+            "proto": "tcp",
+            "ports": ["22", "80:90"],
+            "action": "drop",
+            "limit": "3/minute",
+            "log": False,
+            "comment": None,
+        }
+    ]
+    assert found["forward"] == [
+        {
+            "key": "gateway:firewall:forward:0",
+            "from": [],
+            "to": [{"address": "10.77.0.10"}, {"group": "friends"}],
+            "proto": "47",
+            "ports": [],
+            "action": "accept",
+            "limit": None,
+            "log": True,
+            "comment": "a tunnel",
+        }
+    ]
+
+
+SECOND_TARGETS = [{"address": "10.9.0.0/16"}, {"interface": "vpn-second", "family": 6}]
+VPN_TARGETS = [{"address": "10.8.0.0/16"}, {"interface": "vpn-main", "family": 6}]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("public", [{"interface": "wan0"}]),
+        (
+            "internal",
+            [
+                {"interface": "lan0", "address": "10.77.0.0/24"},
+                {"interface": "lan0", "family": 6},
+            ],
+        ),
+        ("main", VPN_TARGETS),
+        ("vpn", [*VPN_TARGETS, *SECOND_TARGETS]),
+        ("Backend01", [{"address": "10.77.0.10"}]),
+        ("www", [{"address": "10.77.0.10"}]),
+        ("friends", [{"group": "friends"}]),
+        ("192.0.2.1/32", [{"address": "192.0.2.1"}]),
+        ("2001:DB8:0::/48", [{"address": "2001:db8::/48"}]),
+    ],
+)
+def test_what_a_name_stands_for(plan, name, expected):
+    changes = {
+        "nodes:gw2:internal_interface": "lan0",
+        "nodes:gw2:public_interface": "wan0",
+        "vpn:servers:second": {"network": "10.9.0.0/16", "port": 1195},
+        "firewall": {"groups": {"friends": []}, "forward": [{"from": name}, {"to": name}]},
+    }
+    one, other = plan(changes, "gw2")["firewall"]["forward"]
+    assert one["from"] == other["to"] == expected
+
+
+def test_groups(plan):
+    """Groups of groups, in any order; nothing twice; each family for itself."""
+    groups = {
+        "all": ["one", "two", "192.0.2.1", "Backend01"],
+        "one": ["192.0.2.1/32", "2001:db8::/64", "two"],
+        "two": ["WWW", "2001:db8:0:0::/64", "203.0.113.0/24"],
+        "none": [],
+    }
+    networks = ["10.77.0.10", "203.0.113.0/24"]
+    assert plan({"firewall": {"groups": groups}})["firewall"]["groups"] == {
+        "all": {"v4": ["10.77.0.10", "192.0.2.1", "203.0.113.0/24"], "v6": ["2001:db8::/64"]},
+        "none": {"v4": [], "v6": []},
+        "one": {"v4": ["10.77.0.10", "192.0.2.1", "203.0.113.0/24"], "v6": ["2001:db8::/64"]},
+        "two": {"v4": networks, "v6": ["2001:db8::/64"]},
+    }
+
+
+def test_egress_is_for_who_may_go_out_anyway(plan):
+    """The internal network, and the clients of full tunnels; unless the rule names somebody."""
+    firewall = {"egress": "deny", "egress_allowed": [{"ports": 443}, {"from": "www", "ports": 80}]}
+    changes = {
+        "firewall": firewall,
+        "vpn:servers:second": {"network": "10.9.0.0/16", "port": 1195, "full_tunnel": True},
+    }
+    found = plan(changes)
+    one, other = found["firewall"]["egress_allowed"]
+    assert [target.get("address") for target in one["from"]] == [
+        "10.77.0.0/24",
+        None,
+        "10.9.0.0/16",
+        None,
+    ]
+    assert other["from"] == [{"address": "10.77.0.10"}]
+    main, second = found["vpn"]["servers"]
+    assert "redirect-gateway def1" in second["pushes"]
+    assert "redirect-gateway def1" not in main["pushes"]
+
+
+def test_raw_lines(plan):
+    firewall = {
+        "raw": {"filter": {"INPUT": ["-p 47 -j ACCEPT", '-m comment --comment "x" -j DROP']}},
+        "raw6": {"mangle": {"POSTROUTING": ["-j MARK --set-mark 7"]}},
+    }
+    found = plan({"firewall": firewall})["firewall"]["raw"]
+    assert [(raw["family"], raw["table"], raw["chain"], raw["line"]) for raw in found] == [
+        (4, "filter", "INPUT", "-p 47 -j ACCEPT"),
+        (4, "filter", "INPUT", '-m comment --comment "x" -j DROP'),
+        (6, "mangle", "POSTROUTING", "-j MARK --set-mark 7"),
+    ]
+    assert [raw["key"] for raw in found] == [
+        "gateway:firewall:raw:filter:INPUT:0",
+        "gateway:firewall:raw:filter:INPUT:1",
+        "gateway:firewall:raw6:mangle:POSTROUTING:0",
+    ]
+
+
+def test_mss(plan):
+    assert plan({"firewall": {"mss": "pmtu"}})["firewall"]["mss"] is None
+    assert plan({"firewall": {"mss": 1300}})["firewall"]["mss"] == 1300
 
 
 def test_dhcp(plan):
@@ -810,6 +1499,7 @@ def test_public_virtual_ip(plan):
         "name": "public",
         "interface": "eth1",
         "virtual_ip": "198.51.100.1",
+        "addresses": [],
         "source": "198.51.100.3",
         "peers": ["198.51.100.2"],
     }
@@ -819,6 +1509,12 @@ def test_public_virtual_ip(plan):
         {"network": "10.77.0.0/24", "to": "198.51.100.1"},
         {"network": "10.8.1.0/24", "to": None},
     ]
+
+
+def test_further_addresses_move_with_the_virtual_ip(plan):
+    internal, public = plan(ADDRESSES, "gw2")["vrrp"]["instances"]
+    assert internal["addresses"] == []
+    assert public["addresses"] == ["198.51.100.11", "198.51.100.12"]
 
 
 def test_without_what_is_optional(plan):
@@ -921,6 +1617,8 @@ def test_both_nodes_have_one_digest(plan):
 def test_no_change_escapes_the_digest(plan):
     changes = {
         **EVERYTHING,
+        "public:virtual_ip": "198.51.100.1",
+        "public:addresses": [],
         "domain": "example.org",
         "nodes:gw1:internal": "10.77.0.4",
         "nodes:gw1:public": "198.51.100.9",
@@ -931,12 +1629,27 @@ def test_no_change_escapes_the_digest(plan):
         "hosts:backend01:mac": "02:00:00:00:00:11",
         "hosts:backend01:aliases": [],
         "nat:forwards": [],
+        "nat:forwards:0:to_port": 8443,
+        "nat:forwards:0:comment": "the shop",
+        "vpn:servers:main:full_tunnel": True,
+        "firewall:log": True,
+        "firewall:mss": 1300,
+        "firewall:egress": "deny",
+        "firewall:spoof_protection": False,
+        "firewall:confirm_timeout": 60,
+        "firewall:groups:admins": ["192.0.2.1"],
+        "firewall:input": [{"proto": "esp"}],
+        "firewall:forward": [{"proto": "esp"}],
+        "firewall:ssh:port": 2222,
+        "firewall:raw:filter:INPUT": ["-p 47 -j ACCEPT"],
+        "firewall:raw6:filter:INPUT": ["-p 47 -j ACCEPT"],
         "dhcp:pool": "10.77.0.100-10.77.0.198",
         "dhcp:enabled": False,
         "dns:forwarders": [],
         "ntp:provider": "ntpsec",
     }
-    digests = {plan()["digest"], *(plan({key: value})["digest"] for key, value in changes.items())}
+    digests = {plan(ADDRESSES)["digest"]}
+    digests |= {plan({**ADDRESSES, key: value})["digest"] for key, value in changes.items()}
     assert len(digests) == 1 + len(changes)
 
 
