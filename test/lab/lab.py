@@ -46,6 +46,7 @@ from engine import (
 
 REPOSITORY = LAB.parent.parent
 NETWORKS = ("lan", "wan", "mgmt")
+GATEWAYS = ("gw1", "gw2")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def wire(name: str, pid: int) -> None:
         if port.address:
             inside.append(f"addr add {port.address} broadcast + dev {card}")
         inside.append(f"link set {card} up")
-    allow_real_time(pid)
+    if name in GATEWAYS:
+        allow_real_time(pid)
     if TOPOLOGY[name].router:
         inside.append(f"route add default via {TOPOLOGY[name].router}")
     ip_batch(inside, ["nsenter", "--net", "--target", str(pid)])
