@@ -4,16 +4,25 @@ They get what they need as arguments and call only Salt's own modules (on Salt 3
 see the formula's execution modules in the run that brings them).
 """
 
+import difflib
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 
 from salt.exceptions import CommandExecutionError
 
 STATE_FOLDER = "/var/lib/gateway"
 FIREWALL = "/usr/lib/gateway/firewall"
+CHAINS = "GATEWAY-"
+SETS = "gateway-"
+FAMILIES = {"sets": "sets", "v4": "IPv4", "v6": "IPv6"}
+TABLES = "raw mangle filter nat security"
+MAX_DIFF = 1000  # lines of one in a return; the first apply of a large site has more
 KEPT_SUFFIX = ".before-gateway"
 OURS = "Managed by Salt (gateway)"
 PROC_SYS = "/proc/sys"
@@ -205,56 +214,279 @@ def routes(name, routes):
 # Firewall
 
 
-def _firewall_live():
-    """Our chains and jumps as iptables-save prints them; None before the first time."""
-    return _run(FIREWALL, "show") if os.path.exists(FIREWALL) else None
-
-
-def _firewall_record(path):
-    """What is written down after a load: which file it was, and what iptables made of it."""
-    digest = hashlib.sha256((_read(path) or "").encode()).hexdigest()
-    return f"{digest}\n{_firewall_live()}\n"
-
-
-def firewall_loaded(name):
+def _parse_rules(saved):
     """
-    The rules file ``name`` is what the kernel has in our chains. iptables prints rules in its own
-    words, so the live chains are compared with what it printed right after the last load.
+    What iptables-save printed, as {(table, chain): lines}: our chains, and the jumps into them from
+    others. Two are equal if they do the same, whatever else there is.
     """
-    record_path = f"{STATE_FOLDER}/firewall.live"
+    found = {}
+    table = None
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(f":{CHAINS}"):
+            chain = line[1:].split()[0]
+            found[table, chain] = [f":{chain}"]
+        elif line.startswith("-A "):
+            chain = line.split(" ", 2)[1]
+            # A comment may say anything.
+            if chain.startswith(CHAINS) or (
+                CHAINS in line and f" {CHAINS}" in re.sub(r'"(\\.|[^"\\])*"', "", line)
+            ):
+                found.setdefault((table, chain), []).append(line)
+    return found
+
+
+def _parse_sets(saved):
+    """What ipset save printed, as {("", set): lines}: our sets, without what the kernel chose."""
+    found = {}
+    for line in saved.splitlines():
+        verb, name, _ = f"{line}  ".split(" ", 2)
+        if name.startswith(SETS):
+            found.setdefault(("", name), []).append(
+                re.sub(r" (hashsize|bucketsize|initval) \S+", "", line)
+                if verb == "create"
+                else line
+            )
+    return {
+        key: sorted(lines, key=lambda line: (line[0] != "c", line)) for key, lines in found.items()
+    }
+
+
+def _parse_ruleset(texts):
+    return {
+        family: (_parse_sets if family == "sets" else _parse_rules)(texts.get(family) or "")
+        for family in FAMILIES
+    }
+
+
+def _firewall_live(backend, with_sets):
+    """What the kernel has of ours. ``backend`` is nft or legacy."""
+    return _parse_ruleset(
+        {
+            "v4": _run(f"iptables-{backend}-save"),
+            "v6": _run(f"ip6tables-{backend}-save"),
+            "sets": _run("ipset", "save") if with_sets else "",
+        }
+    )
+
+
+def _firewall_diff(live, wanted):
+    """How to get from one to the other, as unified diffs of each table; "" if they are equal."""
+    text = []
+    for family, title in FAMILIES.items():
+        places = live[family].keys() | wanted[family].keys()
+        for table in sorted({table for table, _ in places}, key=f"{TABLES} ".find):
+            old, new = (
+                [
+                    line
+                    for place in sorted(places)
+                    if place[0] == table
+                    for line in side.get(place, [])
+                ]
+                for side in (live[family], wanted[family])
+            )
+            what = f"{title} {table}".strip()
+            names = f"{what} (live)", f"{what} (wanted)"
+            text += difflib.unified_diff(old, new, *names, n=2, lineterm="")
+    if len(text) > MAX_DIFF:
+        text[MAX_DIFF:] = [f"({len(text) - MAX_DIFF} more lines)"]
+    return "\n".join(text)
+
+
+def _firewall_script():
+    """The command of our script; in test mode a run may be the one that would install it."""
+    if os.path.exists(FIREWALL):
+        return [FIREWALL]
+    return ["sh", __salt__["cp.cache_file"]("salt://gateway/firewall/files/firewall", __env__)]
+
+
+def _ruleset_digest(ruleset):
+    """A hash of what counts: the comments say which entry of the pillar a rule comes from."""
+    texts = {key: re.sub(r"(?m)^#.*\n", "", text) for key, text in ruleset.items()}
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_ruleset(script, ruleset):
+    """
+    What the kernel makes of a ruleset, in its own words, by family. Raises CommandExecutionError
+    with the pillar's entry, the reason and the rule for what it does not take.
+    """
+    if not ruleset:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        for family, text in ruleset.items():
+            _write(f"{folder}/{family}", text)
+        command = [*script, "check", folder]
+        done = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
+        if done["retcode"]:
+            raise CommandExecutionError(_refused(ruleset, done["stdout"]) or done["stderr"])
+        return {family: _read(f"{folder}/kernel/{family}") for family in FAMILIES}
+
+
+def _refused(ruleset, output):
+    """The script's list of refused lines, in words for the person who wrote the pillar."""
+    text = []
+    for entry in output.splitlines():
+        family, number, why = entry.split(" ", 2)
+        lines = ruleset[family].splitlines()[: int(number)]
+        keys = [line[2:] for line in lines if line.startswith("# ")]
+        text.append(f"{keys[-1] if keys else FAMILIES[family]}: {why}")
+        text += [f"    {lines[-1]}"] if lines else []
+    return "\n".join(
+        ["Nothing was changed: the kernel does not take these rules.", *text] if text else []
+    )
+
+
+def _stage(folder, files):
+    """A new folder with these files, on disk for good before anything points to it."""
+    os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
+    os.makedirs(f"{folder}/kernel")
+    for path, text in files.items():
+        with open(f"{folder}/{path}", "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    for path in (f"{folder}/kernel", folder, os.path.dirname(folder)):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _masters():
+    """Addresses and ports of the Salt master, or masters; none for a run without one."""
+    uri = re.fullmatch(r"tcp://\[?(.+?)\]?:(\d+)", __opts__.get("master_uri") or "")
+    if uri:
+        return [(uri[1], int(uri[2]))]
+    if __opts__.get("file_client") == "local":
+        return []
+    masters = __opts__.get("master") or []
+    masters = [masters] if isinstance(masters, str) else masters
+    return [(master, __opts__.get("master_port", 4506)) for master in masters]
+
+
+def _connects(host, port):
+    return __salt__["network.connect"](host, port, timeout=2)["result"]
+
+
+def _answers(address):
+    """Whether it answers a ping. Salt's own network.ping takes three seconds to find out."""
     try:
-        current = _read(record_path) == _firewall_record(name)
+        _run("ping", "-n", "-q", "-c", "1", "-W", "1", address)
+    except CommandExecutionError:
+        return False
+    return True
+
+
+def _default_gateways():
+    routes = json.loads(_run("ip", "-json", "route", "show", "default") or "[]")
+    return [route["gateway"] for route in routes if "gateway" in route]
+
+
+def _lifelines(peers):
+    """What a node must not lose by its new rules, each with a question that opens a connection."""
+    masters = _masters()
+    found = {f"its peer {peer}": functools.partial(_answers, peer) for peer in peers}
+    if masters:
+        words = ", ".join(f"{host} port {port}" for host, port in masters)
+        found[f"the Salt master ({words})"] = lambda: any(_connects(*master) for master in masters)
+    else:
+        for address in _default_gateways():
+            found[f"the default gateway {address}"] = functools.partial(_answers, address)
+    return found
+
+
+def _lost(lifelines, deadline):
+    """Those that do not answer until time is up."""
+    while True:
+        lifelines = {words: asks for words, asks in lifelines.items() if not asks()}
+        if not lifelines or time.monotonic() > deadline:
+            return sorted(lifelines)
+        time.sleep(0.2)
+
+
+def _try_ruleset(trial, peers, timeout):
+    """
+    Load a staged ruleset and keep it if the node still reaches what it reached before. A timer of
+    systemd's takes it back if this process does not live to decide.
+
+    Raises CommandExecutionError when it was taken back.
+    """
+    reached = {words: asks for words, asks in _lifelines(peers).items() if asks() or asks()}
+    seconds = timeout * 2 / 3
+    deadline = time.monotonic() + seconds
+    _run(FIREWALL, "try", trial, str(timeout))
+    lost = _lost(reached, deadline)
+    if not lost:
+        _run(FIREWALL, "confirm", trial)
+        return
+    _run(FIREWALL, "rollback", trial)
+    raise CommandExecutionError(
+        f"With the new rules this node could not reach {' and '.join(lost)} any more, for"
+        f" {seconds:.0f} seconds. The rules are again what they were before."
+    )
+
+
+def firewall(name, ruleset, peers=(), confirm_timeout=30):
+    """
+    The kernel has these rules in our chains, jumps to them, and these sets; the same after a boot.
+    Rules of others are left alone. What somebody changed by hand is put right. New rules that cut
+    the node off from its Salt master, a peer or (where there is no master) its default gateway are
+    taken back.
+
+    ruleset
+        What ``gateway.ruleset`` returns; empty: nothing of ours is left.
+    peers
+        Addresses of the other nodes.
+    confirm_timeout
+        Seconds until the old rules are back if the new ones cut the node off.
+    """
+    folder = f"{STATE_FOLDER}/firewall"
+    if not ruleset and not os.path.exists(FIREWALL):
+        return _result(name, {}, "", "", None)
+    tools = ["iptables", "ipset"] if ruleset.get("sets") else ["iptables"]
+    if __opts__["test"] and ruleset and not all(map(shutil.which, tools)):
+        # They would come in the same run: what the kernel makes of the rules is not to be had yet.
+        diff = _firewall_diff(_parse_ruleset({}), _parse_ruleset(ruleset))
+        return _result(name, {"diff": diff}, "", "Rules would be loaded.", None)
+    digest = _ruleset_digest(ruleset)
+    recorded = _read(f"{folder}/current/digest") == digest
+    changes = {}
+    try:
+        script = _firewall_script()
+        confirmed = {family: _read(f"{folder}/current/kernel/{family}") for family in FAMILIES}
+        kernel = confirmed if recorded else _checked_ruleset(script, ruleset)
+        if os.path.lexists(f"{folder}/pending"):
+            # Of a run that was killed.
+            changes["trial"] = "taken back"
+            if not __opts__["test"]:
+                _run(FIREWALL, "rollback")
+        backend = (_read(f"{folder}/backend") or _run(*script, "backend")).strip()
+        live = _firewall_live(backend, kernel.get("sets") or confirmed["sets"])
     except CommandExecutionError as error:
         return _failed(name, str(error))
+    if changes and __opts__["test"]:
+        live = _parse_ruleset(confirmed)
+    diff = _firewall_diff(live, _parse_ruleset(kernel))
+    if diff:
+        changes["diff"] = diff
+    elif ruleset and not recorded:
+        changes["record"] = "written"
 
     def act():
-        _run(FIREWALL, "load", name)
-        _write(record_path, _firewall_record(name))
+        if not ruleset:
+            _run(FIREWALL, "unload")
+        elif recorded:
+            # Nothing is new: what it does to the node has been tried.
+            _run(FIREWALL, "load")
+        else:
+            trial = f"{digest[:12]}-{time.time_ns()}"
+            files = {f"kernel/{family}": text for family, text in kernel.items()}
+            _stage(f"{folder}/.{trial}", ruleset | files | {"digest": digest})
+            _try_ruleset(trial, peers, confirm_timeout)
 
-    changes = {} if current else {"rules": "loaded"}
-    return _result(name, changes, "Rules loaded.", "Rules would be loaded.", act)
-
-
-def mod_watch(name, sfun=None, **kwargs):
-    """The rules file changed after ``firewall_loaded`` found nothing to do: test mode, mostly."""
-    if sfun != "firewall_loaded":
-        return _failed(name, f"gateway.{sfun} watches nothing")
-    if __opts__["test"]:
-        changes = {"rules": "loaded"}
-        return _result(name, changes, "", "Rules would be loaded.", None)
-    return firewall_loaded(name)
-
-
-def firewall_unloaded(name):
-    """Our chains and the jumps into them are gone."""
-    try:
-        live = _firewall_live()
-    except CommandExecutionError as error:
-        return _failed(name, str(error))
-    changes = {"rules": "removed"} if live else {}
-    return _result(
-        name, changes, "Rules removed.", "Rules would be removed.", lambda: _run(FIREWALL, "unload")
-    )
+    done = "loaded" if ruleset else "removed"
+    return _result(name, changes, f"Rules {done}.", f"Rules would be {done}.", act)
 
 
 # --------------------------------------------------------------------------------------------------

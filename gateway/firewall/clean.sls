@@ -4,7 +4,8 @@ include:
   - gateway.loaded
 
 no firewall rules of ours:
-  gateway.firewall_unloaded: []
+  gateway.firewall:
+    - ruleset: {}
 
 no firewall at boot:
   service.dead:
@@ -17,8 +18,7 @@ firewall files are gone:
   file.absent:
     - names:
       - /etc/systemd/system/gateway-firewall.service
-      - /etc/gateway/firewall.rules
-      - /var/lib/gateway/firewall.live
+      - /var/lib/gateway/firewall
       - /usr/lib/gateway/firewall
     - require:
       - service: no firewall at boot

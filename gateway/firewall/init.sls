@@ -4,10 +4,11 @@ include:
   - gateway.valid
 
 {%- if plan %}
+{%- set ruleset = salt['gateway.ruleset']() %}
 
-firewall package:
+firewall packages:
   pkg.installed:
-    - name: {{ os.firewall.package }}
+    - pkgs: {{ os.firewall.packages + (os.firewall.set_packages if ruleset.sets else []) }}
 
 firewall loader:
   file.managed:
@@ -16,20 +17,14 @@ firewall loader:
     - mode: '0755'
     - makedirs: True
 
-firewall rules file:
-  gateway.checked_file:
-    - name: /etc/gateway/firewall.rules
-    - source: salt://gateway/firewall/files/firewall.rules.jinja
-    - check: /usr/lib/gateway/firewall test
-    - require:
-      - pkg: firewall package
-      - file: firewall loader
-
 firewall rules:
-  gateway.firewall_loaded:
-    - name: /etc/gateway/firewall.rules
-    - watch:
-      - gateway: firewall rules file
+  gateway.firewall:
+    - ruleset: {{ ruleset | tojson }}
+    - peers: {{ plan.peers | map(attribute='internal') | list | tojson }}
+    - confirm_timeout: {{ plan.get('firewall', {}).get('confirm_timeout', 30) }}
+    - require:
+      - pkg: firewall packages
+      - file: firewall loader
 
 firewall unit:
   file.managed:

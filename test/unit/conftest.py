@@ -2,12 +2,14 @@
 
 import copy
 import importlib.util
+import json
 import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import gateway_plan
@@ -75,13 +77,83 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str]
 def iptables(
     tool: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """iptables-save and iptables-restore in PATH, and the file that holds their tables."""
+    """iptables and ipset in PATH, network namespaces for them, and the file with what they hold."""
     state = tmp_path / "iptables.json"
     monkeypatch.setenv("FAKE_IPTABLES", str(state))
     fake = shlex.quote(str(ROOT / "test/unit/fake_iptables.py"))
-    for name in ("iptables-save", "iptables-restore"):
+    names = [f"{ip}-nft-{verb}" for ip in ("iptables", "ip6tables") for verb in ("save", "restore")]
+    for name in (*names, "ipset"):
         tool(name, f'exec {shlex.quote(sys.executable)} -S {fake} {name} "$@"')
+    tool("iptables", "echo 'iptables v1.8.9 (nf_tables)'")
+    for name in ("iptables-legacy-save", "ip6tables-legacy-save"):
+        tool(name, "exit 0")
+    tool("unshare", '[ "$1" = --net ] && shift && FAKE_IPTABLES=$(mktemp) exec "$@"')
     return state
+
+
+@pytest.fixture
+def firewall(
+    iptables: Path, tool: Callable[[str, str], None], tmp_path: Path
+) -> Iterator[SimpleNamespace]:
+    """The firewall script on a machine that has Docker's and fail2ban's rules.
+
+    `home` is its folder, `tables`, `put` and `timers` are what is on the machine.
+    """
+    home, log = tmp_path / "home", tmp_path / "timers"
+    text = (ROOT / "gateway/firewall/files/firewall").read_text()
+    script = tmp_path / "firewall"
+    script.write_text(text.replace("/var/lib/gateway/firewall", str(home)))
+    script.chmod(0o755)
+    tool("systemd-run", f'echo "start $*" >>{log}')
+    tool("systemctl", f'echo "$*" >>{log}')
+    foreign = {
+        "nat": {
+            **{chain: [] for chain in ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")},
+            "DOCKER": ["-i docker0 -j RETURN"],
+        },
+        "filter": {
+            "INPUT": ["-p tcp -j f2b-sshd", "-s 192.0.2.1 -j DROP", "-j f2b-sshd"],
+            "FORWARD": ["-j DOCKER", "-i docker0 -j ACCEPT"],
+            "OUTPUT": [],
+            "DOCKER": [],
+            "f2b-sshd": ["-j RETURN"],
+        },
+    }
+    foreign["nat"]["PREROUTING"] = ["-m addrtype --dst-type LOCAL -j DOCKER"]
+    iptables.write_text(json.dumps({"v4": foreign}))
+
+    def run(*arguments: Any, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """``code`` None: anything but success."""
+        command = ["sh", str(script), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code if code is not None else done.returncode, done.stderr
+        return done
+
+    def read() -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(iptables.read_text())
+        return state
+
+    def change(edit: Callable[[dict[str, Any]], object]) -> None:
+        state = read()
+        edit(state)
+        iptables.write_text(json.dumps(state))
+
+    machine = SimpleNamespace(
+        run=run,
+        script=script,
+        home=home,
+        state=iptables,
+        foreign=foreign,
+        read=read,
+        change=change,
+        timers=lambda: log.read_text().splitlines() if log.exists() else [],
+    )
+    yield machine
+    # Whatever a test did, nothing of anybody else's is gone.
+    for table, chains in foreign.items():
+        for chain, rules in chains.items():
+            now = [rule for rule in read()["v4"][table][chain] if "GATEWAY-" not in rule]
+            assert now == rules
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,11 @@ CHRONY = (
 SERVICES = ["keepalived", "gateway-follow", "gateway-dns", "chrony", "openvpn-server@gateway-main"]
 
 
+def firewall_status(**changes):
+    status = {"backend": "nft", "loaded": True, "drift": False, "pending": False}
+    return json.dumps(status | changes)
+
+
 @pytest.fixture(scope="module")
 def module(load):
     return load("_modules/gateway.py")
@@ -42,6 +47,7 @@ def node(module, monkeypatch, tmp_path, edit):
         ],
         tools={
             "chronyc": CHRONY.format(leap="Normal"),
+            "/usr/lib/gateway/firewall": firewall_status(),
             "ntpq": "leap=00, stratum=2, refid=198.51.100.100\n",
         },
         running={*SERVICES, "gateway-dhcp"},
@@ -345,6 +351,7 @@ def test_status_of_a_healthy_primary(module, node):
         "vrrp": {"internal": {"virtual_ip": "10.77.0.1", "role": "MASTER"}},
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
+        "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},
         "vpn": {"main": {"address": "10.8.0.1", "up": True}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
@@ -377,7 +384,24 @@ def lose_tunnel(node):
     del node.addresses["vpn-main"]
 
 
+def firewall(**changes):
+    return lambda node: node.tools.update({"/usr/lib/gateway/firewall": firewall_status(**changes)})
+
+
 PROBLEMS = {
+    "rules changed by hand": (
+        firewall(drift=True),
+        "the firewall rules are not what was loaded: somebody changed them by hand",
+    ),
+    "no rules": (firewall(loaded=False), "the firewall rules are not loaded"),
+    "no firewall script": (
+        lambda node: node.tools.pop("/usr/lib/gateway/firewall"),
+        "the firewall rules are not loaded",
+    ),
+    "rules on trial": (
+        firewall(loaded=False, pending=True),
+        "new firewall rules are on trial, and taken back unless they prove good",
+    ),
     "DHCP without the virtual IP": (
         lose_virtual_ip,
         "service gateway-dhcp is running while this node is BACKUP",
@@ -484,6 +508,7 @@ def test_status_without_tools(module, node, ip):
     assert status["problems"] == [
         *(f"service {service} is dead" for service in SERVICES),
         "the route to 10.8.1.0/24 is missing",
+        "the firewall rules are not loaded",
         "the tunnel of VPN server main is down",
         "the clock is not synchronised",
     ]

@@ -8,162 +8,345 @@ from types import SimpleNamespace
 
 import pytest
 
-FIREWALL = "gateway/firewall/files/firewall"
 FOLLOW = "gateway/follow/files/follow"
 
 # --------------------------------------------------------------------------------------------------
 # firewall
 
-RULES = """\
-# A comment.
+V4 = """\
 *raw
 :GATEWAY-PREROUTING - [0:0]
--I PREROUTING -j GATEWAY-PREROUTING
+# gateway:raw
 -A GATEWAY-PREROUTING -p 112 -j CT --notrack
+COMMIT
+*nat
+:GATEWAY-PREROUTING - [0:0]
+# gateway:nat:forwards:0
+-A GATEWAY-PREROUTING -p tcp --dport 443 -j DNAT --to-destination 10.77.0.10
 COMMIT
 *filter
 :GATEWAY-INPUT - [0:0]
 :GATEWAY-FORWARD - [0:0]
--I INPUT -j GATEWAY-INPUT
--I FORWARD -j GATEWAY-FORWARD
+:GATEWAY-FORWARD-LOG - [0:0]
+# gateway:firewall:input:0
+-A GATEWAY-INPUT -m set --match-set gateway-few-1 src -j ACCEPT
+# gateway:firewall:input:1
 -A GATEWAY-INPUT -j ACCEPT
--A GATEWAY-FORWARD -j GATEWAY-INPUT
+-A GATEWAY-FORWARD -j GATEWAY-FORWARD-LOG
 COMMIT
 """
-LIVE = """\
-*raw
-:GATEWAY-PREROUTING -
--A PREROUTING -j GATEWAY-PREROUTING
--A GATEWAY-PREROUTING -p vrrp -j CT --notrack
-*filter
-:GATEWAY-INPUT -
-:GATEWAY-FORWARD -
--A INPUT -j GATEWAY-INPUT
--A FORWARD -j GATEWAY-FORWARD
--A GATEWAY-INPUT -j ACCEPT
--A GATEWAY-FORWARD -j GATEWAY-INPUT
+V6 = "*filter\n:GATEWAY-INPUT - [0:0]\nCOMMIT\n"
+SETS = """\
+create gateway-few-1 hash:net family inet maxelem 65536
+add gateway-few-1 192.0.2.0/24
+add gateway-few-1 203.0.113.9
 """
-FOREIGN = {
-    "raw": {"PREROUTING": [], "OUTPUT": []},
-    "nat": {
-        "PREROUTING": ["-j DOCKER"],
-        "INPUT": [],
-        "OUTPUT": [],
-        "POSTROUTING": [],
-        "DOCKER": ["-i docker0 -j RETURN"],
-    },
-    "filter": {"INPUT": ["-j f2b-sshd"], "FORWARD": [], "OUTPUT": [], "f2b-sshd": ["-j RETURN"]},
+JUMPS = {
+    ("raw", "PREROUTING"): 0,
+    # Docker has its own at the end of this one, so that ours is in front after a boot.
+    ("nat", "PREROUTING"): 0,
+    # Behind what fail2ban and Docker put in front of others, here and after a boot.
+    ("filter", "INPUT"): 1,
+    ("filter", "FORWARD"): 2,
 }
 
 
+def stage(firewall, name, v4=V4, v6=V6, sets=SETS):
+    """A ruleset as the state leaves it to the script, checked."""
+    folder = firewall.home / f".{name}"
+    folder.mkdir(parents=True)
+    for file, text in {"v4": v4, "v6": v6, "sets": sets}.items():
+        (folder / file).write_text(text)
+    firewall.run("check", folder)
+
+
+def keep(firewall, name, **texts):
+    stage(firewall, name, **texts)
+    firewall.run("try", name, 30)
+    firewall.run("confirm", name)
+
+
 @pytest.fixture
-def firewall(iptables, root, tmp_path):
-    """Run the script on a machine that has Docker's and fail2ban's rules."""
-    iptables.write_text(json.dumps(FOREIGN))
-    rules = tmp_path / "rules"
-    rules.write_text(RULES)
-
-    def run(*arguments, code=0):
-        """``code`` None: anything but success."""
-        done = subprocess.run(
-            ["sh", root / FIREWALL, *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code if code is not None else done.returncode, done.stderr
-        return done
-
-    return SimpleNamespace(
-        run=run, rules=rules, state=iptables, tables=lambda: json.loads(iptables.read_text())
-    )
+def loaded(firewall):
+    keep(firewall, "one")
+    return firewall
 
 
-def test_show_where_nothing_is_ours(firewall):
-    assert firewall.run("show").stdout == ""
+def picture(firewall):
+    """What is on the machine, but for counters and the order in a set."""
+    state = firewall.read()
+    return state["v4"], state["v6"], {name: sorted(s) for name, s in state["sets"].items()}
 
 
-def test_load_and_show(firewall):
-    firewall.run("load", firewall.rules)
-    assert firewall.run("show").stdout == LIVE
-    tables = firewall.tables()
-    assert tables["nat"] == FOREIGN["nat"]
-    assert tables["filter"]["INPUT"] == ["-j GATEWAY-INPUT", "-j f2b-sshd"]
-    assert tables["filter"]["f2b-sshd"] == ["-j RETURN"]
+def chain(firewall, table, name, family="v4"):
+    return firewall.read()[family][table][name]
 
 
-def test_load_again_puts_no_second_jump_and_no_old_rule(firewall):
-    firewall.run("load", firewall.rules)
-    firewall.rules.write_text(
-        RULES.replace("-A GATEWAY-INPUT -j ACCEPT", "-A GATEWAY-INPUT -j DROP")
-    )
-    firewall.run("load", firewall.rules)
-    assert firewall.run("show").stdout == LIVE.replace("INPUT -j ACCEPT", "INPUT -j DROP")
-
-
-def test_load_brings_a_lost_jump_back(firewall):
-    firewall.run("load", firewall.rules)
-    tables = firewall.tables()
-    tables["filter"]["FORWARD"].clear()
-    firewall.state.write_text(json.dumps(tables))
-    firewall.run("load", firewall.rules)
-    assert firewall.run("show").stdout == LIVE
-
-
-def test_a_jump_in_one_table_is_not_one_in_another(firewall):
-    """nat has a PREROUTING chain too: raw's jump must not pass for nat's."""
-    firewall.run("load", firewall.rules)
-    firewall.rules.write_text(RULES + RULES[RULES.index("*raw") :].replace("*raw", "*nat", 1))
-    firewall.run("load", firewall.rules)
-    assert firewall.tables()["nat"]["PREROUTING"] == ["-j GATEWAY-PREROUTING", "-j DOCKER"]
-
-
-@pytest.mark.parametrize("verb", ["test", "load"])
-@pytest.mark.parametrize("loaded", [False, True], ids=["first", "again"])
-def test_a_wrong_file_changes_nothing(firewall, verb, loaded):
-    if loaded:
-        firewall.run("load", firewall.rules)
-    before = firewall.tables()
-    firewall.rules.write_text(RULES.replace("-A GATEWAY-PREROUTING", "-A GATEWAY-NOWHERE"))
-    assert "GATEWAY-NOWHERE" in firewall.run(verb, firewall.rules, code=1).stderr
-    assert firewall.tables() == before
-
-
-@pytest.mark.parametrize("verb", ["test", "load"])
-def test_a_missing_file_is_an_error(firewall, verb):
-    """iptables-restore is content with an empty input."""
-    assert "absent" in firewall.run(verb, firewall.rules.parent / "absent", code=None).stderr
-
-
-@pytest.mark.parametrize("arguments", [("show",), ("load",), ("unload",)], ids=" ".join)
-def test_without_a_look_at_the_kernel_nothing_is_done(firewall, tool, arguments):
-    """Who does not know what is there would put every jump in twice."""
-    firewall.run("load", firewall.rules)
-    before = firewall.tables()
-    tool("iptables-save", "echo 'iptables-save: no' >&2; exit 1")
-    files = [firewall.rules] if arguments == ("load",) else []
-    assert "iptables-save: no" in firewall.run(*arguments, *files, code=None).stderr
-    assert firewall.tables() == before
-
-
-def test_test_changes_nothing(firewall):
-    firewall.run("test", firewall.rules)
-    assert firewall.tables() == FOREIGN
-
-
-def test_unload_leaves_what_was_there_before(firewall):
-    firewall.run("load", firewall.rules)
-    firewall.run("unload")
-    assert firewall.tables() == FOREIGN
-    firewall.run("unload")  # nothing is left to do
-    assert firewall.tables() == FOREIGN
+def test_check_says_what_the_kernel_makes_of_it(firewall):
+    before = firewall.read()
+    stage(firewall, "one")
+    kernel = firewall.home / ".one/kernel"
+    assert "-A PREROUTING -j GATEWAY-PREROUTING\n" in (kernel / "v4").read_text()
+    assert "-A GATEWAY-PREROUTING -p vrrp -j CT --notrack\n" in (kernel / "v4").read_text()
+    assert "-A INPUT -j GATEWAY-INPUT\n" in (kernel / "v6").read_text()
+    assert (kernel / "sets").read_text().splitlines() == sorted(SETS.splitlines(), reverse=True)[
+        :1
+    ] + sorted(SETS.splitlines()[1:])
+    assert firewall.read() == before
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("load",), ("test",), ("flush",), ("show", "x"), ("unload", "x")], ids=str
+    ("texts", "refused"),
+    [
+        (
+            {"v4": V4.replace("-j DNAT", "--wrong").replace("-j ACCEPT", "--wrong")},
+            ["v4 9", "v4 16", "v4 18"],
+        ),
+        ({"v6": V6.replace("COMMIT", "-A GATEWAY-NOWHERE -j DROP\nCOMMIT")}, ["v6 3"]),
+        # Refused by the kernel, which says no more than that it was something in this table.
+        ({"v4": V4.replace("INPUT -j ACCEPT", "INPUT --refused")}, ["v4 18"]),
+        ({"v4": V4.replace("-p 112", "--refused")}, ["v4 4"]),
+        ({"sets": SETS.replace("192.0.2.0/24", "bad")}, ["sets 2"]),
+    ],
+    ids=["three", "IPv6", "kernel", "first table", "sets"],
 )
+def test_check_names_what_is_refused(firewall, texts, refused):
+    folder = firewall.home / "draft"
+    folder.mkdir(parents=True)
+    for file, text in {"v4": V4, "v6": V6, "sets": SETS, **texts}.items():
+        (folder / file).write_text(text)
+    lines = firewall.run("check", folder, code=1).stdout.splitlines()
+    found = {tuple(line.split()[:2]) for line in lines}
+    assert [" ".join(place) for place in sorted(found, key=lambda at: int(at[1]))] == refused
+    assert all(line.split(" ", 2)[2] for line in lines)
+
+
+def test_load(loaded):
+    assert chain(loaded, "raw", "GATEWAY-PREROUTING") == ["-p vrrp -j CT --notrack"]
+    assert chain(loaded, "filter", "GATEWAY-FORWARD") == ["-j GATEWAY-FORWARD-LOG"]
+    for (table, name), place in JUMPS.items():
+        assert chain(loaded, table, name).index(f"-j GATEWAY-{name}") == place
+    assert chain(loaded, "filter", "INPUT", "v6") == ["-j GATEWAY-INPUT"]
+    assert len(loaded.read()["sets"]["gateway-few-1"]) == 3
+
+
+def test_load_again_has_nothing_to_do(loaded):
+    before = loaded.state.stat().st_mtime_ns
+    loaded.run("load")
+    assert loaded.state.stat().st_mtime_ns == before
+
+
+def test_a_change_leaves_nothing_of_the_old(loaded):
+    other = V4.replace("few-1", "few-2").replace("-j ACCEPT", "-j DROP")
+    other = other.replace("-A GATEWAY-FORWARD -j GATEWAY-FORWARD-LOG\n", "")
+    other = other.replace(":GATEWAY-FORWARD-LOG - [0:0]\n", "")
+    keep(loaded, "two", v4=other, sets=SETS.replace("few-1", "few-2"))
+    assert chain(loaded, "filter", "GATEWAY-INPUT") == [
+        "-m set --match-set gateway-few-2 src -j DROP",
+        "-j DROP",
+    ]
+    assert "GATEWAY-FORWARD-LOG" not in loaded.read()["v4"]["filter"]
+    assert list(loaded.read()["sets"]) == ["gateway-few-2"]
+    assert sorted(path.name for path in loaded.home.iterdir()) == ["backend", "current", "two"]
+
+
+def test_counters_of_unchanged_rules_go_on(loaded):
+    key = "v4 filter GATEWAY-INPUT -j ACCEPT"
+    loaded.change(lambda state: state["counters"].update({key: "[7:420]"}))
+    keep(loaded, "two", v4=V4.replace("-A GATEWAY-FORWARD -j", "-A GATEWAY-FORWARD -i eth0 -j"))
+    assert loaded.read()["counters"][key] == "[7:420]"
+
+
+SPOILS = {
+    "lost jump": lambda state: state["v4"]["filter"]["FORWARD"].remove("-j GATEWAY-FORWARD"),
+    "second jump": lambda state: state["v4"]["filter"]["INPUT"].append("-j GATEWAY-INPUT"),
+    "strange jump": lambda state: state["v4"]["filter"]["OUTPUT"].append("-j GATEWAY-INPUT"),
+    "strange chain": lambda state: state["v4"]["nat"].update({"GATEWAY-X": ["-j RETURN"]}),
+    "lost rule": lambda state: state["v4"]["filter"]["GATEWAY-INPUT"].pop(),
+    "lost chains": lambda state: state["v6"].clear(),
+    "lost member": lambda state: state["sets"]["gateway-few-1"].pop(),
+    "another member": lambda state: state["sets"]["gateway-few-1"].append("192.0.2.7"),
+    "another type": lambda state: state["sets"]["gateway-few-1"].__setitem__(0, "hash:ip"),
+    "half a set": lambda state: state["sets"].update({"gateway-new": ["hash:net"]}),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_load_repairs(loaded, spoil):
+    before = picture(loaded)
+    assert json.loads(loaded.run("status").stdout)["drift"] is False
+    loaded.change(SPOILS[spoil])
+    assert json.loads(loaded.run("status").stdout)["drift"] is True
+    loaded.run("load")
+    assert picture(loaded) == before
+    assert json.loads(loaded.run("status").stdout)["drift"] is False
+
+
+def test_a_jump_stays_where_somebody_put_it(loaded):
+    def move(state):
+        rules = state["v4"]["filter"]["INPUT"]
+        rules.remove("-j GATEWAY-INPUT")
+        rules.append("-j GATEWAY-INPUT")
+
+    loaded.change(move)
+    keep(loaded, "two", v4=V4.replace("INPUT -j ACCEPT", "INPUT -j DROP"))
+    assert chain(loaded, "filter", "INPUT").index("-j GATEWAY-INPUT") == 3
+
+
+def test_a_comment_is_no_jump(loaded):
+    rule = '-m comment --comment "as in -j GATEWAY-INPUT" -j ACCEPT'
+    loaded.change(lambda state: state["v4"]["filter"]["OUTPUT"].append(rule))
+    assert json.loads(loaded.run("status").stdout)["drift"] is False
+
+
+# What becomes of a ruleset on trial
+
+
+def test_a_trial_has_its_timer_before_its_rules(loaded, tool):
+    stage(loaded, "two", v4=V4.replace("INPUT -j ACCEPT", "INPUT -j DROP"))
+    before = chain(loaded, "filter", "GATEWAY-INPUT")
+    tool("systemd-run", "exit 1")
+    loaded.run("try", "two", 30, code=1)
+    assert chain(loaded, "filter", "GATEWAY-INPUT") == before
+    assert not (loaded.home / "pending").is_symlink()
+
+
+def test_a_trial_is_taken_back(loaded):
+    before = picture(loaded)
+    stage(loaded, "two", v4=V4.replace("few-1", "few-2"), sets=SETS.replace("few-1", "few-2"))
+    loaded.run("try", "two", 30)
+    assert loaded.timers()[-1].startswith(
+        "start --quiet --collect --unit=gateway-firewall-back-two"
+    )
+    assert "--on-active=30s" in loaded.timers()[-1]
+    assert loaded.timers()[-1].endswith(f"{loaded.script} rollback two")
+    assert json.loads(loaded.run("status").stdout)["pending"] is True
+    assert sorted(loaded.read()["sets"]) == ["gateway-few-1", "gateway-few-2"]
+    loaded.run("rollback", "two")
+    assert picture(loaded) == before
+    assert loaded.timers()[-1] == "stop gateway-firewall-back-two.timer"
+    assert sorted(path.name for path in loaded.home.iterdir()) == ["backend", "current", "one"]
+    loaded.run("confirm", "two", code=1)  # too late
+    assert picture(loaded) == before
+
+
+def test_the_first_trial_leaves_nothing(firewall):
+    stage(firewall, "one")
+    before = firewall.read()
+    firewall.run("try", "one", 30)
+    firewall.run("rollback")
+    assert own(firewall) == set()
+    assert firewall.read()["sets"] == {}
+    assert before["v4"]["filter"] == firewall.read()["v4"]["filter"]
+
+
+def own(firewall):
+    state = firewall.read()
+    return {
+        (family, table, name)
+        for family in ("v4", "v6")
+        for table, chains in state[family].items()
+        for name, rules in chains.items()
+        if "GATEWAY-" in f"{name} {rules}"
+    }
+
+
+@pytest.mark.parametrize("end", [("load",), ("rollback", "one"), ("rollback", "two")], ids=str)
+def test_a_timer_that_is_late_does_no_harm(loaded, end):
+    """A reboot, the timer of a trial before, the one of a trial that was confirmed."""
+    stage(loaded, "two", v4=V4.replace("INPUT -j ACCEPT", "INPUT -j DROP"))
+    loaded.run("try", "two", 30)
+    if end[0] == "load":
+        loaded.run("load")
+        assert "-j ACCEPT" in chain(loaded, "filter", "GATEWAY-INPUT")
+    elif end[1] == "one":
+        loaded.run(*end)
+        assert "-j DROP" in chain(loaded, "filter", "GATEWAY-INPUT")
+        loaded.run("confirm", "two")
+    else:
+        loaded.run("confirm", "two")
+        loaded.run(*end)
+        assert "-j DROP" in chain(loaded, "filter", "GATEWAY-INPUT")
+    assert not (loaded.home / "pending").is_symlink()
+
+
+def test_a_second_trial_takes_the_first_back(loaded):
+    for name, target in (("two", "DROP"), ("three", "REJECT")):
+        stage(loaded, name, v4=V4.replace("INPUT -j ACCEPT", f"INPUT -j {target}"))
+        loaded.run("try", name, 30)
+    loaded.run("confirm", "two", code=1)
+    loaded.run("rollback", "two")
+    loaded.run("confirm", "three")
+    assert "-j REJECT" in chain(loaded, "filter", "GATEWAY-INPUT")
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_a_trial_that_does_not_load_is_taken_back_at_once(loaded, family):
+    before = picture(loaded)
+    stage(loaded, "two", v4=V4.replace("-j ACCEPT", "-j DROP"))
+    kernel = loaded.home / f".two/kernel/{family}"
+    kernel.write_text(kernel.read_text().replace("COMMIT", "-A GATEWAY-INPUT --wrong\nCOMMIT"))
+    assert "--wrong" in loaded.run("try", "two", 30, code=1).stderr
+    assert picture(loaded) == before
+
+
+@pytest.mark.parametrize("arguments", [("load",), ("unload",), ("rollback",), ("status",)], ids=str)
+def test_without_a_look_at_the_kernel_nothing_is_done(loaded, tool, arguments):
+    """Who does not know what is there would put every jump in twice."""
+    stage(loaded, "two", v4=V4.replace("-j ACCEPT", "-j DROP"))
+    loaded.run("try", "two", 30)
+    before = loaded.read()
+    tool("iptables-nft-save", "echo 'iptables-save: no' >&2; exit 1")
+    assert "iptables-save: no" in loaded.run(*arguments, code=None).stderr
+    assert loaded.read() == before
+
+
+def test_unload_leaves_what_was_there_before(loaded):
+    for _ in range(2):  # nothing is left to do
+        loaded.run("unload")
+        assert own(loaded) == set()
+        assert loaded.read()["sets"] == {}
+        assert list(loaded.home.iterdir()) == []
+
+
+def test_load_where_nothing_was_ever_confirmed(firewall):
+    before = firewall.read()
+    firewall.run("load")
+    assert firewall.read() == before
+    assert json.loads(firewall.run("status").stdout)["loaded"] is False
+
+
+# nft or legacy
+
+
+@pytest.mark.parametrize(
+    ("version", "nft", "legacy", "expected"),
+    [
+        ("v1.8.9 (nf_tables)", "", "", "nft"),
+        ("v1.8.9 (legacy)", "", "", "legacy"),
+        ("v1.6.0", "", "", "legacy"),
+        ("v1.8.9 (nf_tables)", "", "-A INPUT -j DROP", "legacy"),
+        ("v1.8.9 (nf_tables)", "-A INPUT -j DROP", "-A INPUT -j DROP", "nft"),
+        ("v1.8.9 (legacy)", ":INPUT ACCEPT", "-A INPUT -j DROP", "legacy"),
+    ],
+)
+def test_backend(firewall, tool, version, nft, legacy, expected):
+    tool("iptables", f"echo 'iptables {version}'")
+    tool("iptables-nft-save", f"echo '{nft}'")
+    tool("iptables-legacy-save", f"echo '{legacy}'")
+    assert firewall.run("backend").stdout == f"{expected}\n"
+
+
+def test_backend_stays(loaded, tool):
+    tool("iptables", "echo 'iptables v1.8.9 (legacy)'")
+    assert loaded.run("backend").stdout == "nft\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("check",), ("try", "x"), ("show",), ("load", "x")])
 def test_usage(firewall, arguments):
     usage = firewall.run(*arguments, code=64).stderr
-    lines = [line.split()[:2] for line in usage.splitlines() if line.startswith("  ")]
-    assert lines == [["firewall", verb] for verb in ("show", "test", "load", "unload")]
-    assert firewall.tables() == FOREIGN
+    lines = [line.split()[1] for line in usage.splitlines() if line.startswith("  firewall")]
+    assert " ".join(lines) == "backend check try confirm rollback load unload status"
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from time import time_ns
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 10
+    assert len(functions) == 8
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
@@ -292,130 +293,347 @@ def test_a_route_with_our_number_and_no_gateway(machine, table, routes):
 # --------------------------------------------------------------------------------------------------
 # Firewall
 
-RULES = """\
+V4 = """\
+*nat
+:GATEWAY-PREROUTING - [0:0]
+# gateway:nat:forwards:0
+-A GATEWAY-PREROUTING -p tcp --dport 443 -j DNAT --to-destination 10.77.0.10
+COMMIT
 *filter
 :GATEWAY-INPUT - [0:0]
--I INPUT -j GATEWAY-INPUT
+# gateway:firewall:input:0
 -A GATEWAY-INPUT -p 112 -j ACCEPT
+# gateway:firewall:input:1
+-A GATEWAY-INPUT -m set --match-set gateway-few-1 src -j ACCEPT
 COMMIT
 """
-FOREIGN = {"filter": {"INPUT": ["-j f2b-sshd"], "FORWARD": [], "f2b-sshd": ["-j RETURN"]}}
+RULESET = {
+    "sets": "create gateway-few-1 hash:net family inet maxelem 9\nadd gateway-few-1 192.0.2.0/24\n",
+    "v4": V4,
+    "v6": "*filter\n:GATEWAY-INPUT - [0:0]\nCOMMIT\n",
+}
+DROP = RULESET | {"v4": V4.replace("src -j ACCEPT", "src -j DROP")}
+PEER, GATEWAY, MASTER = "10.77.0.3", "198.51.100.1", "10.99.0.10"
+SAVES = ["iptables-nft-save", "ip6tables-nft-save"]
 
 
 @pytest.fixture
-def firewall(machine, iptables, root):
-    """The real script, over an iptables that the test plays."""
-    iptables.write_text(json.dumps(FOREIGN))
-    script = machine.folder / "firewall"
-    rules = machine.folder / "rules"
-    rules.write_text(RULES)
+def site(machine, firewall, module, monkeypatch):
+    """A node with the real script; ``unreachable`` never answers, ``cut`` not while on trial."""
+    firewall.home = machine.folder / "state/firewall"
+    firewall.script.write_text(
+        firewall.script.read_text().replace(str(machine.folder / "home"), str(firewall.home))
+    )
+    site = SimpleNamespace(
+        unreachable=set(), cut=set(), commands=[], firewall=firewall, clock=0.0, asked=set()
+    )
+    machine.opts |= {"master_uri": f"tcp://{MASTER}:4506"}
+
+    def reachable(address):
+        site.asked.add(address)
+        on_trial = (firewall.home / "pending").is_symlink()
+        return address not in site.unreachable | (site.cut if on_trial else set())
 
     def run_all(command, python_shell, ignore_retcode):
         assert python_shell is False
+        assert ignore_retcode is True
+        site.commands.append(os.path.basename(command[0]))
+        if command[0] == "ping":
+            return {"retcode": int(not reachable(command[-1])), "stdout": "", "stderr": ""}
+        if command[0] == "ip":
+            assert command == ["ip", "-json", "route", "show", "default"]
+            return {"retcode": 0, "stdout": json.dumps([{"gateway": GATEWAY}, {}]), "stderr": ""}
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if command[1] != "show":
+        if command[1:2] and command[1] in ("try", "load", "unload", "rollback"):
             machine.calls.append(command[1])
         return {"retcode": done.returncode, "stdout": done.stdout.strip(), "stderr": done.stderr}
 
-    def install():
-        shutil.copy(root / "gateway/firewall/files/firewall", script)
-        script.chmod(0o755)
+    def connect(host, port, timeout):
+        assert (port, timeout) == (4506, 2)
+        return {"result": reachable(host), "comment": ""}
 
-    machine.functions["cmd.run_all"] = run_all
-    return SimpleNamespace(
-        install=install,
-        rules=rules,
-        name=str(rules),
-        state=iptables,
-        tables=lambda: json.loads(iptables.read_text()),
+    def sleep(seconds):
+        site.clock += seconds
+
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: site.clock, time_ns=time_ns)
     )
+    machine.functions |= {"cmd.run_all": run_all, "network.connect": connect}
+    return site
 
 
-def test_firewall(machine, firewall):
-    firewall.install()
-    assert converges(machine, "firewall_loaded", firewall.name) == {"rules": "loaded"}
-    assert firewall.tables()["filter"]["GATEWAY-INPUT"] == ["-p vrrp -j ACCEPT"]
-    assert converges(machine, "firewall_unloaded", "rules") == {"rules": "removed"}
-    assert firewall.tables()["filter"] == {**FOREIGN["filter"]}
+def apply(machine, ruleset=RULESET, **keywords):
+    return machine.run("firewall", "rules", ruleset, peers=[PEER], **keywords)
 
 
-def test_firewall_before_its_script_is_there(machine, firewall):
-    """Test mode on a fresh node: script and rules file would be written in the same run."""
-    firewall.rules.unlink()
-    ret = machine.run("firewall_loaded", firewall.name, test=True)
-    assert (ret["result"], ret["changes"]) == (None, {"rules": "loaded"})
-    ret = machine.run("firewall_unloaded", "rules")
-    assert (ret["result"], ret["changes"]) == (True, {})
+def gone(site):
+    state = site.firewall.read()
+    return "GATEWAY" not in f"{state['v4']} {state['v6']}" and state["sets"] == {}
 
 
-def lose_rule(firewall):
-    tables = firewall.tables()
-    tables["filter"]["GATEWAY-INPUT"].clear()
-    firewall.state.write_text(json.dumps(tables))
+def test_firewall(machine, site):
+    assert list(converges(machine, "firewall", "rules", RULESET, peers=[PEER])) == ["diff"]
+    assert site.firewall.read()["v4"]["filter"]["GATEWAY-INPUT"] == [
+        "-p vrrp -j ACCEPT",
+        "-m set --match-set gateway-few-1 src -j ACCEPT",
+    ]
+    assert list(converges(machine, "firewall", "rules", DROP, peers=[PEER])) == ["diff"]
+    assert list(converges(machine, "firewall", "rules", {})) == ["diff"]
+    assert gone(site)
+    assert os.listdir(site.firewall.home) == []
+
+
+def test_firewall_with_nothing_to_do_is_two_processes(machine, site):
+    bare = {"sets": "", "v4": V4.replace("-m set --match-set gateway-few-1 src ", ""), "v6": ""}
+    for ruleset, more in ((bare, []), (RULESET, ["ipset"])):
+        apply(machine, ruleset)
+        site.commands.clear()
+        assert apply(machine, ruleset)["changes"] == {}
+        assert site.commands == SAVES + more
+
+
+def test_firewall_shows_what_changes(machine, site):
+    apply(machine)
+    assert apply(machine, DROP, test=True)["changes"]["diff"].splitlines() == [
+        "--- IPv4 filter (live)",
+        "+++ IPv4 filter (wanted)",
+        "@@ -1,4 +1,4 @@",
+        " :GATEWAY-INPUT",
+        " -A GATEWAY-INPUT -p vrrp -j ACCEPT",
+        "--A GATEWAY-INPUT -m set --match-set gateway-few-1 src -j ACCEPT",
+        "+-A GATEWAY-INPUT -m set --match-set gateway-few-1 src -j DROP",
+        " -A INPUT -j GATEWAY-INPUT",
+    ]
+
+
+def test_firewall_does_not_show_ten_thousand_lines(machine, site):
+    rules = "".join(f"-A GATEWAY-INPUT -s 192.0.2.1 --sport {n} -j DROP\n" for n in range(1500))
+    many = {"sets": "", "v4": f"*filter\n:GATEWAY-INPUT - [0:0]\n{rules}COMMIT\n", "v6": ""}
+    lines = apply(machine, many)["changes"]["diff"].splitlines()
+    assert len(lines) == 1001
+    assert lines[-1] == "(505 more lines)"
+
+
+def spoil(edit):
+    return lambda site: site.firewall.change(edit)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("change", "line"),
     [
-        lose_rule,
-        lambda firewall: firewall.state.write_text(json.dumps(FOREIGN)),
-        lambda firewall: firewall.rules.write_text(RULES.replace("112", "51")),
-        lambda firewall: shutil.rmtree(firewall.rules.parent / "state"),
+        (spoil(lambda s: s["v4"]["filter"]["GATEWAY-INPUT"].pop(0)), "+-A GATEWAY-INPUT -p vrrp"),
+        (spoil(lambda s: s["v4"]["nat"]["GATEWAY-PREROUTING"].append("-j X")), "--A GATEWAY-PRE"),
+        (spoil(lambda s: s["v4"]["nat"]["PREROUTING"].pop(0)), "+-A PREROUTING -j GATEWAY-PRE"),
+        (spoil(lambda s: s["v6"]["filter"]["INPUT"].append("-j GATEWAY-INPUT")), "--A INPUT -j"),
+        (spoil(lambda s: s["v4"]["filter"].update({"GATEWAY-X": []})), "-:GATEWAY-X"),
+        (spoil(lambda s: s["sets"]["gateway-few-1"].pop()), "+add gateway-few-1 192.0.2.0/24"),
+        (
+            spoil(lambda s: s["sets"].update({"gateway-old-1": ["hash:net"]})),
+            "-create gateway-old-1",
+        ),
+        (lambda site: shutil.rmtree(site.firewall.home), ""),
     ],
-    ids=["rule lost", "all lost", "file changed", "record lost"],
+    ids=["deleted", "added", "jump", "doubled", "chain", "member", "set", "record"],
 )
-def test_firewall_is_loaded_again(machine, firewall, spoil):
-    firewall.install()
-    machine.run("firewall_loaded", firewall.name)
-    spoil(firewall)
-    assert converges(machine, "firewall_loaded", firewall.name) == {"rules": "loaded"}
+def test_firewall_is_repaired(machine, site, change, line):
+    apply(machine)
+    before = site.firewall.read()
+    change(site)
+    changes = converges(machine, "firewall", "rules", RULESET, peers=[PEER])
+    after = site.firewall.read()
+    assert [after[key] for key in ("v4", "v6", "sets")] == [
+        before[key] for key in ("v4", "v6", "sets")
+    ]
+    if line:
+        assert any(found.startswith(line) for found in changes["diff"].splitlines())
+    else:
+        assert changes == {"record": "written"}
 
 
-def test_firewall_does_not_mind_what_others_change(machine, firewall):
-    firewall.install()
-    machine.run("firewall_loaded", firewall.name)
-    tables = firewall.tables()
-    tables["filter"]["FORWARD"] = ["-j DOCKER"]
-    firewall.state.write_text(json.dumps(tables))
-    assert machine.run("firewall_loaded", firewall.name)["changes"] == {}
+def test_firewall_does_not_mind_what_others_change(machine, site):
+    apply(machine)
+    site.firewall.change(lambda s: s["v4"]["filter"]["INPUT"].insert(0, "-j f2b-sshd"))
+    site.firewall.change(lambda s: s["sets"].update({"theirs": ["hash:ip", "192.0.2.3"]}))
+    rule = '-m comment --comment "not -j GATEWAY-INPUT" -j ACCEPT'
+    site.firewall.change(lambda s: s["v4"]["filter"]["OUTPUT"].append(rule))
+    try:
+        assert apply(machine)["changes"] == {}
+    finally:
+        site.firewall.change(lambda s: s["v4"]["filter"]["INPUT"].pop(0))
+        site.firewall.change(lambda s: s["v4"]["filter"]["OUTPUT"].clear())
 
 
-def test_firewall_that_iptables_refuses(machine, firewall):
-    firewall.install()
-    machine.run("firewall_loaded", firewall.name)
-    before = firewall.tables()
-    firewall.rules.write_text(RULES.replace("-A GATEWAY-INPUT", "-A GATEWAY-OUTPUT"))
-    for _ in range(2):  # and is not thought to be there the next time
-        ret = machine.run("firewall_loaded", firewall.name)
-        assert (ret["result"], ret["changes"]) == (False, {})
-        assert "no chain GATEWAY-OUTPUT" in ret["comment"]
-        assert firewall.tables() == before
+def test_firewall_does_not_mind_other_comments(machine, site):
+    """An entry of the pillar has another number; the rules are the same."""
+    apply(machine)
+    renumbered = RULESET | {"v4": V4.replace("input:1", "input:7")}
+    site.commands.clear()
+    assert apply(machine, renumbered)["changes"] == {}
+    assert site.commands == [*SAVES, "ipset"]
 
 
-@pytest.mark.parametrize("function", ["firewall_loaded", "firewall_unloaded"])
-def test_firewall_that_cannot_be_asked(machine, firewall, function):
-    script = machine.folder / "firewall"
-    script.write_text("#!/bin/sh\necho no such table >&2\nexit 1\n")
-    script.chmod(0o755)
-    ret = machine.run(function, firewall.name)
+@pytest.mark.parametrize("test", [True, False])
+def test_firewall_that_the_kernel_refuses(machine, site, test):
+    apply(machine)
+    before = site.firewall.read()
+    wrong = RULESET | {"v4": V4.replace("-p 112", "--wrong").replace("-j DNAT", "--wrong -j DNAT")}
+    ret = apply(machine, wrong, test=test)
     assert (ret["result"], ret["changes"]) == (False, {})
-    assert "no such table" in ret["comment"]
+    assert ret["comment"].splitlines() == [
+        "Nothing was changed: the kernel does not take these rules.",
+        'gateway:nat:forwards:0: unknown option "--wrong"',
+        "    -A GATEWAY-PREROUTING -p tcp --dport 443 --wrong -j DNAT --to-destination 10.77.0.10",
+        'gateway:firewall:input:0: unknown option "--wrong"',
+        "    -A GATEWAY-INPUT --wrong -j ACCEPT",
+    ]
+    assert site.firewall.read() == before
 
 
-def test_firewall_watches_its_file(machine, firewall):
-    """In test mode the file has not changed yet, so ``firewall_loaded`` found nothing to do."""
-    firewall.install()
-    machine.run("firewall_loaded", firewall.name)
-    watch = {"sfun": "firewall_loaded", "__reqs__": {}}
-    ret = machine.run("mod_watch", firewall.name, test=True, **watch)
-    assert (ret["result"], ret["changes"]) == (None, {"rules": "loaded"})
-    assert machine.run("mod_watch", firewall.name, **watch)["changes"] == {}
-    firewall.rules.write_text(RULES.replace("112", "51"))
-    ret = machine.run("mod_watch", firewall.name, **watch)
-    assert (ret["result"], ret["changes"]) == (True, {"rules": "loaded"})
-    ret = machine.run("mod_watch", "routes", sfun="routes")
+@pytest.mark.parametrize("tool_name", SAVES)
+def test_firewall_that_cannot_be_asked(machine, site, tool, tool_name):
+    apply(machine)
+    tool(tool_name, "echo no such table >&2; exit 1")
+    for ruleset in (RULESET, {}):
+        ret = apply(machine, ruleset)
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert "no such table" in ret["comment"]
+
+
+def test_firewall_before_its_tools_are_there(machine, site, monkeypatch, module):
+    """Test mode on a fresh node: package and script would come in the same run."""
+    monkeypatch.setattr(module.shutil, "which", lambda tool: None)
+    ret = apply(machine, test=True)
+    assert ret["result"] is None
+    assert "+-A GATEWAY-INPUT -p 112 -j ACCEPT" in ret["changes"]["diff"].splitlines()
+    site.firewall.script.unlink()
+    assert machine.run("firewall", "rules", {})["changes"] == {}
+
+
+def test_firewall_before_its_script_is_there(machine, site, root):
+    """Test mode where iptables is there already: the real diff, from the master's script."""
+    site.firewall.script.rename(machine.folder / "cached")
+
+    def cache_file(source, saltenv):
+        assert (root / source.removeprefix("salt://")).exists()
+        assert saltenv == "base"
+        return str(machine.folder / "cached")
+
+    machine.functions["cp.cache_file"] = cache_file
+    ret = apply(machine, test=True)
+    assert "+-A GATEWAY-INPUT -p vrrp -j ACCEPT" in ret["changes"]["diff"].splitlines()
+
+
+# New rules are kept only if the node still reaches what it reached before
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        ({MASTER}, f"the Salt master ({MASTER} port 4506)"),
+        ({PEER}, f"its peer {PEER}"),
+        ({PEER, MASTER}, f"its peer {PEER} and the Salt master ({MASTER} port 4506)"),
+    ],
+    ids=["master", "peer", "both"],
+)
+def test_firewall_that_cuts_the_node_off(machine, site, cut, words):
+    apply(machine)
+    before = site.firewall.read()
+    site.cut = cut
+    ret = apply(machine, DROP)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == (
+        f"With the new rules this node could not reach {words} any more, for 20 seconds."
+        " The rules are again what they were before."
+    )
+    assert 20 < site.clock < 25
+    after = site.firewall.read()
+    assert (after["v4"], after["sets"]) == (before["v4"], before["sets"])
+    assert apply(machine)["changes"] == {}
+
+
+def test_firewall_whose_first_rules_cut_the_node_off(machine, site):
+    site.cut = {MASTER}
+    assert apply(machine, confirm_timeout=6)["result"] is False
+    assert gone(site)
+    assert 4 < site.clock < 6
+
+
+def test_firewall_does_not_wait_for_what_was_away_before(machine, site):
+    site.unreachable = {MASTER, PEER}
+    assert apply(machine)["result"] is True
+    assert site.clock == 0
+
+
+def test_firewall_waits_for_what_comes_back(machine, site, module, monkeypatch):
+    def sleep(seconds):
+        site.clock += seconds
+        site.cut = set() if site.clock > 3 else site.cut
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    site.cut = {MASTER}
+    assert apply(machine)["result"] is True
+    assert 3 < site.clock < 4
+
+
+@pytest.mark.parametrize(
+    ("opts", "asked"),
+    [
+        ({}, {PEER, MASTER}),
+        ({"master_uri": "tcp://[fd00::1]:4506"}, {PEER, "fd00::1"}),
+        ({"master_uri": None, "master": "salt.test"}, {PEER, "salt.test"}),
+        ({"master_uri": None, "master": ["one", "two"], "file_client": "remote"}, {PEER, "one"}),
+        ({"master_uri": None, "master": "salt", "file_client": "local"}, {PEER, GATEWAY}),
+    ],
+    ids=["minion", "IPv6", "name", "two masters", "masterless"],
+)
+def test_firewall_asks_the_master_or_the_default_gateway(machine, site, opts, asked):
+    machine.opts |= opts
+    apply(machine)
+    assert site.asked == asked
+
+
+def test_firewall_where_one_of_two_masters_is_enough(machine, site):
+    machine.opts |= {"master_uri": None, "master": ["one", "two"]}
+    site.cut = {"one"}
+    assert apply(machine)["result"] is True
+    site.cut = {"one", "two"}
+    assert apply(machine, DROP)["result"] is False
+
+
+def test_firewall_takes_back_what_a_killed_run_left_on_trial(machine, site, module, monkeypatch):
+    apply(machine)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_lost", killed)
+        with pytest.raises(KeyboardInterrupt):
+            apply(machine, DROP)
+    assert "src -j DROP" in str(site.firewall.read()["v4"])
+    changes = converges(machine, "firewall", "rules", RULESET, peers=[PEER])
+    assert changes == {"trial": "taken back"}
+    assert "src -j DROP" not in str(site.firewall.read()["v4"])
+
+
+def test_firewall_that_was_taken_back_by_the_timer(machine, site, module, monkeypatch):
+    """The verdict comes too late: what is said is what is."""
+    apply(machine)
+
+    def late(lifelines, deadline):
+        site.firewall.run("rollback")
+        return []
+
+    monkeypatch.setattr(module, "_lost", late)
+    ret = apply(machine, DROP)
     assert ret["result"] is False
-    assert "gateway.routes watches nothing" in ret["comment"]
+    assert "has been taken back already" in ret["comment"]
+    assert "src -j DROP" not in str(site.firewall.read()["v4"])
+
+
+def test_firewall_keeps_its_files_to_itself(machine, site):
+    apply(machine)
+    assert site.firewall.home.stat().st_mode & 0o777 == 0o700
 
 
 # --------------------------------------------------------------------------------------------------
