@@ -4,7 +4,6 @@ What the gateway formula computes from the site's pillar, and how a node is doin
 Each function works from the command line, from Jinja and over salt-ssh.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -208,105 +207,6 @@ def vpn_subnets(**kwargs):
         for server in plan(node.name)["vpn"]["servers"]:
             subnets.setdefault(server["name"], {})[node.name] = server["subnet"]
     return subnets
-
-
-def ruleset(node=None, **kwargs):
-    """
-    A node's firewall rules as ``{sets, v4, v6}``: texts for ``ipset restore``, ``iptables-restore``
-    and ``ip6tables-restore``. A chain ``GATEWAY-INPUT`` means a jump to it from ``INPUT``. A line
-    ``# pillar:key`` names the entry that the rules below it come from.
-
-    node
-        Minion id of a node; this minion's own by default.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt gw1 gateway.ruleset
-    """
-    _called(kwargs)
-    tables = _stand_in_rules(plan(node))
-    extra = __pillar__.get("gateway_stand_in", {})
-    sets = []
-    names = {}
-    for name, members in extra.get("sets", {}).items():
-        digest = hashlib.sha256(json.dumps(members).encode()).hexdigest()[:8]
-        names[name] = f"gateway-{name}-{digest}"
-        sets += [f"create {names[name]} hash:net family inet maxelem 65536"]
-        sets += [f"add {names[name]} {member}" for member in members]
-    for place, rules in extra.get("rules", {}).items():
-        table, chain = place.split()
-        lines = [
-            f"# gateway:firewall:raw:{place}:{number}\n-A {chain} {rule}"
-            for number, rule in enumerate(rules)
-        ]
-        for name, full in names.items():
-            lines = [line.replace(f"@{name}", full) for line in lines]
-        tables[table][chain] = [*lines, *tables[table].get(chain, [])]
-    texts = {"v4": "", "v6": ""}
-    for table, chains in tables.items():
-        head = "".join(f":{chain} - [0:0]\n" for chain in chains)
-        rules = "".join(f"{rule}\n" for rules in chains.values() for rule in rules)
-        texts["v4"] += f"*{table}\n{head}{rules}COMMIT\n"
-        texts["v6"] += f"*{table}\n{head}COMMIT\n"
-    return {"sets": "".join(f"{line}\n" for line in sets), **texts}
-
-
-def _stand_in_rules(plan):
-    internal, public, routes = plan["internal"], plan["public"], plan["routes"]
-    lan, wan = internal["interface"], public["interface"]
-    notrack = ["-p 112 -j CT --notrack"]
-    hairpin = [
-        f"-s {internal['network']} -d {route['destination']} -i {lan} -j CT --notrack"
-        for route in routes
-    ]
-    if public["virtual_ip"]:
-        nat = [f"! -d {public['virtual_ip']} -j RETURN"]
-    else:
-        nat = [f"! -i {wan} -j RETURN", "-m addrtype ! --dst-type LOCAL -j RETURN"]
-    nat += [
-        f"-i {wan} -p {forward['proto']} -m {forward['proto']} --dport {forward['port']}"
-        f" -m comment --comment {forward['to']}"
-        f" -j DNAT --to-destination {forward['ip']}:{forward['to_port']}"
-        for forward in plan["nat"]["forwards"]
-    ]
-    sources = ["-m addrtype --src-type LOCAL -j RETURN"]
-    sources += [
-        f"-s {source['network']} -o {wan} -j "
-        + (f"SNAT --to-source {source['to']}" if source["to"] else "MASQUERADE")
-        for source in plan["nat"]["sources"]
-    ]
-    entry = [
-        f"-s {peer} -i {instance['interface']} -p 112 -j ACCEPT"
-        for instance in plan["vrrp"]["instances"]
-        for peer in instance["peers"]
-    ]
-    entry += [f"-d {internal['network']} -i {wan} -j DROP"]
-    forward = [
-        f"-d {route['destination']} -i {lan} -o {lan} -m conntrack --ctstate UNTRACKED -j ACCEPT"
-        for route in routes
-    ]
-    forward += [
-        f"-o {wan} -m conntrack --ctstate INVALID -j DROP",
-        "-m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
-        f"-i {wan} -j DROP",
-        f"-s {internal['network']} -i {lan} -j ACCEPT",
-    ]
-    for server in plan["vpn"]["servers"]:
-        forward += [
-            f"-s {server['subnet']} -i {server['device']} -j ACCEPT",
-            f"-s {server['network']} -i {lan} -o vpn-+ -j ACCEPT",
-        ]
-    tables = {
-        "raw": {"GATEWAY-PREROUTING": notrack + hairpin, "GATEWAY-OUTPUT": notrack},
-        "nat": {"GATEWAY-PREROUTING": nat, "GATEWAY-POSTROUTING": sources},
-        "filter": {"GATEWAY-INPUT": entry, "GATEWAY-FORWARD": forward},
-    }
-    return {
-        table: {chain: [f"-A {chain} {rule}" for rule in rules] for chain, rules in chains.items()}
-        for table, chains in tables.items()
-    }
 
 
 def routes(node=None, **kwargs):

@@ -21,7 +21,7 @@ firewall rules:
   gateway.firewall:
     - ruleset: {{ ruleset | tojson }}
     - peers: {{ plan.peers | map(attribute='internal') | list | tojson }}
-    - confirm_timeout: {{ plan.get('firewall', {}).get('confirm_timeout', 30) }}
+    - confirm_timeout: {{ plan.firewall.confirm_timeout }}
     - require:
       - pkg: firewall packages
       - file: firewall loader
