@@ -161,6 +161,13 @@ def test_routes(module, node):
     assert module.routes(node="gw2") == [{"destination": "10.8.0.0/24", "via": "10.77.0.2"}]
 
 
+def test_ruleset_of_this_node_and_of_another(module, node):
+    for name, peer in ((None, "10.77.0.3"), ("gw2", "10.77.0.2")):
+        rules = module.ruleset(node=name)
+        assert list(rules) == ["sets", "v4", "v6"]
+        assert f"-s {peer} -p 112 -j ACCEPT" in rules["v4"]
+
+
 def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, monkeypatch):
     calls = []
 
@@ -195,18 +202,19 @@ def test_pem(module, node, break_pillar):
     assert SECRET not in str(raised.value)
 
 
-def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["gateway_plan", "gateway_rules"])
+def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path, name):
     """A minion that runs on after an upgrade of the formula must not plan with the old one."""
-    library = tmp_path / "gateway_plan.py"
+    library = tmp_path / f"{name}.py"
     library.write_text("VERSION = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "gateway_plan")
-    assert importlib.import_module("gateway_plan").VERSION == 1
+    monkeypatch.delitem(sys.modules, name)
+    assert importlib.import_module(name).VERSION == 1
     library.write_text("VERSION = 'two'\n")
-    assert load("_modules/gateway.py").gateway_plan.VERSION == "two"
+    assert getattr(load("_modules/gateway.py"), name).VERSION == "two"
 
 
-FUNCTIONS = ["validate", "plan", "digest", "vpn_subnets", "routes", "status"]
+FUNCTIONS = ["validate", "plan", "digest", "vpn_subnets", "routes", "ruleset", "status"]
 
 
 @pytest.fixture
@@ -273,7 +281,7 @@ def test_all_errors_of_the_pillar(module, node, break_pillar):
     assert module.validate() == ERRORS
 
 
-@pytest.mark.parametrize("function", ["plan", "digest", "vpn_subnets", "routes", "status"])
+@pytest.mark.parametrize("function", FUNCTIONS[1:])
 def test_no_answer_from_a_wrong_pillar(module, node, break_pillar, function):
     break_pillar(WRONG)
     for _ in range(2):  # not the cached one either
@@ -516,6 +524,6 @@ def test_status_without_tools(module, node, ip):
 
 def test_what_is_shown_is_plain_and_not_secret(module, node, break_pillar):
     break_pillar({"vpn:pki:key": PRIVATE_KEY})
-    for answer in (module.plan(), module.status(), module.vpn_subnets(), module.routes()):
+    for answer in (module.plan(), module.status(), module.routes(), module.ruleset()):
         assert json.loads(json.dumps(answer)) == answer
         assert SECRET not in json.dumps(answer)

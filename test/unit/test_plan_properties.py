@@ -2,10 +2,13 @@
 
 import copy
 import json
-from ipaddress import IPv4Address, IPv4Network
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import pairwise
+from typing import Any
 
 import gateway_plan
+import gateway_rules
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -45,24 +48,163 @@ def servers(draw, count):
             "prefix": prefix,
             "port": 1194 + number,
             "proto": draw(st.sampled_from(["udp", "tcp"])),
+            "full_tunnel": draw(st.booleans()),
         }
         at += size
     return found
 
 
+IPV4_NETWORKS = st.builds(
+    lambda number, prefix: str(IPv4Network((number, prefix), strict=False)),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 32),
+)
+IPV6_NETWORKS = st.builds(
+    lambda number, prefix: str(IPv6Network((number, prefix), strict=False)),
+    st.integers(0, 2**128 - 1),
+    st.integers(1, 128),
+)
+NETWORKS = IPV4_NETWORKS | IPV6_NETWORKS
+PORT = st.integers(1, 65535)
+RANGE = st.tuples(PORT, PORT).map(lambda ends: f"{min(ends)}-{max(ends)}")
+TEXTS = st.text("ab 19.-/:#%;!$<>", min_size=1, max_size=20)
+RATES = st.sampled_from(["1/second", "9999/second", "30/minute", "7/hour", "2/day"])
+MOST_GROUPS, MOST_FORWARDS = 6, 6
+
+
+def optional(**keys):
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+def one_or_some(names):
+    return names | st.lists(names, min_size=1, max_size=4)
+
+
+@st.composite
+def groups(draw, hosts):
+    """Groups of networks, hosts and groups before them in the alphabet."""
+    found: dict[str, list[str]] = {}
+    for number in range(draw(st.integers(0, MOST_GROUPS))):
+        members = NETWORKS | st.sampled_from([*hosts, *found]) if hosts or found else NETWORKS
+        found[f"group-{number}-{'x' * draw(st.integers(0, 20))}"] = draw(
+            st.lists(members, max_size=5)
+        )
+    return found
+
+
+def rules(sources, destinations):
+    """A rule without its action. Ports go with some protocols only."""
+    return st.builds(
+        lambda match, rest: {**match, **rest},
+        optional(proto=st.sampled_from(["tcp", "udp", "both"]), ports=one_or_some(PORT | RANGE))
+        | optional(proto=st.sampled_from(["icmp", "esp", "gre", 4, 132])),
+        optional(**{"from": one_or_some(sources), "to": one_or_some(destinations)}, comment=TEXTS),
+    )
+
+
+def filter_rules(sources, destinations):
+    return st.builds(
+        lambda rule, rest: {**rule, **rest},
+        rules(sources, destinations),
+        optional(
+            action=st.sampled_from(["accept", "drop", "reject"]), limit=RATES, log=st.booleans()
+        ),
+    )
+
+
+@st.composite
+def firewalls(draw, hosts, names):
+    """A site's firewall; ``names`` are what rules may name beside hosts and networks."""
+    found = draw(groups(hosts))
+    ends = NETWORKS | st.sampled_from(hosts) if hosts else NETWORKS
+    ends = ends | st.sampled_from(list(found)) if found else ends
+    sides = ends | st.sampled_from(["public", *names])
+    firewall = draw(
+        optional(
+            confirm_timeout=st.integers(5, 600),
+            spoof_protection=st.booleans(),
+            log=st.booleans(),
+            log_limit=RATES,
+            mss=st.just("pmtu") | st.integers(536, 1460),
+            ssh=optional(port=st.integers(1, 999), **{"from": one_or_some(ends)}),
+            input=st.lists(filter_rules(sides, ends), max_size=4),
+            forward=st.lists(filter_rules(sides, sides), max_size=4),
+            raw=optional(filter=optional(INPUT=st.just(["-s 192.0.2.1 -j DROP"]))),
+            raw6=optional(nat=optional(PREROUTING=st.just(["-s 2001:db8::1 -j ACCEPT"]))),
+        )
+    )
+    if draw(st.booleans()):
+        inside = ends | st.sampled_from(names)
+        firewall["egress"] = "deny"
+        firewall["egress_allowed"] = draw(st.lists(rules(inside, ends), max_size=4))
+    return {**firewall, "groups": found}
+
+
+@st.composite
+def nats(draw, hosts, found, names, public):
+    """A site's NAT, with each port once and some public addresses for one host each."""
+    ends = NETWORKS | st.sampled_from(list(found)) if found else NETWORKS
+    usual = [public["virtual_ip"]] if "virtual_ip" in public else []
+    further = public.get("addresses", [])
+    alone = further[: draw(st.integers(0, min(len(further), len(hosts))))]
+    addresses = [*usual, *further[len(alone) :]]
+    forwards = []
+    for number in range(draw(st.integers(0, min(MOST_FORWARDS, len(hosts))))):
+        first = 8000 + 10 * number
+        ports = [
+            first,
+            [first, first + 1],
+            f"{first}-{first + 9}",
+            [first, f"{first + 2}-{first + 5}"],
+        ]
+        forward = {"port": draw(st.sampled_from(ports)), "to": hosts[number]}
+        forward |= draw(
+            optional(
+                proto=st.sampled_from(["tcp", "udp", "both"]),
+                to_port=PORT.filter(lambda port: port < 65500),
+                comment=TEXTS,
+                **{"from": one_or_some(ends)},
+            )
+        )
+        if addresses and draw(st.booleans()):
+            forward["address"] = draw(
+                st.lists(st.sampled_from(addresses), min_size=1, max_size=3, unique=True)
+            )
+        forwards.append(forward)
+    outbound = st.builds(
+        lambda rule, snat: {**rule, "snat": snat},
+        rules(ends | st.sampled_from(names), ends),
+        st.sampled_from(["masquerade", "none", *addresses]),
+    )
+    return {
+        "forwards": forwards,
+        "one_to_one": [
+            {"address": address, "to": hosts[number]} for number, address in enumerate(alone)
+        ],
+        "outbound": draw(st.lists(outbound, max_size=4)),
+    }
+
+
 @st.composite
 def pillars(draw, spare=False):
-    """A site; with ``spare``, one that has a node, a server and a host to take away again."""
+    """A site; with ``spare``, one that has a node, a server and a host to take away again.
+
+    Then no rule names what can be taken away.
+    """
     least = 1 + spare
     ids = draw(st.lists(st.integers(1, 200), min_size=least, max_size=16, unique=True))
     hosts = draw(st.integers(least - 1, 200))
     # 1021 is a prime, so that each step leads to all the addresses of the network.
     step = draw(st.integers(1, 1020))
     addresses = iter([str(INTERNAL[1 + at * step % 1021]) for at in range(1 + 16 + 200)])
-    public = {"interface": "eth1", "network": str(PUBLIC)}
+    public: dict[str, Any] = {"interface": "eth1", "network": str(PUBLIC)}
     if draw(st.booleans()):
         public["virtual_ip"] = str(PUBLIC[254])
-    forwards = draw(st.integers(0, hosts // 10))
+        public["addresses"] = [str(PUBLIC[250 + n]) for n in range(draw(st.integers(0, 3)))]
+    vpn = draw(servers(draw(st.integers(least, 8))))
+    stay = [f"host{number}" for number in range(hosts - spare)]
+    names = ["internal", *([] if spare else ["vpn"]), *list(vpn)[: len(vpn) - spare]]
+    firewall = draw(firewalls(stay, names))
     return {
         "domain": "example.internal",
         "internal": {
@@ -73,15 +215,12 @@ def pillars(draw, spare=False):
         "public": public,
         "nodes": {f"gw{number}": node(number, internal=next(addresses)) for number in ids},
         "vpn": {
-            "servers": draw(servers(draw(st.integers(least, 8)))),
+            "servers": vpn,
             "pki": {name: f"/etc/{name}" for name in ("ca", "certificate", "key", "tls_crypt")},
         },
         "hosts": {f"host{number}": host(number, next(addresses)) for number in range(hosts)},
-        "nat": {
-            "forwards": [
-                {"port": 8000 + n, "to": f"host{n}", "to_port": 80} for n in range(forwards)
-            ]
-        },
+        "firewall": firewall,
+        "nat": draw(nats(stay, firewall["groups"], names, public)),
         "dhcp": {"enabled": True},
         "dns": {"forwarders": ["198.51.100.100"]},
         "ntp": {"servers": ["ntp.example.org"]},
@@ -153,10 +292,7 @@ def added(pillar, where):
     """Where the plans of the nodes grow when the last entry of a mapping is added."""
     smaller = copy.deepcopy(pillar)
     group = smaller["vpn"]["servers"] if where == "servers" else smaller[where]
-    new = group.popitem()[0]
-    smaller["nat"]["forwards"] = pillar["nat"]["forwards"] = [
-        forward for forward in pillar["nat"]["forwards"] if forward["to"] != new
-    ]
+    group.popitem()
     before, after = plans(smaller), plans(pillar)
     digests = {plan.pop("digest") for plan in (*before.values(), *after.values())}
     assert len(digests) == 2
@@ -173,7 +309,9 @@ def test_adding_a_node_changes_nothing_that_exists(pillar):
 @given(pillars(spare=True))
 def test_adding_a_server_changes_nothing_that_exists(pillar):
     expected = {"vpn.servers", "vpn.servers.pushes", "routes", "nat.sources", "ntp.allow"}
-    assert all(where - {"routes"} == expected - {"routes"} for where in added(pillar, "servers"))
+    # Who may go to the internet by a full tunnel, may do so as far as egress allows it.
+    either = {"routes", "firewall.egress_allowed.from"}
+    assert all(where - either == expected - either for where in added(pillar, "servers"))
 
 
 @given(pillars(spare=True))
@@ -193,7 +331,7 @@ def shuffled(value, random):
     return value
 
 
-@given(pillars(), st.randoms(use_true_random=False))
+@given(pillars(), st.randoms(use_true_random=True))
 def test_order_does_not_matter(pillar, random):
     """Of mappings, that is. Compared as text: the plan's own order is the same, too."""
     one, other = plans(pillar), plans(shuffled(pillar, random))
@@ -207,6 +345,105 @@ def test_json_round_trip(pillar):
     found = plans(pillar)
     assert json.loads(json.dumps(found)) == found
     assert plans(json.loads(json.dumps(pillar))) == found
+
+
+# --------------------------------------------------------------------------------------------------
+# The firewall's rules
+
+LINE = re.compile(
+    r"-A GATEWAY-[A-Z]+ (.+ )?-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DNAT|SNAT|MASQUERADE)\b.*"
+)
+SOURCE = re.compile(r"(?<!\S)(-s \S+|-i \S+|-m set --match-set \S+ src)(?!\S)")
+
+
+def by_key(text):
+    """The rules below each comment line."""
+    found: dict[str, list[str]] = {}
+    key = ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            key = line[2:]
+        elif line.startswith("-A "):
+            found.setdefault(key, []).append(re.sub(r'--comment "[^"]*"', "--comment x", line))
+    return found
+
+
+def rulesets(pillar):
+    return {name: gateway_rules.ruleset(plan) for name, plan in plans(pillar).items()}
+
+
+@given(pillars())
+def test_rules_are_lines_of_one_family(pillar):
+    for rules in rulesets(pillar).values():
+        for version, text in ((4, rules["v4"]), (6, rules["v6"])):
+            assert text.endswith("COMMIT\n")
+            for lines in by_key(text).values():
+                for line in lines:
+                    assert LINE.fullmatch(line)
+                    for address in re.findall(r" (?:-s|-d|--to-source) (\S+)", line):
+                        assert (":" in address) == (version == 6)
+
+
+@given(pillars())
+def test_every_set_that_a_rule_names_is_there(pillar):
+    for rules in rulesets(pillar).values():
+        created = re.findall(r"(?m)^create (\S+) hash:net family (inet6?) ", rules["sets"])
+        sets = dict(created)
+        assert len(sets) == len(created)
+        assert all(len(name) <= 31 for name in sets)
+        for family, text in (("inet", rules["v4"]), ("inet6", rules["v6"])):
+            for name in re.findall(r"--match-set (\S+) ", text):
+                assert sets[name] == family
+        for name, member in re.findall(r"(?m)^add (\S+) (\S+)$", rules["sets"]):
+            assert (sets[name] == "inet6") == (":" in member)
+
+
+@given(pillars())
+def test_who_is_named_is_meant(pillar):
+    """A rule that names sources matches them, or is not there: it is never for everybody."""
+    for name, plan in plans(pillar).items():
+        rules = gateway_rules.ruleset(plan)
+        firewall = plan["firewall"]
+        named = [rule for kind in ("input", "forward", "egress_allowed") for rule in firewall[kind]]
+        named += [*plan["nat"]["forwards"], *plan["nat"]["outbound"]]
+        for version in (4, 6):
+            lines = by_key(rules[f"v{version}"])
+            for rule in named:
+                below = lines.get(rule["key"], [])
+                if rule["from"]:
+                    assert all(SOURCE.search(line) for line in below), (name, rule)
+                if rule["from"] and not any(
+                    is_of(target, version, firewall["groups"]) for target in rule["from"]
+                ):
+                    assert below == []
+
+
+def is_of(target, version, groups):
+    """Whether what a name stands for exists in a family."""
+    if "group" in target:
+        return bool(groups[target["group"]][f"v{version}"])
+    if "address" in target:
+        return (":" in target["address"]) == (version == 6)
+    return target.get("family", version) == version
+
+
+@given(pillars(), st.data())
+def test_a_set_s_name_changes_with_its_members_and_only_then(pillar, data):
+    found = pillar["firewall"]["groups"]
+    if not found:
+        return
+    name = data.draw(st.sampled_from(sorted(found)))
+    changed = copy.deepcopy(pillar)
+    members = data.draw(st.permutations(found[name]))
+    changed["firewall"]["groups"][name] = members + data.draw(st.lists(NETWORKS, max_size=1))
+    before, after = (next(iter(plans(each).values())) for each in (pillar, changed))
+    for group, old in before["firewall"]["groups"].items():
+        new = after["firewall"]["groups"][group]
+        for version in (4, 6):
+            names = {
+                gateway_rules._set_name(group, each[f"v{version}"], version) for each in (old, new)
+            }
+            assert len(names) == 1 + (old[f"v{version}"] != new[f"v{version}"])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -229,6 +466,7 @@ KEYS = (
     | HUGE
     | st.sampled_from([None, True, 0, -1, 1.5, float("nan"), b"nodes", (), ("id", 1)])
     | st.sampled_from(["nodes", "internal", "public", "vpn", "hosts", "nat", "dns", "ntp", "dhcp"])
+    | st.sampled_from(["firewall", "groups", "forward", "forwards", "from", "to", "ports"])
 )
 GARBAGE = st.recursive(
     SCALARS,
@@ -267,16 +505,31 @@ def check(pillar):
     for node in site.nodes:
         plan = gateway_plan.plan(site, node.name)
         assert json.loads(json.dumps(plan, allow_nan=False)) == plan
+        raw = {line["line"] for line in plan["firewall"]["raw"]}  # iptables' own words
         for text in leaves(plan):
             if isinstance(text, str):
                 assert text.isascii()
                 assert text.isprintable()
-                assert not set(text) & set("\"'`{}\\")
+                assert text in raw or not set(text) & set("\"'`{}\\")
+        rules = gateway_rules.ruleset(plan)
+        for text in (rules["v4"], rules["v6"]):
+            for lines in by_key(text).values():
+                assert all(LINE.fullmatch(line) for line in lines if not is_raw(line, raw))
+
+
+def is_raw(line, raw):
+    return any(line.endswith(re.sub(r'--comment "[^"]*"', "--comment x", own)) for own in raw)
 
 
 @given(GARBAGE)
 @example({"nodes": {(): {}, 10**5000: {}, float("nan"): {}, None: []}})
 @example({"hosts": {"a": {"ip": 10**5000, "mac": 10**5000, "aliases": [b"", ()]}}})
+@example(
+    {"firewall": {"groups": {10**5000: [], "a": [10**5000, (), None]}, "input": [{"from": {}}]}}
+)
+@example(
+    {"firewall": {"raw": {"filter": {"INPUT": [b"", [], 10**5000]}}}, "nat": {"outbound": [1]}}
+)
 @example({"dns": {"settings": {"a": 10**5000, 10**5000: 1}}, "nat": {"forwards": [[], {1: 2}]}})
 def test_garbage(pillar):
     check(pillar)
@@ -298,7 +551,12 @@ EVERY_KEY = {
         "gw2": {"id": 2, "internal": "10.77.0.3", "public": "198.51.100.3"},
     },
     "internal": {"interface": "eth0", "network": "10.77.0.0/24", "virtual_ip": "10.77.0.1"},
-    "public": {"interface": "eth1", "network": "198.51.100.0/24", "virtual_ip": "198.51.100.1"},
+    "public": {
+        "interface": "eth1",
+        "network": "198.51.100.0/24",
+        "virtual_ip": "198.51.100.1",
+        "addresses": ["198.51.100.11", "198.51.100.12"],
+    },
     "vpn": {
         "servers": {
             "main": {
@@ -307,13 +565,36 @@ EVERY_KEY = {
                 "port": 1194,
                 "proto": "udp",
                 "subnets": {"gw2": "10.8.9.0/24"},
+                "full_tunnel": True,
                 "settings": {"push": ["route 192.0.2.0 255.255.255.0"], "float": True},
             },
         },
         "pki": {"ca": "/ca.crt", "certificate": "/vpn.crt", "key": "/vpn.key", "tls_crypt": "/tc"},
     },
     "hosts": {"web": {"ip": "10.77.0.10", "mac": "02:00:00:00:00:10", "aliases": ["www"]}},
-    "nat": {"forwards": [{"port": 443, "proto": "tcp", "to": "web", "to_port": 8443}]},
+    "firewall": {
+        "confirm_timeout": 30,
+        "spoof_protection": True,
+        "log": True,
+        "log_limit": "5/second",
+        "mss": 1300,
+        "ssh": {"port": 22, "from": ["admins", "2001:db8::/32"]},
+        "egress": "deny",
+        "egress_allowed": [{"to": "192.0.2.1", "ports": [80, "8000-8100"], "comment": "updates"}],
+        "groups": {"admins": ["192.0.2.0/24", "web", "more"], "more": ["2001:db8:1::/64"]},
+        "input": [{"from": ["vpn", "main"], "ports": 9100, "proto": "both", "limit": "9/minute"}],
+        "forward": [{"from": "public", "to": ["internal"], "action": "reject", "log": True}],
+        "raw": {"filter": {"INPUT": ["-p 47 -j ACCEPT"]}},
+        "raw6": {"mangle": {"FORWARD": ["-p 47 -j MARK --set-mark 7"]}},
+    },
+    "nat": {
+        "forwards": [
+            {"port": 443, "proto": "tcp", "to": "web", "to_port": 8443, "comment": "a shop"},
+            {"port": ["7000-7009"], "to": "www", "from": "admins", "address": ["198.51.100.11"]},
+        ],
+        "one_to_one": [{"address": "198.51.100.12", "to": "10.77.0.20"}],
+        "outbound": [{"from": "internal", "to": ["192.0.2.0/24"], "snat": "none"}],
+    },
     "dhcp": {"pool": "10.77.0.100-10.77.0.199", "lease_time": "12h", "settings": {"log": True}},
     "dns": {"forwarders": ["198.51.100.100"], "settings": {"cache-size": 1000}},
     "ntp": {"servers": ["ntp1.example.org"], "provider": "chrony", "settings": {"maxslew": 1}},

@@ -4,6 +4,7 @@ What holds for the rules of every site is in test_plan_properties.py.
 """
 
 import copy
+import re
 import shlex
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -1038,6 +1039,19 @@ def test_each_rule_of_the_pillar_is_below_its_key(node):
         assert lines.get(line, note) == note
 
 
+def test_raw_lines_have_every_chain(node):
+    """Those of the pillar's first key are of IPv4, those of the second of IPv6."""
+    lines = {
+        table: {chain: ["-m addrtype --src-type LOCAL -j RETURN"] for chain in chains}
+        for table, chains in gateway_rules.CHAINS.items()
+    }
+    for key, version in (("raw", 4), ("raw6", 6)):
+        before, after = node().chains, node({"firewall": {key: lines}}).chains
+        for place, rules in after[version].items():
+            assert len(rules) == len(before[version][place]) + 1, place
+        assert after[10 - version] == before[10 - version]
+
+
 def test_comments(node):
     """A rule has its own; a forward without one has the name of its host. Rejecting reads none."""
     changes = {
@@ -1082,6 +1096,8 @@ def test_a_limit_counts_each_source_for_itself(node):
 
 def test_sets(node):
     found = node(RICH)
+    groups = re.findall(r"(?m)^# gateway:firewall:groups:(\w+)\ncreate ", found.texts["sets"])
+    assert groups == ["admins", "admins", "more", "more"]
     assert {tuple(map(str, members)) for members in found.sets.values()} == {
         ("192.0.2.0/24", "203.0.113.7/32"),
         ("2001:db8:1::/64",),
