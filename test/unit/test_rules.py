@@ -46,7 +46,7 @@ OPTIONS = {
 }
 # Where a target may be used, and what it wants to be told.
 TARGETS = {
-    "ACCEPT": (("raw", "mangle", "nat", "filter"), ()),
+    "ACCEPT": (("filter",), ()),  # elsewhere it would keep the packet from Docker's chains
     "DROP": (("raw", "mangle", "filter"), ()),
     "RETURN": (("raw", "mangle", "nat", "filter"), ()),
     "LOG": (("filter",), ("--log-prefix",)),
@@ -403,6 +403,7 @@ RICH: dict[str, Any] = {
             {"from": "main", "to": "tcp", "proto": "gre", "action": "drop"},
             {"from": "public", "to": "internal", "proto": "icmp"},
             {"from": "10.77.0.50", "to": "main", "action": "drop"},
+            {"from": "10.77.0.60", "to": "internal"},
         ],
         "raw": {
             "filter": {
@@ -741,6 +742,7 @@ FLOWS = {
         ("eth0 10.77.0.11>198.51.100.10 tcp/8081", "refused"),
         ("eth0 10.77.0.11>198.51.100.10 tcp/83", "refused"),
         ("vpn-main 10.8.0.6>198.51.100.10 tcp/8443", "accepted at 10.77.0.10:8443"),
+        ("eth0 10.77.0.60>10.77.0.11 tcp/80", "accepted"),  # without a forward it keeps its address
         # 1:1: what comes in is for forward rules to say.
         ("eth1 192.0.2.1>198.51.100.12 tcp/80", "accepted at 10.77.0.20:80"),
         ("eth1 192.0.2.1>198.51.100.12 tcp/443", "dropped"),
@@ -1024,7 +1026,7 @@ def test_each_rule_of_the_pillar_is_below_its_key(node):
     keys = {note for note, _ in found if note.startswith("gateway:")}
     assert keys == {
         *(f"gateway:firewall:input:{n}" for n in range(11) if n != 4),  # nobody's
-        *(f"gateway:firewall:forward:{n}" for n in range(10)),
+        *(f"gateway:firewall:forward:{n}" for n in range(11)),
         *(f"gateway:nat:forwards:{n}" for n in range(8) if n != 5),
         *(f"gateway:nat:outbound:{n}" for n in (0, 1, 2, 5)),
         "gateway:nat:one_to_one:0",
