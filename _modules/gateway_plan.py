@@ -1094,6 +1094,8 @@ def _read_rule(
     section.close()
     if ports and rule.proto not in ("tcp", "udp", "both", None):
         section.reader.fault(section.at("ports"), "only tcp, udp and both have ports")
+    if rule.limit and rule.action in ("drop", "reject"):
+        section.reader.fault(section.at("limit"), f"is for accept, not for {rule.action}")
     _check_not_empty(section, "from", "to", "ports")
     return rule
 

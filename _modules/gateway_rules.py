@@ -26,12 +26,15 @@ MULTIPORT = 15
 # IPSET_MAXNAMELEN is 32 with the closing zero.
 SET_NAME_LENGTH = 31
 
-# RFC 1812 section 4.3: what a router has to answer (8) or to hear (3, 11, 12).
-ICMP = ("3", "8", "11", "12")
-# RFC 4890 section 4.4: errors and echo from anywhere; neighbour discovery, multicast listeners and
-# secure neighbour discovery from the link only.
-ICMP6 = ("1", "2", "3", "4", "128")
-ICMP6_LINK = ("130", "131", "132", "133", "134", "135", "136", "141", "142", "143", "148", "149")
+# RFC 1812 section 4.3: the errors that a router has to hear, and the echo that it has to answer.
+ICMP = ("3", "11", "12")
+ECHO = "8"
+# RFC 4890 section 4.4: errors and echo from anywhere; from the link only neighbour discovery (141
+# and 142 are its inverse), multicast listeners, its secure form, and multicast routers.
+ICMP6 = ("1", "2", "3", "4")
+ECHO6 = "128"
+DISCOVERY = ("133", "134", "135", "136", "141", "142")
+ICMP6_LINK = (*DISCOVERY, "130", "131", "132", "143", "148", "149", "151", "152", "153")
 
 _Plan = dict[str, Any]
 
@@ -62,7 +65,7 @@ def lets_in(plan: _Plan, address: str, port: int) -> bool:
     if any((raw["family"], raw["chain"]) == (version, "INPUT") for raw in firewall["raw"]):
         return True
     for rule in firewall["input"]:
-        if rule["to"] or rule["proto"] not in (None, "both", "tcp"):
+        if rule["to"] or rule["proto"] not in (None, "both", "tcp", "6"):
             continue
         if rule["ports"] and not any(_holds(ports, port) for ports in rule["ports"]):
             continue
@@ -256,6 +259,8 @@ class _Family:
             else:
                 target = f"-j {rule['action'].upper()}"
                 self._add("filter", chain, proto, match, limit, *more, target)
+            if limit:
+                self._add("filter", chain, proto, match, *more, "-j DROP")
 
     def _log(self, chain: str, what: str, *match: str) -> None:
         # The kernel takes 29 characters.
@@ -456,7 +461,7 @@ class _Family:
             self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} -j ACCEPT")
         for kind in ICMP6_LINK:
             # Routers do not pass on link-local addresses, nor anything with all of its hops left.
-            local = "-m hl --hl-eq 255" if kind in ("133", "134", "135", "136") else "-s fe80::/10"
+            local = "-m hl --hl-eq 255" if kind in DISCOVERY else "-s fe80::/10"
             self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} {local} -j ACCEPT")
 
     def _services(self) -> None:
@@ -468,7 +473,11 @@ class _Family:
                 self._add("filter", chain, f"-i {interface} {service} -j ACCEPT")
         if self.version == 4:
             self._add("filter", chain, f"-i {self.internal} -p udp --dport 67 -j ACCEPT")
-        self._note("filter", chain, "Services for the public side.")
+        echo = f"-p icmp --icmp-type {ECHO}"
+        if self.version == 6:
+            echo = f"-p ipv6-icmp --icmpv6-type {ECHO6}"
+        self._note("filter", chain, "Services for everybody: echo, and the VPN.")
+        self._add("filter", chain, echo, "-j ACCEPT")
         for server in self.plan["vpn"]["servers"]:
             port = f"-p {server['proto']} --dport {server['port']}"
             for interface in (self.public, self.internal):

@@ -733,6 +733,11 @@ REJECTED = {
         "firewall:input:0:limit",
         "10/fortnight is not a rate such as 10/minute (second, minute, hour, day)",
     ),
+    "limit of a refusal": (
+        {"firewall": {"forward": [{"limit": "10/minute", "action": "drop"}]}},
+        "firewall:forward:0:limit",
+        "is for accept, not for drop",
+    ),
     "limit that the kernel does not take": (
         {"firewall": {"log_limit": "10001/second"}},
         "firewall:log_limit",
@@ -1013,7 +1018,7 @@ EVERYTHING = {  # each key whose value is text, on top of the example
         "egress": "deny",
         "egress_allowed": [{"to": "192.0.2.1", "ports": "80-90", "comment": "updates"}],
         "groups": {"admins": ["192.0.2.0/24", "backend01", "2001:db8::/32", "more"], "more": []},
-        "input": [{"from": "vpn", "proto": "icmp", "limit": "3/minute", "action": "drop"}],
+        "input": [{"from": "vpn", "proto": "icmp", "limit": "3/minute"}],
         "forward": [{"from": ["public", "main"], "to": ["www"], "comment": "a web server"}],
     },
     "nat:forwards:0": {
@@ -1296,7 +1301,7 @@ def test_firewall_without_any(plan):
 
 def test_firewall_rules(plan):
     firewall = {
-        "input": [{"from": "vpn", "ports": [22, "80-90"], "limit": "3/minute", "action": "drop"}],
+        "input": [{"from": "vpn", "ports": [22, "80-90"], "limit": "3/minute"}],
         "forward": [{"to": ["WWW", "friends"], "proto": 47, "log": True, "comment": "a tunnel"}],
         "groups": {"friends": ["192.0.2.0/24"]},
     }
@@ -1308,7 +1313,7 @@ def test_firewall_rules(plan):
             "to": [],
             "proto": "tcp",
             "ports": ["22", "80:90"],
-            "action": "drop",
+            "action": "accept",
             "limit": "3/minute",
             "log": False,
             "comment": None,

@@ -106,9 +106,8 @@ def filter_rules(sources, destinations):
     return st.builds(
         lambda rule, rest: {**rule, **rest},
         rules(sources, destinations),
-        optional(
-            action=st.sampled_from(["accept", "drop", "reject"]), limit=RATES, log=st.booleans()
-        ),
+        optional(action=st.sampled_from(["drop", "reject"]), log=st.booleans())
+        | optional(action=st.just("accept"), limit=RATES, log=st.booleans()),
     )
 
 

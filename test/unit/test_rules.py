@@ -591,9 +591,12 @@ FLOWS = {
         ("eth0 fe80::1>fd77::1 icmp/133 hops=255", "accepted"),
         ("eth0 fd77::9>fd77::1 icmp/136 hops=255", "accepted"),
         ("eth0 fd77::9>fd77::1 icmp/136 hops=254", "refused"),
+        ("eth0 fe80::1>fd77::1 icmp/141 hops=255", "accepted"),
+        ("eth0 fe80::1>fd77::1 icmp/142 hops=255", "accepted"),
+        ("eth0 fe80::1>fd77::1 icmp/142 hops=254", "refused"),
         *(
             (f"eth0 fe80::1>fd77::1 icmp/{kind} hops=1", "accepted")
-            for kind in (130, 131, 132, 141, 142, 143, 148, 149)
+            for kind in (130, 131, 132, 143, 148, 149, 151, 152, 153)
         ),
         ("eth0 fe80::1>fd77::1 icmp/144 hops=1", "refused"),
         ("eth1 2001:db8::1>fd51::1 icmp/130 hops=1", "dropped"),
@@ -664,7 +667,7 @@ FLOWS = {
         ("eth1 192.0.2.1>198.51.100.2 tcp/9100", "dropped"),
         ("eth1 10.8.99.6>198.51.100.2 tcp/9200", "dropped"),
         ("eth0 10.77.0.10>10.77.0.1 tcp/9101", "accepted"),
-        ("eth0 10.77.0.10>10.77.0.1 tcp/9101 over", "refused"),
+        ("eth0 10.77.0.10>10.77.0.1 tcp/9101 over", "dropped"),
         ("eth1 192.0.2.7>198.51.100.2 udp/161", "accepted"),
         ("eth1 192.0.2.7>198.51.100.2 tcp/161", "accepted"),
         ("eth1 2001:db8:1::7>fd51::1 udp/161", "accepted"),
@@ -678,10 +681,8 @@ FLOWS = {
         ("vpn-main 10.8.0.6>10.77.0.1 tcp/22", "dropped"),
         ("vpn-tcp 10.9.0.6>10.77.0.1 tcp/9201", "accepted"),
         ("vpn-main 10.8.0.6>10.77.0.1 tcp/9201", "refused"),
-        (
-            "eth1 198.51.100.77>198.51.100.2 icmp/8",
-            "accepted",
-        ),  # what a router has to hear is first
+        ("eth1 198.51.100.77>198.51.100.2 icmp/8", "dropped"),
+        ("eth1 198.51.100.77>198.51.100.2 icmp/3", "accepted"),  # what a router has to hear
         ("eth1 192.0.2.1>198.51.100.2 tcp/443", "accepted"),  # the second VPN server
         ("eth1 192.0.2.1>198.51.100.2 udp/443", "dropped"),
         ("eth1 198.51.100.3>198.51.100.2 112", "accepted untracked"),
@@ -775,7 +776,7 @@ FLOWS = {
     "deny": [
         ("eth0 10.77.0.10>203.0.113.80 tcp/443", "accepted as eth1"),
         ("eth0 10.77.0.10>203.0.113.80 tcp/80", "accepted as eth1"),
-        ("eth0 10.77.0.10>203.0.113.80 tcp/80 over", "refused"),
+        ("eth0 10.77.0.10>203.0.113.80 tcp/80 over", "dropped"),
         ("eth0 10.77.0.10>203.0.113.80 tcp/22", "refused"),
         ("eth0 10.77.0.10>203.0.113.80 udp/443", "refused"),
         ("eth0 10.77.0.10>203.0.113.81 tcp/443", "refused"),
