@@ -286,9 +286,10 @@ def _firewall_diff(live, wanted):
                 ]
                 for side in (live[family], wanted[family])
             )
-            what = f"{title} {table}".strip()
-            names = f"{what} (live)", f"{what} (wanted)"
-            text += difflib.unified_diff(old, new, *names, n=2, lineterm="")
+            if old != new:  # difflib takes long to find that ten thousand lines are equal
+                what = f"{title} {table}".strip()
+                names = f"{what} (live)", f"{what} (wanted)"
+                text += difflib.unified_diff(old, new, *names, n=2, lineterm="")
     if len(text) > MAX_DIFF:
         text[MAX_DIFF:] = [f"({len(text) - MAX_DIFF} more lines)"]
     return "\n".join(text)

@@ -210,25 +210,6 @@ def test_routes_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
         ok(site.apply("gw1", "gateway.routes"), "gw1")
 
 
-def test_firewall_rules_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
-    gw1, laptop = site.host("gw1"), site.host("laptop")
-    gw1.run("iptables -N MINE; iptables -A MINE -s 192.0.2.1 -j DROP; iptables -A INPUT -j MINE")
-    try:
-        loaded = gw1.run("/usr/lib/gateway/firewall show").stdout
-        gw1.run("iptables -t nat -F GATEWAY-PREROUTING; iptables -D FORWARD -j GATEWAY-FORWARD")
-        assert checks.http(laptop, "http://198.51.100.2:443/") == ""
-        assert checks.changes(site.apply("gw1", test=True)["gw1"]) == {
-            "firewall rules": {"rules": "loaded"}
-        }
-        assert checks.http(laptop, "http://198.51.100.2:443/") == ""
-        ok(site.apply("gw1"), "gw1")
-        assert checks.http(laptop, "http://198.51.100.2:443/") == "backend01 saw 198.51.100.50"
-        assert gw1.run("/usr/lib/gateway/firewall show").stdout == loaded
-        assert gw1.run("iptables -S MINE; iptables -S INPUT").stdout.count("MINE") == 3
-    finally:
-        gw1.run("iptables -D INPUT -j MINE; iptables -F MINE; iptables -X MINE")
-
-
 def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
     """Planner, state and template change on the master; one apply, no sync, no restart."""
     master = site.host("master")

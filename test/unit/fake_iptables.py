@@ -2,16 +2,15 @@
 
 As much of the real ones as the firewall script uses, with their strictness: a table changes as a
 whole at its COMMIT or not at all, ``-D`` and ``-X`` want what is there, a jump wants its chain.
-What they change is a file: rules by family, table and chain, their counters, sets.
+What they change is a file: rules by family, table and chain, their counters, sets. It is started
+thousands of times, and imports little.
 """
 
 import json
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
-STATE = Path(os.environ["FAKE_IPTABLES"])
+STATE = os.environ["FAKE_IPTABLES"]
 BUILTIN = {
     "raw": ["PREROUTING", "OUTPUT"],
     "mangle": ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
@@ -27,12 +26,21 @@ def fail(number: int, message: str) -> None:
     )
 
 
-def read() -> dict[str, Any]:
-    state = json.loads(STATE.read_text() or "{}") if STATE.exists() else {}
+def read() -> dict:
+    text = ""
+    if os.path.exists(STATE):
+        with open(STATE) as file:
+            text = file.read()
+    state: dict = json.loads(text or "{}")
     return {"v4": {}, "v6": {}, "counters": {}, "sets": {}} | state
 
 
-def tables_of(state: dict[str, Any], family: str) -> dict[str, Table]:
+def write(state: dict) -> None:
+    with open(STATE, "w") as file:
+        json.dump(state, file)
+
+
+def tables_of(state: dict, family: str) -> dict[str, Table]:
     empty: dict[str, Table] = {
         name: {chain: [] for chain in chains} for name, chains in BUILTIN.items()
     }
@@ -100,7 +108,7 @@ def restore(family: str, options: list[str]) -> None:
             tables[name] = table
             state |= {family: tables, "counters": counters}
             name = ""
-            STATE.write_text(json.dumps(state))
+            write(state)
         elif line.startswith(":"):
             chain = line[1:].split(" ")[0]
             if chain not in BUILTIN[name]:
@@ -141,7 +149,7 @@ def ipset(command: list[str]) -> None:
                 del sets[name]
             case _:
                 sys.exit(f"ipset v7.17: Error in line {number}: {line}")
-    STATE.write_text(json.dumps(state))
+    write(state)
 
 
 tool, *arguments = sys.argv[1:]

@@ -230,11 +230,13 @@ def test_a_trial_is_taken_back(loaded):
     assert picture(loaded) == before
 
 
-def test_the_first_trial_leaves_nothing(firewall):
+@pytest.mark.parametrize("end", ["rollback", "load"])
+def test_the_first_trial_leaves_nothing(firewall, end):
     stage(firewall, "one")
     before = firewall.read()
     firewall.run("try", "one", 30)
-    firewall.run("rollback")
+    firewall.run(end)
+    assert not (firewall.home / "pending").is_symlink()
     assert own(firewall) == set()
     assert firewall.read()["sets"] == {}
     assert before["v4"]["filter"] == firewall.read()["v4"]["filter"]

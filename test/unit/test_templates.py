@@ -21,8 +21,6 @@ import salt.loader
 import salt.state
 import salt.utils.templates
 
-# What the firewall is made of is test_rules.py's; this template does not know the plan any more.
-NOT_RENDERED = "salt://gateway/firewall/files/firewall.rules.jinja"
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
 TLS_SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -212,7 +210,6 @@ def render(compiler, module, kept, edit):
                 chunk["name"]: compiler.render(chunk, calls)
                 for chunk in low
                 if chunk["fun"] in ("managed", "checked_file")
-                and chunk.get("source") != NOT_RENDERED
             }
             found = SimpleNamespace(
                 low=low,
