@@ -232,13 +232,19 @@ def test_spoofed_sources(site: Lab, pillar: Change) -> None:
     def spoof(host: Host, source: str, destination: str) -> None:
         host.run(["python3", "/usr/local/lib/lab/spoof.py", source, destination])
 
-    def outside_in() -> int:
-        # The gateway would answer to the host that the laptop claims to be.
-        with hearing(backend, "icmp and src 198.51.100.2") as heard:
+    def answers(claimed: Host, liar: Host, source: str, gateway: str) -> int:
+        """How often the gateway answers to the host that the liar claims to be."""
+        with hearing(claimed, f"icmp and src {gateway}") as heard:
             for _ in range(3):
-                spoof(laptop, checks.BACKEND, checks.PUBLIC["gw1"])
+                spoof(liar, source, gateway)
             time.sleep(0.5)
             return heard()
+
+    def outside() -> int:
+        return answers(backend, laptop, checks.BACKEND, checks.PUBLIC["gw1"])
+
+    def inside() -> int:
+        return answers(laptop, backend, LAPTOP, checks.INTERNAL["gw1"])
 
     def inside_out() -> int:
         internet = site.host("internet")
@@ -248,11 +254,11 @@ def test_spoofed_sources(site: Lab, pillar: Change) -> None:
             time.sleep(0.5)
             return heard()
 
-    assert (outside_in(), inside_out()) == (0, 0)
+    assert (outside(), inside(), inside_out()) == (0, 0, 0)
     ok(pillar({"firewall": {"spoof_protection": False}}))
-    assert outside_in() == 3
-    # Even so nothing with a foreign source is forwarded.
-    assert inside_out() == 0
+    assert inside() == 3
+    # Even so nobody outside has an address of the inside, and nothing else is forwarded.
+    assert (outside(), inside_out()) == (0, 0)
 
 
 def test_vpn_clients_reach_each_other_and_the_site_but_not_the_internet(site: Lab) -> None:

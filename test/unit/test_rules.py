@@ -559,6 +559,7 @@ FLOWS = {
         # Nobody sends from an address of another side.
         ("eth1 10.77.0.10>198.51.100.2 udp/1194", "dropped"),
         ("eth1 10.77.0.10>198.51.100.2 icmp/8", "dropped"),
+        ("eth1 10.77.0.10>198.51.100.2 icmp/3", "dropped"),
         ("eth1 10.8.0.6>10.77.0.10 tcp/22", "dropped"),
         ("eth1 10.8.99.6>10.77.0.10 tcp/22", "dropped"),  # no node's part of the VPN's network
         ("eth1 10.8.99.6>198.51.100.2 udp/1194", "dropped"),
