@@ -107,7 +107,8 @@ def test_a_reboot_takes_them_back_too(site: Lab, rules: Rules) -> None:
     gw1.start()
     site.wait_minions()
     assert own(gw1) == before
-    converge(site)
+    # The loader needs no Salt to be asked what is the matter.
+    assert json.loads(gw1.run(f"{FIREWALL} status").stdout)["pending"] is False
 
 
 def test_a_wrong_rule_is_refused_with_its_pillar_entry(site: Lab, rules: Rules) -> None:
@@ -158,7 +159,8 @@ def test_what_somebody_changed_is_shown_and_put_right(site: Lab, rules: Rules, s
     assert own(gw1) != good
     before = snapshot(site, "gw1")
     problems = site.salt("gw1", "gateway.status")["gw1"]["problems"]
-    assert problems == ["the firewall rules are not what was loaded: somebody changed them by hand"]
+    # That only the firewall was applied is another.
+    assert "the firewall rules are not what was loaded: somebody changed them by hand" in problems
     predicted = apply(site, test=True)
     assert snapshot(site, "gw1") == before
     assert list(predicted) == [STATE]
