@@ -130,7 +130,12 @@ def allow_real_time(pid: int) -> None:
         group = Path("/sys/fs/cgroup", controllers, path[1:])
         if "cpu" in controllers.split(",") and (group / "cpu.rt_runtime_us").exists():
             (group.parent / "cpu.rt_runtime_us").write_text("900000")
-            (group / "cpu.rt_runtime_us").write_text("100000")
+            for share in ("100000", "20000", "5000"):
+                try:
+                    (group / "cpu.rt_runtime_us").write_text(share)
+                    break
+                except OSError:
+                    continue
 
 
 def wire(name: str, pid: int) -> None:
