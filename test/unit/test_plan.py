@@ -696,6 +696,12 @@ def test_vpn_and_routes(plan):
                 "dhcp-option DNS 10.77.0.1",
                 "dhcp-option DOMAIN example.internal",
             ],
+            "full_tunnel": False,
+            "dynamic": True,
+            "dynamic_range": ["10.8.1.128", "10.8.1.254"],
+            "auth": None,
+            "clients": [],
+            "client_pushes": [],
             "settings": [],
         }
     ]
@@ -831,7 +837,7 @@ def test_without_what_is_optional(plan):
     assert found["node"]["public"] is None
     assert found["node"]["remote"] is None
     assert found["peers"] == found["routes"] == found["nat"]["forwards"] == []
-    assert found["vpn"] == {"pki": {}, "servers": []}
+    assert found["vpn"] == {"pki": {}, "networks": [], "servers": []}
     assert found["dhcp"]["enabled"] is False
 
 
