@@ -7,6 +7,7 @@ Each function works from the command line, from Jinja and over salt-ssh.
 import importlib
 import json
 import os
+import socket
 
 import gateway_plan
 import gateway_rules
@@ -20,6 +21,7 @@ importlib.reload(gateway_rules)
 
 APPLIED = "/var/lib/gateway/applied"
 INTERFACES = "/sys/class/net"
+MANAGEMENT = "/run/{instance}/control/management"
 
 
 def _called(kwargs):
@@ -246,8 +248,9 @@ def pem(material, **kwargs):
 def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
-    ``services``, ``routes``, ``vpn`` (tunnel addresses), ``ntp`` and ``digest`` (of what was last
-    applied, and of the pillar). ``problems`` lists what a person should look at.
+    ``services``, ``routes``, ``vpn`` (tunnel addresses, and who is connected), ``ntp`` and
+    ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
+    should look at.
 
     CLI Example:
 
@@ -315,10 +318,43 @@ def _vpn_status(wanted, addresses, problems):
     found = {}
     for server in wanted["vpn"]["servers"]:
         up = server["address"] in addresses
-        found[server["name"]] = {"address": server["address"], "up": up}
+        found[server["name"]] = {
+            "address": server["address"],
+            "up": up,
+            "clients": _vpn_clients(server["instance"]),
+        }
         if not up:
             problems.append(f"the tunnel of VPN server {server['name']} is down")
     return found
+
+
+def _vpn_clients(instance):
+    """Who is connected, as ``{common name: [addresses]}``; empty where OpenVPN cannot be asked."""
+    try:
+        rows = _management(MANAGEMENT.format(instance=instance), "status 3")
+    except OSError:
+        return {}
+    found = {}
+    for row in rows:
+        # Name, real address, address in the tunnel (none before the client was let in), ...
+        if row[0] == "CLIENT_LIST" and row[3]:
+            found.setdefault(row[1], []).append(row[3])
+    return found
+
+
+def _management(path, command):
+    """The answer of an OpenVPN server to a command, up to its END, as rows of fields."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2)
+        connection.connect(path)
+        connection.sendall(f"{command}\n".encode())
+        with connection.makefile("r", encoding="utf-8", errors="replace") as lines:
+            rows = []
+            for line in lines:
+                rows.append(line.rstrip("\r\n").split("\t"))
+                if rows[-1] == ["END"]:
+                    break
+    return rows
 
 
 def _ntp_status(wanted, problems):
