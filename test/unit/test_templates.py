@@ -198,6 +198,7 @@ def render(compiler, module, kept, edit):
             "gateway.plan": module.plan,
             "gateway.validate": lambda: gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
+            "gateway.ruleset": module.ruleset,
             "saltutil.sync_modules": sync,
             "saltutil.sync_states": sync,
         }, synced
