@@ -59,6 +59,7 @@ kitchen: $(VENV)/ready
 bench: $(VENV)/ready
 	$(PYTHON) test/bench/plan.py
 	$(PYTHON) test/bench/apply.py
+	$(PYTHON) test/bench/vpn.py
 
 clean: down
 	rm -rf $(VENV) test/lab/out
