@@ -233,7 +233,7 @@ def pem(material, **kwargs):
     A certificate or key from the pillar, for the templates: PEM text without a last line break.
 
     material
-        ``ca``, ``certificate``, ``key`` or ``tls_crypt``.
+        A key of ``vpn:pki``, such as ``certificate`` or ``tls_crypt``.
 
     Raises CommandExecutionError when called from a command line: a key would be shown and logged.
     """

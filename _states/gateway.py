@@ -69,9 +69,10 @@ def _read(path):
         return None
 
 
-def _write(path, text):
+def _write(path, text, temporary=None):
+    """Write a file in one step, by way of a temporary one on the same file system."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.new"
+    temporary = temporary or f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(temporary, path)
@@ -421,7 +422,8 @@ def openvpn_clients(name, source, context=None):
             os.chmod(folder, 0o755)
         for client in changes:
             if client in wanted:
-                _write(f"{name}/{client}", wanted[client])
+                # Not beside it: any name there may be a client's.
+                _write(f"{name}/{client}", wanted[client], f"{name}.new")
                 os.chmod(f"{name}/{client}", 0o644)
             elif client != name:
                 _remove(f"{name}/{client}")
@@ -537,7 +539,10 @@ class _Management:
 
 def _serial(folder, session):
     """A session's certificate serial as ``vpn-session`` noted it; None if that is not known."""
-    serial, _, client = (_read(f"{folder}/{session['address']}") or "").strip().partition(" ")
+    note = f"{folder}/{session['address']}"
+    # Whoever has become OpenVPN's user could put anything there.
+    text = _read(note) if os.path.isfile(note) else None
+    serial, _, client = (text or "").strip().partition(" ")
     return int(serial) if serial.isdigit() and client == session["client"] else None
 
 

@@ -183,12 +183,13 @@ def test_rejected(errors, changes, key, message):
 
 @pytest.mark.parametrize("bad", list("\n\r\0\"'`{}\\\u2028é"), ids=ascii)
 def test_no_text_breaks_out(edit, bad):
-    for changes in (
+    cases: list[dict[str, Any]] = [
         {"vpn:clients": {f"ali{bad}ce": {}}},
         {"vpn:clients": {"alice": {"pushes": [f"route{bad}"]}}},
         {"vpn:servers:main:auth": {"pam": f"x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
         {"vpn:servers:main:auth": {"script": f"/x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
-    ):
+    ]
+    for changes in cases:
         site, found = gateway_plan.read(edit(changes))
         assert site is None
         assert all(error.isprintable() for error in found)

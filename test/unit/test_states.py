@@ -672,6 +672,8 @@ def test_clients_come_change_and_go(machine, clients):
     assert (clients.folder / "alice").stat().st_ino == kept
     clients.templates.clients = {}
     assert converges(machine, *clients.call) == {"alice": "removed"}
+    clients.templates.clients = {"alice": ALICE, "alice.new": BOB}
+    assert set(converges(machine, *clients.call).values()) == {"added"}
 
 
 def test_no_clients_are_an_empty_folder(machine, clients):
