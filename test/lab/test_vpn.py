@@ -352,6 +352,23 @@ def test_udp_and_tcp_side_by_side(site: Lab, pillar: Change) -> None:
             laptop.run(f"iptables -D OUTPUT -p udp -d {GW2} -j DROP")
 
 
+def test_a_tls_crypt_key_for_each_client(site: Lab, pillar: Change) -> None:
+    """Clients with a key of their own are let in beside those with the common one."""
+    master, laptop = site.host("master"), site.host("laptop")
+    master.run(
+        "cd /srv/pki && openvpn --genkey tls-crypt-v2-server v2.key &&"
+        " openvpn --tls-crypt-v2 v2.key --genkey tls-crypt-v2-client v2-laptop.key"
+    )
+    laptop.write(f"{pki.FOLDER}/v2-laptop.key", pki.read(site, "v2-laptop.key"), 0o600)
+    ok(pillar(vpn(pki={"tls_crypt_v2": pki.read(site, "v2.key")})))
+    own = Tunnel(site, GW1)
+    common = f"tls-crypt {pki.FOLDER}/tls-crypt.key"
+    own.config = own.config.replace(common, f"tls-crypt-v2 {pki.FOLDER}/v2-laptop.key")
+    with own, Tunnel(site, GW1, client="internet") as other:
+        assert page(laptop, checks.BACKEND) == "backend01 saw 10.8.0.5"
+        assert page(other.client, checks.BACKEND) == "backend01 saw 10.8.0.6"
+
+
 def test_full_tunnel_and_further_routes(site: Lab, pillar: Change) -> None:
     """All of a client's traffic leaves through the gateway, as the gateway."""
     ok(pillar(vpn(**main(full_tunnel=True, routes=["203.0.113.0/24"]))))
