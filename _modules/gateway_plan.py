@@ -25,8 +25,7 @@ ROUTER_ID = 51  # keepalived's customary one
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
 VPN_PREFIXES = (16, 29)
-# A token replaces the password until then; also how long a session without a password may be.
-TOKEN_LIFETIME = 12 * 3600  # seconds
+TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
 # IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
 DEVICE_NAME_LENGTH = 15
@@ -1566,7 +1565,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             for server in site.vpn_servers
             for peer in peers
         ]
-        # Where a client is connected, its networks have longer routes; see /usr/lib/gateway.
+        # Where a client is connected, its networks have longer routes (files/vpn-routes).
         + [
             {"destination": str(network), "via": str(peer.internal)}
             for network in _client_networks(site)

@@ -26,8 +26,7 @@ PROC_SYS = "/proc/sys"
 UNITS = "/etc/systemd/system"
 OPENVPN_STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 OPENVPN_CLIENTS = "/etc/gateway/openvpn"
-# Of two that OpenVPN is asked for a session's end: for a message to the client, then without.
-OPENVPN_GRACE = 1  # seconds
+OPENVPN_GRACE = 1  # seconds between telling a client to leave and cutting it off
 
 # Marks the routes that are ours. Not taken in iproute2's rt_protos.
 ROUTE_PROTOCOL = "119"
@@ -529,7 +528,7 @@ class _Management:
         """End sessions: the clients are told to connect again, whoever stays is cut off."""
         for session in sessions:
             self.ask(f"client-kill {session['id']}", ("SUCCESS", "ERROR"))
-        # They would stay for another five seconds.
+        # Whoever does not obey would stay for another five seconds.
         time.sleep(OPENVPN_GRACE)
         ids = {session["id"] for session in sessions}
         for session in self.sessions():
