@@ -13,6 +13,8 @@ no openvpn routes service:
   service.dead:
     - name: gateway-vpn-routes
     - enable: False
+    # Test mode would announce a change of a service that was never there.
+    - onlyif: test -e /etc/systemd/system/gateway-vpn-routes.service
 
 openvpn files are gone:
   file.absent:
