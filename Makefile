@@ -5,12 +5,13 @@ PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
-.PHONY: help demo up down shell test lint unit lab bench kitchen clean
+.PHONY: help demo up down shell test test-vpn lint unit lab bench kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
 	@echo 'make test              lint, unit tests, lab tests'
 	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
+	@echo 'make test-vpn          the lab tests of the VPN alone'
 	@echo 'make bench             measurements'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
@@ -49,6 +50,9 @@ unit: $(VENV)/ready
 lab: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
 
+test-vpn: $(VENV)/ready
+	$(PYTHON) -m pytest test/lab/test_vpn.py $(PYTEST_ARGS)
+
 kitchen: $(VENV)/ready
 	kitchen test
 
@@ -56,6 +60,7 @@ bench: $(VENV)/ready
 	$(PYTHON) test/bench/plan.py
 	$(PYTHON) test/bench/apply.py
 	$(PYTHON) test/bench/firewall.py
+	$(PYTHON) test/bench/vpn.py
 
 clean: down
 	rm -rf $(VENV) test/lab/out

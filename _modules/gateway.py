@@ -7,6 +7,7 @@ Each function works from the command line, from Jinja and over salt-ssh.
 import importlib
 import json
 import os
+import socket
 
 import gateway_plan
 import gateway_rules
@@ -21,6 +22,7 @@ importlib.reload(gateway_rules)
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
 INTERFACES = "/sys/class/net"
+MANAGEMENT = "/run/{instance}/control/management"
 
 
 def _called(kwargs):
@@ -249,7 +251,7 @@ def pem(material, **kwargs):
     A certificate or key from the pillar, for the templates: PEM text without a last line break.
 
     material
-        ``ca``, ``certificate``, ``key`` or ``tls_crypt``.
+        A key of ``vpn:pki``, such as ``certificate`` or ``tls_crypt``.
 
     Raises CommandExecutionError when called from a command line: a key would be shown and logged.
     """
@@ -265,8 +267,9 @@ def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
     ``services``, ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by
-    hand, wait for their confirmation), ``vpn`` (tunnel addresses), ``ntp`` and ``digest`` (of what
-    was last applied, and of the pillar). ``problems`` lists what a person should look at.
+    hand, wait for their confirmation), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
+    and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
+    should look at.
 
     CLI Example:
 
@@ -347,10 +350,43 @@ def _vpn_status(wanted, addresses, problems):
     found = {}
     for server in wanted["vpn"]["servers"]:
         up = server["address"] in addresses
-        found[server["name"]] = {"address": server["address"], "up": up}
+        found[server["name"]] = {
+            "address": server["address"],
+            "up": up,
+            "clients": _vpn_clients(server["instance"]),
+        }
         if not up:
             problems.append(f"the tunnel of VPN server {server['name']} is down")
     return found
+
+
+def _vpn_clients(instance):
+    """Who is connected, as ``{common name: [addresses]}``; empty where OpenVPN cannot be asked."""
+    try:
+        rows = _management(MANAGEMENT.format(instance=instance), "status 3")
+    except OSError:
+        return {}
+    found = {}
+    for row in rows:
+        # Name, real address, address in the tunnel (none before the client was let in), ...
+        if row[0] == "CLIENT_LIST" and row[3]:
+            found.setdefault(row[1], []).append(row[3])
+    return found
+
+
+def _management(path, command):
+    """The answer of an OpenVPN server to a command, up to its END, as rows of fields."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2)
+        connection.connect(path)
+        connection.sendall(f"{command}\n".encode())
+        with connection.makefile("r", encoding="utf-8", errors="replace") as lines:
+            rows = []
+            for line in lines:
+                rows.append(line.rstrip("\r\n").split("\t"))
+                if rows[-1] == ["END"]:
+                    break
+    return rows
 
 
 def _ntp_status(wanted, problems):

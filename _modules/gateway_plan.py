@@ -25,6 +25,7 @@ ROUTER_ID = 51  # keepalived's customary one
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
 VPN_PREFIXES = (16, 29)
+TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
 # IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
 DEVICE_NAME_LENGTH = 15
@@ -37,6 +38,10 @@ _DOMAIN_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _INTERFACE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
+# OpenVPN looks for a client's file by its common name, after replacing all other characters. 64 is
+# X.520's upper bound for a common name, as in RFC 5280 appendix A.
+_CLIENT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
 _GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -52,13 +57,16 @@ _COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
 # A line of iptables-restore without its beginning, "-A CHAIN".
 _RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
 _PEM_PATTERN = re.compile(
-    r"-----BEGIN (?P<label>[A-Za-z0-9 ]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
+    r"-----BEGIN (?P<label>[A-Za-z0-9 -]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
 )
 _PEM_LABELS = {
     "ca": ("CERTIFICATE",),
     "certificate": ("CERTIFICATE",),
     "key": ("PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"),
     "tls_crypt": ("OpenVPN Static key V1",),
+    "tls_crypt_v2": ("OpenVPN tls-crypt-v2 server key",),
+    "auth_token": ("OpenVPN auth-token server key",),
+    "crl": ("X509 CRL",),
 }
 
 # What YAML's types are called in messages; a bool is an int too, so it comes first.
@@ -126,6 +134,27 @@ class Network:
 
 
 @dataclass(frozen=True)
+class VpnAuth:
+    """Who checks names and passwords, PAM or a script; a token lives so many seconds."""
+
+    pam: str | None
+    script: str | None
+    token_lifetime: int
+
+
+@dataclass(frozen=True)
+class VpnClient:
+    """A client that the site knows by its certificate's common name; ``id`` is its host part in
+    every subnet, ``networks`` are behind it."""
+
+    name: str
+    id: int | None
+    networks: tuple[IPv4Network, ...]
+    pushes: tuple[str, ...]
+    disabled: bool
+
+
+@dataclass(frozen=True)
 class VpnServer:
     """One OpenVPN server of the site: an instance on each node, with a subnet each."""
 
@@ -136,6 +165,9 @@ class VpnServer:
     proto: str
     subnets: dict[str, IPv4Network]
     full_tunnel: bool
+    routes: tuple[IPv4Network, ...]
+    dynamic: bool
+    auth: VpnAuth | None
     settings: tuple[tuple[str, str], ...]
 
     def block(self, number: int) -> IPv4Network:
@@ -146,6 +178,11 @@ class VpnServer:
     def subnet(self, node: Node) -> IPv4Network:
         """The node's own subnet: what the pillar says, or block id - 1."""
         return self.subnets.get(node.name) or self.block(node.id - 1)
+
+    def dynamic_range(self, node: Node) -> tuple[IPv4Address, IPv4Address]:
+        """First and last address for clients without one of their own: the subnet's upper half."""
+        subnet = self.subnet(node)
+        return subnet[subnet.num_addresses // 2], subnet[-2]
 
 
 @dataclass(frozen=True)
@@ -262,6 +299,7 @@ class Site:
     public: Network
     router_id: int
     vpn_servers: tuple[VpnServer, ...]
+    vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
     hosts: tuple[Host, ...]
     firewall: Firewall
@@ -478,6 +516,23 @@ def _server_name(value: object) -> str:
     return text
 
 
+def _client_name(value: object) -> str:
+    text = _matching(
+        _CLIENT_PATTERN, "a certificate's common name (at most 64 letters, digits and . _ @ -)"
+    )(value)
+    if text == "DEFAULT":
+        raise ValueError("this is OpenVPN's name for the clients without an entry")
+    return text
+
+
+def _client_network(value: object) -> IPv4Network:
+    network = _network(value)
+    # A node on which the client is connected routes to both halves: a longer prefix wins.
+    if not 1 <= network.prefixlen <= 31:
+        raise ValueError(f"{network} is not a /1 to /31")
+    return network
+
+
 def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
     first, dash, last = _text(value).partition("-")
     if not dash:
@@ -503,6 +558,10 @@ def _setting(value: object) -> str:
             " (line breaks, quotes, braces, backslashes, anything but ASCII)"
         )
     return text
+
+
+def _push(value: object) -> str:
+    return _setting(_text(value))
 
 
 def _did_you_mean(word: object, choices: Any) -> str:
@@ -686,12 +745,16 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     nodes = _read_nodes(top, internal, public)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes)
+    clients = _read_clients(vpn, servers, nodes)
     pki = _read_pki(vpn.section("pki"), ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
     vpn.close()
     if servers:
-        _check_pki(reader, pki, nodes)
+        _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
-    names = _Names(reader, hosts, servers)
+    addresses = {
+        client.name.lower(): _client_addresses(client, servers, nodes) for client in clients
+    }
+    names = _Names(reader, hosts, servers, addresses)
     firewall = _read_firewall(top.section("firewall"), names)
     nat = _read_nat(top.section("nat"), names, internal, public)
     if firewall.ssh_from and firewall.ssh_port:
@@ -707,6 +770,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         public=public,
         router_id=keepalived.get("router_id", _whole(1, 255), ROUTER_ID),
         vpn_servers=servers,
+        vpn_clients=clients,
         vpn_pki=pki,
         hosts=hosts,
         firewall=firewall,
@@ -818,9 +882,18 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
             subnets=_read_subnets(section.section("subnets"), nodes),
             full_tunnel=section.get("full_tunnel", _boolean, False),
+            routes=section.items("routes", _network),
+            dynamic=section.get("dynamic", _boolean, True),
+            auth=_read_auth(section),
             settings=section.settings(),
         )
         section.close()
+        for keyword, _ in server.settings:
+            if keyword in OWN_OPTIONS:
+                section.reader.fault(
+                    f"{section.at('settings')}:{keyword}",
+                    f"the formula itself needs this option; {OWN_OPTIONS[keyword]}",
+                )
         if server.port and server.proto:
             vpn.reader.claim("port", f"{server.port}/{server.proto}", section.at("port"))
         vpn.reader.claim_network(server.network, section.at("network"))
@@ -828,6 +901,101 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             _check_blocks(section, server, nodes)
         servers.append(server)
     return tuple(servers)
+
+
+# What works no longer when somebody else sets it, and what to use instead.
+OWN_OPTIONS = {
+    "client-config-dir": "clients are in gateway:vpn:clients",
+    "client-connect": "it notes who is connected",
+    "client-disconnect": "it notes who is connected",
+    "crl-verify": "use gateway:vpn:pki:crl",
+    "ifconfig-pool": "it lies where no client has an address of its own",
+    "management": "see gateway.status",
+}
+
+
+def _read_auth(server: _Section) -> VpnAuth | None:
+    section = server.section("auth")
+    auth = VpnAuth(
+        pam=section.get("pam", _matching(_PAM_PATTERN, "the name of a PAM service"), None),
+        script=section.get("script", _matching(_PATH_PATTERN, "an absolute path"), None),
+        token_lifetime=section.get("token_lifetime", _whole(600, 31_536_000), TOKEN_LIFETIME),
+    )
+    section.close()
+    if not section.readable:
+        return None
+    if ("pam" in section.values) == ("script" in section.values):
+        section.reader.fault(section.path, "needs either pam or script")
+    return auth
+
+
+def _read_clients(
+    vpn: _Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+) -> tuple[VpnClient, ...]:
+    clients = []
+    for entry in vpn.entries("clients", _client_name):
+        section = entry.section
+        client = VpnClient(
+            name=entry.name,
+            id=section.get("id", _whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1), None),
+            networks=section.items("networks", _client_network),
+            pushes=section.items("pushes", _push),
+            disabled=section.get("disabled", _boolean, False),
+        )
+        section.close()
+        # A rule names it in small letters, as it does all names.
+        vpn.reader.claim("client name", client.name.lower(), section.path)
+        vpn.reader.claim("client id", client.id, section.at("id"))
+        for number, network in enumerate(client.networks):
+            vpn.reader.claim_network(network, f"{section.at('networks')}:{number}")
+        if client.networks and len(nodes) > 2:
+            section.reader.fault(
+                section.at("networks"),
+                "needs a site of at most two nodes: of more, none knows which has the client",
+            )
+        _check_client_id(section, client, servers, nodes)
+        clients.append(client)
+    if clients and not servers:
+        vpn.reader.fault(vpn.at("clients"), "there is no VPN server in gateway:vpn:servers")
+    return tuple(clients)
+
+
+def _subnets(
+    servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+) -> list[tuple[VpnServer, IPv4Network]]:
+    """Every node's subnet of every server, as far as the pillar says enough about them."""
+    return [
+        (server, server.subnet(node))
+        for server in servers
+        for node in nodes
+        if server.network and server.prefix and node.id
+    ]
+
+
+def _check_client_id(
+    section: _Section, client: VpnClient, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+) -> None:
+    """Below every dynamic range, so first of all below that of the smallest subnet."""
+    subnets = _subnets(servers, nodes)
+    if not client.id or not subnets:
+        return
+    server, subnet = max(subnets, key=lambda pair: pair[1].prefixlen)
+    highest = subnet.num_addresses // 2 - 1
+    if client.id > highest:
+        section.reader.fault(
+            section.at("id"),
+            f"{client.id} is not in 2 to {highest}, the reserved part of {subnet}"
+            f" (VPN server {server.name})",
+        )
+
+
+def _client_addresses(
+    client: VpnClient, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+) -> tuple[str, ...]:
+    """What it has wherever it is connected, and the networks behind it."""
+    subnets = [subnet for _, subnet in _subnets(servers, nodes) if client.id]
+    own = [str(subnet.network_address + (client.id or 0)) for subnet in subnets]
+    return (*own, *(str(network) for network in client.networks))
 
 
 def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
@@ -908,10 +1076,25 @@ def pem_blocks(value: object) -> str:
     return "".join(match[0] for match in _PEM_PATTERN.finditer(_lines(value)))
 
 
-def _check_pki(reader: _Reader, pki: dict[str, Material], nodes: tuple[Node, ...]) -> None:
-    for name in ("ca", "tls_crypt"):
+def _check_pki(
+    reader: _Reader,
+    pki: dict[str, Material],
+    nodes: tuple[Node, ...],
+    servers: tuple[VpnServer, ...],
+) -> None:
+    required = ["ca"]
+    if "tls_crypt_v2" not in pki:
+        required.append("tls_crypt")
+    for name in required:
         if name not in pki:
             reader.fault(f"gateway:vpn:pki:{name}", "missing; a VPN server needs it")
+    for server in servers:
+        if server.auth and "auth_token" not in pki:
+            reader.fault(
+                "gateway:vpn:pki:auth_token",
+                f"missing; gateway:vpn:servers:{server.name}:auth needs it",
+            )
+            break
     for name in ("certificate", "key"):
         for node in nodes:
             if name not in pki and name not in node.pki:
@@ -953,9 +1136,14 @@ class _Names:
     ADDRESSES = ("group", "network")
 
     def __init__(
-        self, reader: _Reader, hosts: tuple[Host, ...], servers: tuple[VpnServer, ...]
+        self,
+        reader: _Reader,
+        hosts: tuple[Host, ...],
+        servers: tuple[VpnServer, ...],
+        clients: dict[str, tuple[str, ...]],
     ) -> None:
         self.reader = reader
+        self.clients = clients
         self.hosts = {name: host for host in hosts for name in (host.name, *host.aliases)}
         self.groups: dict[str, tuple[str, ...]] = {}
         self.kinds: dict[str, list[str]] = {}
@@ -965,6 +1153,8 @@ class _Names:
                 self._learn(zone, "zone")
         for server in servers:
             self._learn(server.name, "server")
+        for client in clients:
+            self._learn(client, "client")
 
     def _learn(self, name: str, kind: str) -> None:
         self.kinds.setdefault(name, []).append(kind)
@@ -995,6 +1185,8 @@ class _Names:
             text = _text(value).lower()
             if text in self.groups:
                 return "group", text
+            if "client" in self.kinds.get(text, []):
+                return "client", self.target("client")(text).name
             network = self._host_or_network(text)
             if network.endswith("/0"):
                 raise ValueError(f"{network} is everything; leave the group out of the rule")
@@ -1024,6 +1216,8 @@ class _Names:
             for kind, name in members[left.pop()]:
                 if kind == "network":
                     found.add(name)
+                elif kind == "client":
+                    found.update(self.clients[name])
                 elif name not in seen:
                     seen.add(name)
                     left.append(name)
@@ -1057,17 +1251,24 @@ class _Names:
                 return Target("network", self._host_or_network(text))
             if found[0] not in kinds:
                 raise ValueError(f"{text} is a {found[0]}; here it must be {_either(kinds)}")
+            if found[0] == "client" and not self.clients[text]:
+                raise ValueError(f"client {text} has neither id nor networks, so no fixed address")
             return Target(found[0], text)
 
         return parse
 
 
 def _either(kinds: tuple[str, ...]) -> str:
-    names = {"zone": "internal, public or vpn", "server": "a VPN server", "group": "a group"}
+    names = {
+        "zone": "internal, public or vpn",
+        "server": "a VPN server",
+        "client": "a VPN client",
+        "group": "a group",
+    }
     return ", ".join([names[kind] for kind in kinds if kind in names] + ["a host or a network"])
 
 
-_EVERYTHING = ("zone", "server", "group")
+_EVERYTHING = ("zone", "server", "client", "group")
 _ACTIONS = ("accept", "drop", "reject")
 
 
@@ -1388,6 +1589,12 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             {"destination": str(server.subnet(peer)), "via": str(peer.internal)}
             for server in site.vpn_servers
             for peer in peers
+        ]
+        # Where a client is connected, its networks have longer routes (files/vpn-routes).
+        + [
+            {"destination": str(network), "via": str(peer.internal)}
+            for network in _client_networks(site)
+            for peer in peers
         ],
         "firewall": _plan_firewall(site, node),
         "nat": _plan_nat(site, node),
@@ -1464,7 +1671,7 @@ def _plan_settings(settings: tuple[tuple[str, str], ...]) -> list[list[str]]:
 
 def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
     if not site.vpn_servers:
-        return {"pki": {}, "servers": []}
+        return {"pki": {}, "networks": [], "servers": []}
     return {
         "pki": {
             # A path on the node, or the keys that lead to the PEM text in the pillar: a plan is
@@ -1472,13 +1679,46 @@ def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
             name: {"path": material.path} if material.path else {"pillar": list(material.keys)}
             for name, material in sorted((site.vpn_pki | node.pki).items())
         },
+        "networks": [str(network) for network in _client_networks(site)],
         "servers": [_plan_server(site, server, node) for server in site.vpn_servers],
+    }
+
+
+def _client_networks(site: Site) -> list[IPv4Network]:
+    return [network for client in site.vpn_clients for network in client.networks]
+
+
+def _push_route(network: IPv4Network) -> str:
+    return f"route {network.network_address} {network.netmask}"
+
+
+def _plan_client(site: Site, client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
+    """Its file in the folder of a server. What it is pushed is there and not in the server's own
+    configuration, so that one client's networks are no reason to restart a server."""
+    others = [network for network in _client_networks(site) if network not in client.networks]
+    return {
+        "name": client.name,
+        "disabled": client.disabled,
+        "address": str(subnet.network_address + client.id) if client.id else None,
+        "networks": [
+            {
+                "address": str(network.network_address),
+                "netmask": str(network.netmask),
+                "halves": [str(half) for half in network.subnets()],
+            }
+            for network in client.networks
+        ],
+        "pushes": [*(_push_route(network) for network in others), *client.pushes],
     }
 
 
 def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
     subnet = server.subnet(node)
-    reachable = [site.internal.network, *(other.network for other in site.vpn_servers)]
+    reachable = [
+        site.internal.network,
+        *(other.network for other in site.vpn_servers),
+        *server.routes,
+    ]
     return {
         "name": server.name,
         "instance": INSTANCE_PREFIX + server.name,
@@ -1491,14 +1731,15 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "netmask": str(subnet.netmask),
         "address": str(subnet.network_address + 1),
         # The servers' whole networks, not the peers' subnets: a new node changes no push.
-        "pushes": [
-            f"route {network.network_address} {network.netmask}"
-            for network in reachable
-            if network and network != subnet
-        ]
+        "pushes": [_push_route(network) for network in reachable if network and network != subnet]
         + (["redirect-gateway def1"] if server.full_tunnel else [])
         + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
         "full_tunnel": server.full_tunnel,
+        "dynamic": server.dynamic,
+        "dynamic_range": [str(end) for end in server.dynamic_range(node)],
+        "auth": dict(vars(server.auth)) if server.auth else None,
+        "clients": [_plan_client(site, client, subnet) for client in site.vpn_clients],
+        "client_pushes": [_push_route(network) for network in _client_networks(site)],
         "settings": _plan_settings(server.settings),
     }
 
@@ -1578,6 +1819,10 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         return [{"group": target.name}]
     if target.kind == "network":
         return [{"address": target.name}]
+    if target.kind == "client":
+        client = next(each for each in site.vpn_clients if each.name.lower() == target.name)
+        addresses = _client_addresses(client, site.vpn_servers, site.nodes)
+        return [{"address": address} for address in addresses]
     if target.name == "public":
         return [{"interface": node.public_interface}]
     if target.name == "internal":

@@ -19,6 +19,8 @@ CHAINS = {
 }
 PREFIX = "GATEWAY-"
 TUNNELS = "vpn-+"  # iptables' wildcard for gateway_plan.DEVICE_PREFIX
+# A value for local use (RFC 2474 section 6, pool 2): "a peer has sent this on already".
+PASSED_ON = "0x3f"
 
 VRRP = "112"  # IANA's protocol number
 # multiport(8 of iptables-extensions): 15 ports, and a range counts as two.
@@ -167,6 +169,7 @@ class _Family:
         self.public = plan["public"]["interface"]
         self.network = plan["internal"]["network"]
         self.vpn_networks = [server["network"] for server in plan["vpn"]["servers"]]
+        self.client_networks = plan["vpn"]["networks"]
         self.inside = [self.internal, *([TUNNELS] if self.vpn_networks else [])]
         self.chains: dict[tuple[str, str], list[str]] = {
             (table, chain): [] for table, chains in CHAINS.items() for chain in chains
@@ -323,12 +326,17 @@ class _Family:
                 "PREROUTING",
                 f"-i {self.internal} -s {self.network} -d {route['destination']} -j CT --notrack",
             )
+        # Where the client is, is not known here: the other direction may or may not be seen.
+        for network in self.client_networks if self.plan["routes"] else []:
+            self._add("raw", "PREROUTING", f"-s {network} -d {self.network} -j CT --notrack")
 
     def _mangle(self) -> None:
         for chain in CHAINS["mangle"]:
             self._lines("mangle", chain)
         if not self.vpn_networks:
             return
+        if self.version == 4 and self.plan["routes"]:
+            self._no_circles()
         self._note("mangle", "FORWARD", "TCP through a tunnel: segments that fit into it.")
         mss = self.firewall["mss"]
         clamp = f"--set-mss {mss}" if mss else "--clamp-mss-to-pmtu"
@@ -342,6 +350,18 @@ class _Family:
                 larger,
                 f"-j TCPMSS {clamp}",
             )
+
+    def _no_circles(self) -> None:
+        """Two nodes that each believe a client at the other would send its packets to and fro."""
+        for network in self.client_networks:
+            self._note("mangle", "FORWARD", f"{network} is behind a client, here or at the peer.")
+            back = f"-i {self.internal} -o {self.internal} -d {network}"
+            passed_on = f"-m dscp --dscp {PASSED_ON}"
+            self._add("mangle", "FORWARD", f"{back} {passed_on} -j DROP")
+            out = f"-o {self.internal} -d {network} -j DSCP --set-dscp {PASSED_ON}"
+            self._add("mangle", "FORWARD", out)
+            arrived = f"-o {TUNNELS} -d {network} {passed_on} -j DSCP --set-dscp 0"
+            self._add("mangle", "FORWARD", arrived)
 
     def _nat(self) -> None:
         self._lines("nat", "PREROUTING")
@@ -558,6 +578,12 @@ class _Family:
             for network in self.vpn_networks if v4 else [TUNNELS]:
                 to_others = f"-d {network}" if v4 else f"-o {network}"
                 self._add("filter", chain, clients, to_others, "-j ACCEPT")
+        for network in self.client_networks if self.version == 4 else []:
+            self._note("filter", chain, f"{network}, behind a VPN client.")
+            for other in dict.fromkeys([self.network, *self.vpn_networks, *self.client_networks]):
+                self._add("filter", chain, f"-s {network} -d {other} -j ACCEPT")
+                if other not in self.client_networks:
+                    self._add("filter", chain, f"-s {other} -d {network} -j ACCEPT")
 
 
 def _snat(action: str) -> str:

@@ -11,9 +11,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import time
+from datetime import datetime, timezone
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from salt.exceptions import CommandExecutionError
 
 STATE_FOLDER = "/var/lib/gateway"
@@ -28,6 +32,8 @@ OURS = "Managed by Salt (gateway)"
 PROC_SYS = "/proc/sys"
 UNITS = "/etc/systemd/system"
 OPENVPN_STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
+OPENVPN_CLIENTS = "/etc/gateway/openvpn"
+OPENVPN_GRACE = 1  # seconds between telling a client to leave and cutting it off
 
 # Marks the routes that are ours. Not taken in iproute2's rt_protos.
 ROUTE_PROTOCOL = "119"
@@ -69,9 +75,10 @@ def _read(path):
         return None
 
 
-def _write(path, text):
+def _write(path, text, temporary=None):
+    """Write a file in one step, by way of a temporary one on the same file system."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.new"
+    temporary = temporary or f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(temporary, path)
@@ -494,6 +501,13 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
 # Files and services
 
 
+def _render(path, source, context):
+    """Render a template to a file. Returns its path."""
+    return __salt__["cp.get_template"](
+        source, path, template="jinja", saltenv=__env__, **(context or {})
+    )
+
+
 def checked_file(name, source, check, context=None, mode="0644", show_changes=True):
     """
     A configuration file from a Jinja template, which its daemon has seen before it replaces the old
@@ -518,9 +532,7 @@ def checked_file(name, source, check, context=None, mode="0644", show_changes=Tr
     if ret["result"] is not None or not shutil.which(check.split()[0]):
         return ret
     with tempfile.TemporaryDirectory() as folder:
-        new = __salt__["cp.get_template"](
-            source, f"{folder}/new", template="jinja", saltenv=__env__, **(context or {})
-        )
+        new = _render(f"{folder}/new", source, context)
         done = __salt__["cmd.run_all"](f"{check} {new}", ignore_retcode=True)
     if not done["retcode"]:
         return ret
@@ -585,8 +597,241 @@ def openvpn_servers_only(name, service, instances):
                 f"{name}/{instance}.conf",
                 f"{OPENVPN_STATUS}/status-{instance}.log",
             )
+            server = instance.removeprefix("gateway-")
+            shutil.rmtree(f"{OPENVPN_CLIENTS}/{server}", ignore_errors=True)
             if os.path.isdir(drop_in) and not os.listdir(drop_in):
                 os.rmdir(drop_in)
 
     changes = dict.fromkeys(stale, "removed")
     return _result(name, changes, "Removed.", "They would be removed.", act)
+
+
+# --------------------------------------------------------------------------------------------------
+# VPN clients
+
+
+def _rendered(source, context):
+    """The text of a template, which may be secret: nothing of it stays on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = _render(f"{folder}/text", source, context)
+        if not path:
+            raise CommandExecutionError(f"{source} cannot be rendered")
+        return _read(path)
+
+
+def _client_files(source, context):
+    """The files of a server's clients: what follows each line ``## NAME`` of the template."""
+    _, *parts = re.split(r"^## (.+)\n", _rendered(source, context), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def openvpn_clients(name, source, context=None):
+    """
+    The folder ``name`` has one file for each client of an OpenVPN server, and nothing else. OpenVPN
+    reads a client's file when that client connects, so nothing has to be restarted.
+
+    source
+        Template of all the files: each begins with a line ``## NAME``.
+    """
+    try:
+        wanted = _client_files(source, context)
+        found = sorted(os.listdir(name)) if os.path.isdir(name) else []
+    except (CommandExecutionError, OSError) as error:
+        return _failed(name, str(error))
+    changes = {client: "removed" for client in found if client not in wanted}
+    for client, text in wanted.items():
+        if _read(f"{name}/{client}") != text:
+            changes[client] = "changed" if client in found else "added"
+    if not os.path.isdir(name):
+        changes[name] = "made"
+
+    def act():
+        # OpenVPN has dropped its privileges when it reads them.
+        for folder in (os.path.dirname(name), name):
+            os.makedirs(folder, exist_ok=True)
+            os.chmod(folder, 0o755)
+        for client in changes:
+            if client in wanted:
+                # Not beside it: any name there may be a client's.
+                _write(f"{name}/{client}", wanted[client], f"{name}.new")
+                os.chmod(f"{name}/{client}", 0o644)
+            elif client != name:
+                _remove(f"{name}/{client}")
+
+    return _result(name, changes, "Clients set.", "Clients would be set.", act)
+
+
+def _crl(text):
+    """A revocation list from PEM text; raises CommandExecutionError where it is none."""
+    try:
+        return x509.load_pem_x509_crl(text.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CommandExecutionError(f"this is no revocation list: {error}") from error
+
+
+def _crl_errors(crl, authorities):
+    """With such a list OpenVPN would refuse every client."""
+    issuer = [ca for ca in authorities if ca.subject == crl.issuer]
+    if not any(crl.is_signature_valid(ca.public_key()) for ca in issuer):
+        yield "the revocation list is not of the CA in gateway:vpn:pki:ca"
+    end = crl.next_update_utc
+    if end and end < datetime.now(timezone.utc):
+        yield f"the revocation list is out of date since {end:%Y-%m-%d %H:%M} UTC"
+
+
+def openvpn_crl(name, source, ca=None):
+    """
+    The certificate revocation list ``name``, swapped in one step; OpenVPN reads it when a client
+    connects. One with which OpenVPN would refuse every client is an error, and the old one stays.
+
+    source
+        Template of the list (with the context ``material: crl``) and of the CA's certificate.
+    ca
+        The CA's certificate on this node, where the pillar has a path and not its text.
+    """
+    try:
+        text = _rendered(source, {"material": "crl"})
+        authority = _read(ca) if ca else _rendered(source, {"material": "ca"})
+        if authority is None:
+            raise CommandExecutionError(f"{ca} is not there")
+        authorities = x509.load_pem_x509_certificates(authority.encode())
+        errors = list(_crl_errors(_crl(text), authorities))
+    except (CommandExecutionError, OSError, ValueError) as error:
+        errors = [str(error)]
+    if errors:
+        return _failed(name, "\n".join(errors))
+    changes = {} if _read(name) == text else {"revocation list": "written"}
+
+    def act():
+        _write(name, text)
+        os.chmod(name, 0o644)
+
+    return _result(name, changes, "List written.", "The list would be written.", act)
+
+
+class _Management:
+    """OpenVPN's management interface; see its management-notes.txt."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(5)
+        self.socket.connect(path)
+        self.lines = self.socket.makefile("r", encoding="utf-8", errors="replace")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.lines.close()
+        self.socket.close()
+
+    def ask(self, command, last):
+        """Send a command and return the lines of its answer, up to one that begins with ``last``"""
+        self.socket.sendall(f"{command}\n".encode())
+        answer = []
+        for line in self.lines:
+            if line.startswith(">"):  # what happens meanwhile
+                continue
+            answer.append(line.rstrip("\r\n"))
+            if line.startswith(last):
+                return answer
+        raise OSError("OpenVPN closed its management socket")
+
+    def sessions(self):
+        """Who is connected, as mappings with ``client``, ``address``, ``real`` and ``id``."""
+        rows = [line.split("\t") for line in self.ask("status 3", "END")]
+        header = next(row[2:] for row in rows if row[:2] == ["HEADER", "CLIENT_LIST"])
+        found = [
+            dict(zip(header, row[1:], strict=False)) for row in rows if row[0] == "CLIENT_LIST"
+        ]
+        return [
+            {
+                "client": row["Common Name"],
+                "address": row["Virtual Address"],
+                "real": row["Real Address"],
+                "id": row["Client ID"],
+            }
+            for row in found
+            if row["Virtual Address"]  # others have not been let in yet
+        ]
+
+    def end(self, sessions):
+        """End sessions: the clients are told to connect again, whoever stays is cut off."""
+        for session in sessions:
+            self.ask(f"client-kill {session['id']}", ("SUCCESS", "ERROR"))
+        # Whoever does not obey would stay for another five seconds.
+        time.sleep(OPENVPN_GRACE)
+        ids = {session["id"] for session in sessions}
+        for session in self.sessions():
+            if session["id"] in ids:
+                self.ask(f"kill {session['real']}", ("SUCCESS", "ERROR"))
+
+
+def _serial(folder, session):
+    """A session's certificate serial as ``vpn-session`` noted it; None if that is not known."""
+    note = f"{folder}/{session['address']}"
+    # Whoever has become OpenVPN's user could put anything there.
+    text = _read(note) if os.path.isfile(note) else None
+    serial, _, client = (text or "").strip().partition(" ")
+    return int(serial) if serial.isdigit() and client == session["client"] else None
+
+
+def _refusal(session, serial, files, revoked, dynamic):
+    """Why a session could not be opened now; None where it could."""
+    client = session["client"]
+    lines = files.get(client, "").splitlines()
+    if "disable" in lines:
+        return "disabled"
+    if not dynamic and client not in files:
+        return "not in gateway:vpn:clients"
+    if serial in revoked:
+        return "revoked"
+    owners = [
+        other
+        for other, text in files.items()
+        if other != client and f"\nifconfig-push {session['address']} " in f"\n{text}"
+    ]
+    return f"its address is {owners[0]}'s now" if owners else None
+
+
+def openvpn_sessions(name, source, context, notes, dynamic=True, crl=None):
+    """
+    Nobody is connected to an OpenVPN server who could not connect now. It ends a session whose
+    client is disabled, revoked, or has an address that is another's now; no other one notices.
+
+    name
+        OpenVPN's management socket.
+    source, context
+        As for ``openvpn_clients``.
+    notes
+        Folder with the serials of the clients' certificates.
+    dynamic
+        Whether clients without a file are let in.
+    crl
+        ``{source: template}`` or ``{path: file}`` of the revocation list.
+    """
+    if not os.path.exists(name):
+        return _result(name, {}, "", "", None)
+    try:
+        files = _client_files(source, context)
+        revoked = set()
+        if crl:
+            path = crl.get("path")
+            text = _read(path) if path else _rendered(crl["source"], {"material": "crl"})
+            revoked = {entry.serial_number for entry in _crl(text or "")}
+        with _Management(name) as management:
+            sessions = management.sessions()
+    except (CommandExecutionError, OSError) as error:
+        return _failed(name, str(error))
+    changes, refused = {}, []
+    for session in sessions:
+        why = _refusal(session, _serial(notes, session), files, revoked, dynamic)
+        if why:
+            refused.append(session)
+            changes[f"{session['client']} {session['address']}"] = why
+
+    def act():
+        with _Management(name) as management:
+            management.end(refused)
+
+    return _result(name, changes, "Sessions ended.", "Sessions would be ended.", act)

@@ -9,6 +9,15 @@ no openvpn servers of ours:
     - service: {{ os.openvpn.service }}
     - instances: []
 
+no openvpn routes service:
+  service.dead:
+    - name: gateway-vpn-routes
+    - enable: False
+    # Test mode would announce a change of a service that was never there.
+    - onlyif: test -e /etc/systemd/system/gateway-vpn-routes.service
+
 openvpn files are gone:
   file.absent:
-    - name: /usr/lib/gateway/check-openvpn
+    - names: {{ (os.openvpn.files + os.openvpn.routes_files) | tojson }}
+    - require:
+      - service: no openvpn routes service

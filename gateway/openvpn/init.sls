@@ -4,6 +4,12 @@ include:
   - gateway.valid
 
 {%- if plan %}
+{%- set pki = plan.vpn.pki %}
+{%- set crl = {} %}
+{%- if pki.crl is defined %}
+{%- do crl.update({'path': pki.crl.path} if pki.crl.path is defined
+                  else {'source': 'salt://gateway/openvpn/files/pem.jinja'}) %}
+{%- endif %}
 {%- if plan.vpn.servers %}
 
 openvpn package:
@@ -16,18 +22,44 @@ openvpn configuration check:
     - source: salt://gateway/openvpn/files/check-openvpn
     - mode: '0755'
     - makedirs: True
+
+openvpn notes of who is connected:
+  file.managed:
+    - name: /usr/lib/gateway/vpn-session
+    - source: salt://gateway/openvpn/files/vpn-session
+    - mode: '0755'
+    - makedirs: True
+{%- if crl.source is defined %}
+
+openvpn revocation list:
+  gateway.openvpn_crl:
+    - name: /etc/gateway/openvpn/crl.pem
+    - source: {{ crl.source }}
+    - ca: {{ pki.ca.path | default(None) | tojson }}
+{%- else %}
+
+no openvpn revocation list of ours:
+  file.absent:
+    - name: /etc/gateway/openvpn/crl.pem
+{%- endif %}
 {%- endif %}
 {%- for server in plan.vpn.servers %}
+
+openvpn clients of {{ server.name }}:
+  gateway.openvpn_clients:
+    - name: /etc/gateway/openvpn/{{ server.name }}
+    - source: salt://gateway/openvpn/files/clients.jinja
+    - context: &clients_of_{{ loop.index }}
+        server_name: '{{ server.name }}'
 
 openvpn configuration of {{ server.name }}:
   gateway.checked_file:
     - name: {{ os.openvpn.folder }}/{{ server.instance }}.conf
     - source: salt://gateway/openvpn/files/server.conf.jinja
-    - context:
-        server_name: '{{ server.name }}'
+    - context: *clients_of_{{ loop.index }}
     # It holds the keys, unless they are paths on the node.
     - mode: '0600'
-    - show_changes: {{ plan.vpn.pki.values() | selectattr('pillar', 'defined') | list == [] }}
+    - show_changes: {{ pki.values() | selectattr('pillar', 'defined') | list == [] }}
     - check: /usr/lib/gateway/check-openvpn
     - require:
       - pkg: openvpn package
@@ -44,10 +76,61 @@ openvpn server {{ server.name }}:
     - name: {{ os.openvpn.service }}{{ server.instance }}
     - enable: True
     - require:
-      - file: openvpn unit settings of {{ server.name }}
+      - file: openvpn notes of who is connected
+      - gateway: openvpn clients of {{ server.name }}
+{%- if crl.source is defined %}
+      - gateway: openvpn revocation list
+{%- endif %}
     - watch:
       - gateway: openvpn configuration of {{ server.name }}
+      - file: openvpn unit settings of {{ server.name }}
+
+# Also where the server's new configuration was refused: the old one goes on.
+openvpn sessions of {{ server.name }}:
+  gateway.openvpn_sessions:
+    - name: /run/{{ server.instance }}/control/management
+    - source: salt://gateway/openvpn/files/clients.jinja
+    - context: *clients_of_{{ loop.index }}
+    - notes: /run/{{ server.instance }}/sessions
+    - dynamic: {{ server.dynamic }}
+    - crl: {{ crl | tojson }}
 {%- endfor %}
+{%- if plan.vpn.networks %}
+
+openvpn routes to networks behind clients:
+  file.managed:
+    - name: /usr/lib/gateway/vpn-routes
+    - source: salt://gateway/openvpn/files/vpn-routes
+    - mode: '0755'
+    - makedirs: True
+
+openvpn routes unit:
+  file.managed:
+    - name: /etc/systemd/system/gateway-vpn-routes.service
+    - source: salt://gateway/openvpn/files/gateway-vpn-routes.service
+
+openvpn routes service:
+  service.running:
+    - name: gateway-vpn-routes
+    - enable: True
+    - watch:
+      - file: openvpn routes to networks behind clients
+      - file: openvpn routes unit
+{%- else %}
+
+no openvpn routes service:
+  service.dead:
+    - name: gateway-vpn-routes
+    - enable: False
+    # Test mode would announce a change of a service that was never there.
+    - onlyif: test -e /etc/systemd/system/gateway-vpn-routes.service
+
+no openvpn routes files:
+  file.absent:
+    - names: {{ os.openvpn.routes_files }}
+    - require:
+      - service: no openvpn routes service
+{%- endif %}
 
 no other openvpn servers of ours:
   gateway.openvpn_servers_only:

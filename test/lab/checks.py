@@ -111,6 +111,21 @@ def local(host: Host, command: str, minion: str = "local") -> Any:
     return answer["return"] if isinstance(answer, dict) and "return" in answer else answer
 
 
+def gap(host: Host, cut: Callable[[], Any], seconds: float) -> float:
+    """The longest time without an answer from the backend, from a second before `cut` until so
+    many seconds after it, at a question each 50 ms."""
+    ping = host.spawn(f"exec ping -D -i 0.05 {BACKEND} 2>&1")
+    time.sleep(1)
+    cut()
+    time.sleep(seconds)
+    end = float(host.run("pkill -INT -x ping; date +%s.%N").stdout)
+    said = ping.communicate(timeout=10)[0]
+    times = [float(t) for t in re.findall(r"^\[([\d.]+)\] \d+ bytes from", said, re.MULTILINE)]
+    if not times:
+        raise LabError(f"no answer from the backend at all:\n{said}")
+    return max(after - before for before, after in zip(times, [*times[1:], end], strict=True))
+
+
 def answer(host: Host, target: str, port: int, source: str = "", proto: str = "tcp") -> str:
     """What one connection meets: "open" (for UDP: an echo), "refused", or "silent" for 1 s."""
     kind = {"tcp": "SOCK_STREAM", "udp": "SOCK_DGRAM"}[proto]

@@ -167,8 +167,8 @@ def test_what_leaves_the_pillar_leaves_the_machine(site: Lab, pillar: Change) ->
     offers = site.dhcp_offers("02:00:00:00:00:20", seconds=2)
     assert [offer["address"] for offer in offers] == ["10.77.0.20"]
     with pki.Tunnel(site, "198.51.100.3", port=443, proto="tcp-client") as tunnel:
-        assert tunnel.address == "10.9.1.2"
-        assert checks.http(laptop, f"http://{checks.BACKEND}/") == "backend01 saw 10.9.1.2"
+        assert tunnel.address == "10.9.1.128"
+        assert checks.http(laptop, f"http://{checks.BACKEND}/") == "backend01 saw 10.9.1.128"
     assert "10.9.1.0/24 via 10.77.0.3" in gw1.run("ip route").stdout
 
     ok(pillar({"dhcp": {"enabled": False}}))
@@ -251,7 +251,7 @@ def test_keys_in_the_pillar_reach_the_daemon_and_nothing_else(site: Lab, pillar:
         returns += str(site.salt("gw*", "gateway.plan")) + str(site.salt("gw*", "gateway.status"))
         with pki.Tunnel(site, "198.51.100.2") as tunnel:
             page = checks.http(site.host("laptop"), f"http://{checks.BACKEND}/")
-            assert page == "backend01 saw 10.8.0.2"
+            assert page == "backend01 saw 10.8.0.128"
             assert f"CN={name}" in tunnel.log
     returns += str(ok(pillar({})))
     assert returns.count("openvpn configuration of main") > 4

@@ -173,7 +173,7 @@ def test_a_public_virtual_ip(site: Lab, pillar: Change) -> None:
     check("gw1")
     # The standby's own tunnels still reach the internet: as the node itself, not as the virtual IP.
     with pki.Tunnel(site, checks.PUBLIC["gw2"]):
-        laptop.run(f"ip route add {checks.INTERNET} dev {pki.Tunnel.device}")
+        laptop.run(f"ip route add {checks.INTERNET} dev tun0")
         assert checks.http(laptop, f"http://{checks.INTERNET}/") == "internet saw 198.51.100.3"
     status = site.salt("gw1", "gateway.status")["gw1"]
     assert status["vrrp"]["public"] == {"virtual_ip": address, "role": "MASTER"}

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import socket
 import sys
+import threading
 from types import SimpleNamespace
 
 import gateway_plan
@@ -360,7 +362,7 @@ def test_status_of_a_healthy_primary(module, node):
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
         "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},
-        "vpn": {"main": {"address": "10.8.0.1", "up": True}},
+        "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
         "problems": [],
@@ -374,6 +376,31 @@ def test_status_of_a_healthy_secondary(module, node):
     assert status["problems"] == []
     assert status["vrrp"]["internal"]["role"] == "BACKUP"
     assert status["services"]["gateway-dhcp"] == "dead"
+
+
+def test_who_is_connected(module, node, monkeypatch, tmp_path):
+    """As OpenVPN says through its management socket; who is not let in yet has no address."""
+    monkeypatch.chdir(tmp_path)  # a path that is short enough for a socket
+    monkeypatch.setattr(module, "MANAGEMENT", "{instance}")
+    rows = [">INFO:hello", "TITLE\tOpenVPN", "HEADER\tCLIENT_LIST\tCommon Name"]
+    for name, address in [("alice", "10.8.0.5"), ("alice", "10.8.0.130"), ("UNDEF", "")]:
+        rows.append(f"CLIENT_LIST\t{name}\t192.0.2.1:5000\t{address}\t\t1")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("gateway-main")
+        listener.listen()
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(100) == b"status 3\n"
+                connection.sendall("\r\n".join([*rows, "END", ""]).encode())
+                connection.recv(1)
+
+        server = threading.Thread(target=answer)
+        server.start()
+        found = module.status()["vpn"]["main"]["clients"]
+        server.join()
+    assert found == {"alice": ["10.8.0.5", "10.8.0.130"]}
 
 
 def lose_virtual_ip(node):

@@ -1178,6 +1178,11 @@ def test_vpn_and_routes(plan):
                 "dhcp-option DOMAIN example.internal",
             ],
             "full_tunnel": False,
+            "dynamic": True,
+            "dynamic_range": ["10.8.1.128", "10.8.1.254"],
+            "auth": None,
+            "clients": [],
+            "client_pushes": [],
             "settings": [],
         }
     ]
@@ -1532,7 +1537,7 @@ def test_without_what_is_optional(plan):
     assert found["node"]["public"] is None
     assert found["node"]["remote"] is None
     assert found["peers"] == found["routes"] == found["nat"]["forwards"] == []
-    assert found["vpn"] == {"pki": {}, "servers": []}
+    assert found["vpn"] == {"pki": {}, "networks": [], "servers": []}
     assert found["dhcp"]["enabled"] is False
 
 

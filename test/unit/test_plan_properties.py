@@ -185,6 +185,14 @@ def nats(draw, hosts, found, names, public):
 
 
 @st.composite
+def clients(draw, servers):
+    """VPN clients with an id that the smallest subnet has room for, and one without."""
+    highest = min(1 << (31 - server["prefix"]) for server in servers.values()) - 1
+    ids = draw(st.lists(st.integers(2, highest), max_size=20, unique=True))
+    return {f"client{number}": {"id": number} for number in ids} | {"guest": {}}
+
+
+@st.composite
 def pillars(draw, spare=False):
     """A site; with ``spare``, one that has a node, a server and a host to take away again.
 
@@ -201,6 +209,7 @@ def pillars(draw, spare=False):
         public["virtual_ip"] = str(PUBLIC[254])
         public["addresses"] = [str(PUBLIC[250 + n]) for n in range(draw(st.integers(0, 3)))]
     vpn = draw(servers(draw(st.integers(least, 8))))
+    vpn_clients = draw(clients(vpn))
     stay = [f"host{number}" for number in range(hosts - spare)]
     names = ["internal", *([] if spare else ["vpn"]), *list(vpn)[: len(vpn) - spare]]
     firewall = draw(firewalls(stay, names))
@@ -215,6 +224,7 @@ def pillars(draw, spare=False):
         "nodes": {f"gw{number}": node(number, internal=next(addresses)) for number in ids},
         "vpn": {
             "servers": vpn,
+            "clients": vpn_clients,
             "pki": {name: f"/etc/{name}" for name in ("ca", "certificate", "key", "tls_crypt")},
         },
         "hosts": {f"host{number}": host(number, next(addresses)) for number in range(hosts)},
@@ -248,6 +258,18 @@ def test_subnets_do_not_overlap(pillar):
     assert len(subnets) == 2 + len(pillar["nodes"]) * len(pillar["vpn"]["servers"])
     for one, next_one in pairwise(sorted(subnets)):
         assert one.broadcast_address < next_one.network_address
+
+
+@given(pillars())
+def test_no_two_vpn_clients_have_one_address(pillar):
+    """Nor the server's, nor one that a client without an id may get."""
+    for plan in plans(pillar).values():
+        for server in plan["vpn"]["servers"]:
+            fixed = [IPv4Address(c["address"]) for c in server["clients"] if c["address"]]
+            first, last = map(IPv4Address, server["dynamic_range"])
+            assert len({*fixed, IPv4Address(server["address"])}) == len(fixed) + 1
+            assert all(address < first for address in fixed)
+            assert {*fixed, first, last} <= set(IPv4Network(server["subnet"]).hosts())
 
 
 @given(pillars())

@@ -3,14 +3,22 @@
 import inspect
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
+import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from time import time_ns
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from salt.exceptions import CommandExecutionError
 
 
@@ -30,6 +38,7 @@ def machine(module, monkeypatch, tmp_path):
         "PROC_SYS": "proc",
         "UNITS": "units",
         "FIREWALL": "firewall",
+        "OPENVPN_CLIENTS": "openvpn",
     }.items():
         monkeypatch.setattr(module, constant, str(tmp_path / path))
     for name, value in {
@@ -86,7 +95,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 8
+    assert len(functions) == 11
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
@@ -779,6 +788,8 @@ def openvpn(machine):
         (drop_in / "gateway.conf").touch()
         servers.mkdir(exist_ok=True)
         (servers / f"{instance}.conf").touch()
+        (machine.folder / "openvpn" / instance.removeprefix("gateway-")).mkdir(parents=True)
+    (machine.folder / "openvpn/office").rmdir()
     (servers / "gateway-notes.txt").touch()
     for verb in ("stop", "disable"):
         machine.functions[f"service.{verb}"] = lambda unit, verb=verb: machine.calls.append(
@@ -800,6 +811,7 @@ def test_openvpn_servers_that_left_the_pillar(machine, openvpn):
     assert not (openvpn.units / f"{unit}.service.d").exists()
     assert (openvpn.units / "openvpn-server@office.service.d/gateway.conf").exists()
     assert (openvpn.units / "openvpn-server@gateway-main.service.d/gateway.conf").exists()
+    assert os.listdir(machine.folder / "openvpn") == ["main"]
 
 
 def test_openvpn_leaves_the_drop_ins_of_others(machine, openvpn):
@@ -823,3 +835,261 @@ def test_openvpn_that_does_not_stop(machine, openvpn):
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "openvpn-server@gateway-main hangs" in ret["comment"]
     assert "gateway-main.conf" in openvpn.servers()
+
+
+# --------------------------------------------------------------------------------------------------
+# VPN clients
+
+ALICE = "# ours\nifconfig-push 10.8.0.5 255.255.255.0\n"
+BOB = "# ours\ndisable\nifconfig-push 10.8.0.6 255.255.255.0\n"
+NOW = datetime.now(timezone.utc)
+
+
+@pytest.fixture
+def templates(machine):
+    """What the templates of the clients and of PEM text render to."""
+    templates = SimpleNamespace(clients={"alice": ALICE, "bob": BOB}, pem={})
+
+    def get_template(source, destination, template, saltenv, **context):
+        if source == "salt://pem":
+            text = templates.pem[context["material"]]
+        else:
+            assert context == {"server_name": "main"}
+            text = "# comment\n" + "".join(f"## {k}\n{v}" for k, v in templates.clients.items())
+        Path(destination).write_text(text)
+        return destination
+
+    machine.functions["cp.get_template"] = get_template
+    return templates
+
+
+@pytest.fixture
+def clients(machine, templates):
+    folder = machine.folder / "openvpn/main"
+    return SimpleNamespace(
+        call=("openvpn_clients", str(folder), "salt://clients", {"server_name": "main"}),
+        folder=folder,
+        templates=templates,
+    )
+
+
+def test_clients_come_change_and_go(machine, clients):
+    added = converges(machine, *clients.call)
+    assert added == {"alice": "added", "bob": "added", str(clients.folder): "made"}
+    assert (clients.folder / "alice").read_text() == ALICE
+    for path in (clients.folder.parent, clients.folder):
+        assert path.stat().st_mode & 0o777 == 0o755
+    assert (clients.folder / "bob").stat().st_mode & 0o777 == 0o644
+    kept = (clients.folder / "alice").stat().st_ino
+    clients.templates.clients = {"alice": ALICE, "carol": ALICE, "bob": ALICE}
+    assert converges(machine, *clients.call) == {"bob": "changed", "carol": "added"}
+    clients.templates.clients = {"alice": ALICE}
+    (clients.folder / "stale.new").touch()
+    removed = dict.fromkeys(("bob", "carol", "stale.new"), "removed")
+    assert converges(machine, *clients.call) == removed
+    assert (clients.folder / "alice").stat().st_ino == kept
+    clients.templates.clients = {}
+    assert converges(machine, *clients.call) == {"alice": "removed"}
+    clients.templates.clients = {"alice": ALICE, "alice.new": BOB}
+    assert set(converges(machine, *clients.call).values()) == {"added"}
+
+
+def test_no_clients_are_an_empty_folder(machine, clients):
+    clients.templates.clients = {}
+    assert converges(machine, *clients.call) == {str(clients.folder): "made"}
+
+
+def test_clients_that_cannot_be_rendered(machine, clients):
+    machine.functions["cp.get_template"] = lambda *_, **__: ""
+    assert machine.run(*clients.call)["result"] is False
+
+
+@pytest.fixture(scope="module")
+def authority():
+    """A CA that signs revocation lists, and its certificate."""
+
+    def make(name="CA"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        dates = {"not_valid_before": NOW - timedelta(9), "not_valid_after": NOW + timedelta(9)}
+        builder = x509.CertificateBuilder(
+            subject,
+            subject,
+            key.public_key(),
+            1,
+            dates["not_valid_before"],
+            dates["not_valid_after"],
+        )
+        certificate = builder.sign(key, hashes.SHA256())
+
+        def revoke(*serials, days=5):
+            crl = x509.CertificateRevocationListBuilder(
+                subject, NOW - timedelta(8), NOW + timedelta(days)
+            )
+            for serial in serials:
+                entry = x509.RevokedCertificateBuilder(serial, NOW - timedelta(1))
+                crl = crl.add_revoked_certificate(entry.build())
+            made = crl.sign(key, hashes.SHA256())
+            return made.public_bytes(serialization.Encoding.PEM).decode()
+
+        pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return SimpleNamespace(pem=pem, revoke=revoke)
+
+    return make
+
+
+def test_revocation_list(machine, templates, authority):
+    ca, name = authority(), str(machine.folder / "crl.pem")
+    # Two certificates of the CA: the list is of the second.
+    templates.pem = {"ca": authority().pem + ca.pem, "crl": ca.revoke(7)}
+    changes = converges(machine, "openvpn_crl", name, "salt://pem")
+    assert changes == {"revocation list": "written"}
+    assert Path(name).stat().st_mode & 0o777 == 0o644
+    templates.pem["crl"] = ca.revoke(7, 8)
+    assert converges(machine, "openvpn_crl", name, "salt://pem") == changes
+    (machine.folder / "ca.crt").write_text(ca.pem)
+    del templates.pem["ca"]
+    path = str(machine.folder / "ca.crt")
+    assert machine.run("openvpn_crl", name, "salt://pem", ca=path)["result"] is True
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("wrong", ["expired", "another CA's", "no list", "no CA", "broken CA"])
+def test_revocation_list_that_would_lock_everybody_out(machine, templates, authority, wrong, test):
+    ca, name = authority(), machine.folder / "crl.pem"
+    name.write_text("old")
+    crl, message = {
+        "expired": (ca.revoke(7, days=-1), "out of date since"),
+        "another CA's": (authority().revoke(7), "is not of the CA"),
+        "no list": ("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "no revocation"),
+        "no CA": (ca.revoke(7), "is not there"),
+        "broken CA": (ca.revoke(7), ""),
+    }[wrong]
+    templates.pem = {"ca": "x" if wrong == "broken CA" else ca.pem, "crl": crl}
+    path = str(machine.folder / "nowhere") if wrong == "no CA" else None
+    ret = machine.run("openvpn_crl", str(name), "salt://pem", ca=path, test=test)
+    assert ret["result"] is False
+    assert message in ret["comment"]
+    assert name.read_text() == "old"
+
+
+HEADER = (
+    "HEADER\tCLIENT_LIST\tCommon Name\tReal Address\tVirtual Address\tVirtual IPv6 Address\t"
+    "Bytes Received\tBytes Sent\tConnected Since\tConnected Since (time_t)\tUsername\tClient ID\t"
+    "Peer ID\tData Channel Cipher"
+)
+
+
+@pytest.fixture
+def server(machine, monkeypatch, module, templates, authority):
+    """A running OpenVPN server as its management socket shows it, with three clients."""
+    server = SimpleNamespace(
+        sessions={"0": ("alice", "10.8.0.5"), "1": ("carol", "10.8.0.200"), "2": ("UNDEF", "")},
+        asked=[],
+        stubborn=set(),
+        ca=authority(),
+    )
+    monkeypatch.setattr(module, "OPENVPN_GRACE", 0)
+    # A path that is short enough for a socket.
+    monkeypatch.chdir(machine.folder)
+    notes = machine.folder / "notes"
+    notes.mkdir()
+    (notes / "10.8.0.5").write_text("7 alice\n")
+    (notes / "10.8.0.200").write_text("8 carol\n")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("socket")
+    listener.listen()
+
+    def answer(command):
+        if command == "status 3":
+            rows = [
+                f"CLIENT_LIST\t{name}\t192.0.2.1:{number}\t{address}\t\t1\t1\tx\t1\tUNDEF\t{number}\t0\tx"
+                for number, (name, address) in server.sessions.items()
+            ]
+            return ["TITLE\tx", HEADER, ">CLIENT:ADDRESS,1", *rows, "GLOBAL_STATS\tx\t0", "END"]
+        server.asked.append(command)
+        number = re.findall(r"\d+", command)[-1]
+        if command.startswith("kill") or number not in server.stubborn:
+            server.sessions.pop(number)
+        return ["SUCCESS: done"]
+
+    def serve():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rw") as lines:
+                lines.write(">INFO:hello\n")
+                lines.flush()
+                for line in lines:
+                    lines.write("".join(f"{row}\r\n" for row in answer(line.strip())))
+                    lines.flush()
+
+    threading.Thread(target=serve, daemon=True).start()
+    server.call = ("openvpn_sessions", "socket", "salt://clients", {"server_name": "main"})
+    server.call += (str(notes),)
+    server.templates = templates
+    server.revoke = lambda *serials: templates.pem.update(crl=server.ca.revoke(*serials))
+    server.crl = {"source": "salt://pem"}
+    server.notes = notes
+    yield server
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_sessions_that_are_all_right(machine, server):
+    server.revoke(1, 2, 3)
+    crls: tuple[Any, ...] = (None, {}, server.crl)
+    for crl in crls:
+        assert machine.run(*server.call, crl=crl)["changes"] == {}
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("why", ["disabled", "revoked", "not in gateway:vpn:clients", "moved"])
+def test_sessions_of_who_is_refused(machine, server, why, stubborn):
+    """They are asked to leave; who stays is cut off; nobody else is even asked."""
+    options = {}
+    session, number = "alice 10.8.0.5", "0"
+    if why == "disabled":
+        server.templates.clients["alice"] += "disable\n"
+    elif why == "revoked":
+        server.revoke(7, 99)
+        options["crl"] = server.crl
+    elif why == "moved":
+        server.templates.clients = {"bob": ALICE}
+        why = "its address is bob's now"
+    else:
+        options["dynamic"] = False
+        session, number = "carol 10.8.0.200", "1"
+    if stubborn:
+        server.stubborn.add(number)
+    assert converges(machine, *server.call, **options) == {session: why}
+    ways = [f"client-kill {number}", f"kill 192.0.2.1:{number}"]
+    assert server.asked == ways[: 1 + stubborn]
+
+
+def test_a_note_of_somebody_else_is_no_proof(machine, server):
+    """What is left of an earlier client with this address says nothing of this one."""
+    server.revoke(6)
+    (server.notes / "10.8.0.5").write_text("6 zoe\n")
+    assert machine.run(*server.call, crl=server.crl)["changes"] == {}
+
+
+def test_sessions_and_a_list_on_the_node(machine, server):
+    path = machine.folder / "crl.pem"
+    path.write_text(server.ca.revoke(8))
+    changes = machine.run(*server.call, crl={"path": str(path)})["changes"]
+    assert changes == {"carol 10.8.0.200": "revoked"}
+    path.unlink()
+    assert machine.run(*server.call, crl={"path": str(path)})["result"] is False
+
+
+def test_sessions_of_a_server_that_does_not_run(machine, server):
+    os.rename("socket", "elsewhere")
+    assert machine.run(*server.call)["changes"] == {}
+    Path("socket").touch()
+    ret = machine.run(*server.call)
+    assert ret["result"] is False
+    os.remove("socket")

@@ -1,0 +1,522 @@
+"""The VPN with real clients: who is let in, under which address, what each one reaches, and what
+the others notice when something changes. `make test-vpn` runs these alone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import checks
+import pki
+import pytest
+from conftest import GATEWAYS, ok
+from lab import Host, Lab
+from pki import Tunnel
+
+Change = Callable[..., dict[str, Any]]
+GW1, GW2 = checks.PUBLIC["gw1"], checks.PUBLIC["gw2"]
+KNOWN = {"laptop": {"id": 5}, "internet": {"id": 6}}
+
+
+def vpn(clients: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The pillar's part of the VPN: clients, and what else is below `vpn`."""
+    return {"vpn": {"clients": KNOWN if clients is None else clients, **more}}
+
+
+def main(**options: Any) -> dict[str, Any]:
+    """The pillar's part of the VPN with more options of the server."""
+    return {"servers": {"main": options}}
+
+
+def connected(lab: Lab) -> dict[str, list[str]]:
+    """Who is connected to which gateway, as a person would ask."""
+    status = lab.salt("gw*", "gateway.status")
+    return {name: sorted(status[name]["vpn"]["main"]["clients"]) for name in GATEWAYS}
+
+
+def server_processes(lab: Lab) -> dict[str, str]:
+    """The process of each gateway's server: the same as long as nothing was restarted."""
+    command = "systemctl show -P MainPID openvpn-server@gateway-main"
+    return {name: lab.host(name).run(command).stdout for name in GATEWAYS}
+
+
+@contextmanager
+def nothing_lost(host: Host, address: str = checks.BACKEND) -> Iterator[None]:
+    """A packet each 20 ms gets its answer meanwhile. (More would measure this machine's load: a
+    thousand a second overflow OpenVPN's queue when it does not run for half a second.)"""
+    ping = host.spawn(f"exec ping -q -i 0.02 {address} 2>&1")
+    time.sleep(0.5)
+    try:
+        yield
+    finally:
+        time.sleep(0.5)
+        host.run("pkill -INT -x ping")
+        said = ping.communicate(timeout=10)[0]
+    sent, received = re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0]
+    assert int(sent) > 25
+    assert int(received) >= int(sent) - 1, said  # the last one may be on its way
+
+
+def page(host: Host, address: str) -> str:
+    return checks.http(host, f"http://{address}/")
+
+
+def refused(lab: Lab, *remotes: str, **options: Any) -> str:
+    """What a client says that gets no connection within six seconds; others need one or two."""
+    tunnel = Tunnel(lab, *remotes, **options)
+    tunnel.start()
+    try:
+        assert not tunnel.wait("Initialization Sequence Completed", seconds=6)
+        return tunnel.log
+    finally:
+        tunnel.__exit__()
+
+
+# --------------------------------------------------------------------------------------------------
+# Clients
+
+
+def test_two_clients_on_two_gateways(site: Lab, pillar: Change) -> None:
+    """Addresses as planned, on either gateway; each reaches the LAN, its names, and the other."""
+    ok(pillar(vpn(**main(full_tunnel=False))))
+    laptop, internet, backend = (site.host(n) for n in ("laptop", "internet", "backend01"))
+    for first, second, octet in ((GW1, GW2, 0), (GW2, GW1, 1)):
+        with Tunnel(site, first) as one, Tunnel(site, second, client="internet") as other:
+            assert one.address == f"10.8.{octet}.5"
+            assert other.address == f"10.8.{1 - octet}.6"
+            for tunnel in (one, other):
+                assert page(tunnel.client, checks.BACKEND) == f"backend01 saw {tunnel.address}"
+                name = checks.resolve(tunnel.client, "www.example.internal", checks.VIRTUAL_IP)
+                assert name == checks.BACKEND
+            assert page(laptop, other.address) == f"internet saw {one.address}"
+            assert page(internet, one.address) == f"laptop saw {other.address}"
+            assert page(backend, one.address) == f"laptop saw {checks.BACKEND}"
+            on = ["laptop", "internet"] if first == GW1 else ["internet", "laptop"]
+            assert connected(site) == {"gw1": on[:1], "gw2": on[1:]}
+    # Without the tunnel nothing is left of it.
+    assert "10.77" not in laptop.run("ip route").stdout
+    assert page(laptop, checks.BACKEND) == ""
+
+
+def test_adding_changing_and_removing_clients_disturbs_nobody(site: Lab, pillar: Change) -> None:
+    """No server is restarted; who has no entry gets an address that no entry can have."""
+    ok(pillar(vpn({"internet": {"id": 6}})))
+    before = server_processes(site)
+    push = "route 192.0.2.0 255.255.255.0"
+    with Tunnel(site, GW2, client="internet") as other, nothing_lost(other.client):
+        with Tunnel(site, GW2) as tunnel:
+            assert tunnel.address == "10.8.1.128"
+        expected = {"10.8.1.5": {"id": 5}, "10.8.1.127": {"id": 127, "pushes": [push]}}
+        for address, client in expected.items():
+            changes = ok(pillar(vpn({"laptop": client, "internet": {"id": 6}})))["gw2"]
+            assert list(checks.changes(changes)) == [
+                "openvpn clients of main",
+                "gateway digest of what was applied",
+            ]
+            with Tunnel(site, GW2) as tunnel:
+                assert tunnel.address == address
+                assert page(tunnel.client, checks.BACKEND) == f"backend01 saw {address}"
+        assert push in tunnel.log
+        ok(pillar(vpn({"internet": {"id": 6}})))
+        with Tunnel(site, GW2) as tunnel:
+            assert tunnel.address == "10.8.1.128"
+    assert server_processes(site) == before
+    files = site.host("gw2").run("ls /etc/gateway/openvpn/main").stdout
+    assert files == "internet\n"
+
+
+def test_a_network_behind_a_client(site: Lab, pillar: Change) -> None:
+    """The LAN and other clients reach it, whichever gateway has its client; and it reaches them."""
+    branch, backend = site.host("laptop"), site.host("backend01")
+    ok(pillar(vpn({"laptop": {"id": 5, "networks": ["10.50.0.0/24"]}, "internet": {"id": 6}})))
+    before = server_processes(site)
+    branch.run("ip address add 10.50.0.1/24 dev lo")
+    try:
+        for first, second in ((GW1, GW2), (GW2, GW1), (GW1, GW1)):
+            with Tunnel(site, first) as one, Tunnel(site, second, client="internet") as other:
+                assert "route 10.50.0.0 255.255.255.0" in other.log
+                assert "10.50.0.0" not in one.log
+                seen = checks.eventually(lambda: page(backend, "10.50.0.1"), bool, 10)
+                assert seen == f"laptop saw {checks.BACKEND}"
+                assert page(other.client, "10.50.0.1") == f"laptop saw {other.address}"
+                for target in (checks.BACKEND, other.address):
+                    command = ["curl", "-s", "--interface", "10.50.0.1", f"http://{target}/"]
+                    assert branch.run(command).stdout.endswith("saw 10.50.0.1\n")
+                size = 2_000_000
+                echo = f"head -c {size} /dev/zero | timeout 20 nc -N 10.50.0.1 7007 | wc -c"
+                assert int(backend.run(echo).stdout) == size
+        # It is nowhere: the gateways do not send its packets to and fro until they are old.
+        gw1 = site.host("gw1")
+        checks.eventually(lambda: gw1.run("ip route show proto 120").stdout, lambda r: not r, 15)
+        count = "cat /sys/class/net/eth0/statistics/tx_packets"
+        sent = int(gw1.run(count).stdout)
+        backend.run("ping -q -c 20 -i 0.05 -W 1 10.50.0.1", check=False)
+        assert int(gw1.run(count).stdout) - sent < 400
+    finally:
+        branch.run("ip address del 10.50.0.1/24 dev lo")
+    assert server_processes(site) == before
+    ok(pillar(vpn()))
+    for name in GATEWAYS:
+        assert "10.50." not in site.host(name).run("ip route; iptables-save").stdout
+
+
+def test_a_rule_of_the_firewall_names_a_client(site: Lab, pillar: Change) -> None:
+    """It means this client on whichever gateway, and nobody else."""
+    rule = {"from": "laptop", "to": "backend01", "action": "reject"}
+    ok(pillar(vpn() | {"firewall": {"forward": [rule]}}))
+    for gateway in (GW1, GW2):
+        with Tunnel(site, gateway) as one, Tunnel(site, gateway, client="internet") as other:
+            assert checks.answer(one.client, checks.BACKEND, 80) == "refused"
+            assert page(other.client, checks.BACKEND) == f"backend01 saw {other.address}"
+
+
+# --------------------------------------------------------------------------------------------------
+# Who is refused
+
+REFUSED = {
+    "disabled": lambda lab: vpn({"laptop": {"id": 5, "disabled": True}, "internet": {"id": 6}}),
+    "revoked": lambda lab: vpn(pki={"crl": pki.crl(lab, "laptop")}),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_who_is_refused_is_out_and_the_others_notice_nothing(
+    site: Lab, pillar: Change, how: str
+) -> None:
+    """An open session ends within 5 s of the apply, and no gateway takes the client again."""
+    empty = pki.crl(site)
+    ok(pillar(vpn(pki={"crl": empty})))
+    before = server_processes(site)
+    override = REFUSED[how](site)
+    override["vpn"].setdefault("pki", {"crl": empty})
+    ended = {"laptop 10.8.0.5": how}
+    with Tunnel(site, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:
+        assert page(site.host("backend01"), "10.8.0.5") == f"laptop saw {checks.BACKEND}"
+        predicted = checks.changes(pillar(override, test=True)["gw1"])
+        assert predicted["openvpn sessions of main"] == ended
+        assert connected(site)["gw1"] == ["internet", "laptop"]
+        with nothing_lost(other.client):
+            results = ok(site.apply())
+            end = time.monotonic() + 5
+            assert connected(site)["gw1"] == ["internet"]
+            assert time.monotonic() < end
+            assert page(site.host("backend01"), "10.8.0.5") == ""
+        assert checks.changes(results["gw1"])["openvpn sessions of main"] == ended
+        assert "openvpn sessions of main" not in checks.changes(results["gw2"])
+    for gateway in (GW1, GW2):
+        refused(site, gateway)
+    assert server_processes(site) == before
+    assert checks.changes(ok(site.apply())["gw1"]) == {}
+    ok(pillar(vpn(pki={"crl": empty})))
+    with Tunnel(site, GW1) as tunnel:
+        assert tunnel.address == "10.8.0.5"
+    assert server_processes(site) == before
+
+
+def test_without_dynamic_addresses_only_known_clients(site: Lab, pillar: Change) -> None:
+    ok(pillar(vpn(**main(dynamic=False))))
+    only = {"internet": {"id": 6}}
+    with Tunnel(site, GW2) as tunnel:
+        assert tunnel.address == "10.8.1.5"
+        results = ok(pillar(vpn(only, **main(dynamic=False))))
+        changes = checks.changes(results["gw2"])
+        assert changes["openvpn sessions of main"] == {
+            "laptop 10.8.1.5": "not in gateway:vpn:clients"
+        }
+    refused(site, GW2)
+
+
+def test_an_address_that_moves_to_another_client(site: Lab, pillar: Change) -> None:
+    """Who has it still, gets its new one at once; never do two have one."""
+    ok(pillar(vpn()))
+    with Tunnel(site, GW1) as tunnel:
+        assert tunnel.address == "10.8.0.5"
+        ok(pillar(vpn({"laptop": {"id": 7}, "internet": {"id": 5}})))
+        assert checks.eventually(lambda: tunnel.address, lambda a: a == "10.8.0.7", 10)
+        with Tunnel(site, GW1, client="internet") as other:
+            assert other.address == "10.8.0.5"
+            assert tunnel.address == "10.8.0.7"
+
+
+def test_a_revocation_list_that_would_lock_everybody_out(site: Lab, pillar: Change) -> None:
+    """It stays out; the old one is in force."""
+    ok(pillar(vpn(pki={"crl": pki.crl(site, "internet")})))
+    expired = pki.crl(site, days=-1)
+    for test in (True, False):
+        failures = checks.failures(pillar(vpn(pki={"crl": expired}), test=test)["gw1"])
+        assert "out of date since" in failures["openvpn revocation list"]
+    with Tunnel(site, GW1):
+        refused(site, GW1, client="internet")
+
+
+def test_strangers(site: Lab) -> None:
+    """Another CA's certificate, another tls-crypt key, a server's certificate: no connection."""
+    laptop = site.host("laptop")
+    make = "cd /srv/pki && openvpn --genkey tls-crypt /srv/pki/other-tls-crypt.key"
+    other_ca = (
+        " && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9"
+        " -subj /CN=laptop -addext extendedKeyUsage=clientAuth -keyout other.key -out other.crt"
+    )
+    laptop.run(make + other_ca + " 2>/dev/null")
+    refused(site, GW1, GW2, name="other")
+    keyed = Tunnel(site, GW1)
+    keyed.config = keyed.config.replace("tls-crypt.key", "other-tls-crypt.key")
+    keyed.start()
+    assert not keyed.wait("TLS: Initial packet", seconds=5)
+    keyed.__exit__()
+    for name in ("server.crt", "server.key"):
+        laptop.write(f"{pki.FOLDER}/{name}", pki.read(site, name), 0o600)
+    refused(site, GW1, name="server")
+    with Tunnel(site, GW1):
+        pass
+
+
+# --------------------------------------------------------------------------------------------------
+# Names and passwords
+
+PAM = "auth required pam_unix.so\naccount required pam_unix.so\n"
+SCRIPT = """#!/bin/sh
+{ read -r user; read -r password; } < "$1"
+[ "$user" = alice ] && [ "$password" = lab-password ]
+"""
+HOW = {"pam": "openvpn", "script": "/usr/local/sbin/check-password"}
+
+
+@pytest.fixture
+def accounts(site: Lab) -> Iterator[None]:
+    """Somebody's name and password: an account on each gateway, and in a script."""
+    for name in GATEWAYS:
+        host = site.host(name)
+        host.run("useradd -M alice; echo alice:lab-password | chpasswd")
+        host.write("/etc/pam.d/openvpn", PAM)
+        host.write(HOW["script"], SCRIPT, 0o755)
+    site.host("laptop").write("/srv/pki/good", "alice\nlab-password\n", 0o600)
+    site.host("laptop").write("/srv/pki/bad", "alice\nwrong\n", 0o600)
+    yield
+    for name in GATEWAYS:
+        site.host(name).run(f"userdel alice; rm /etc/pam.d/openvpn {HOW['script']}")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_passwords_and_tokens(site: Lab, pillar: Change, accounts: None, how: str) -> None:
+    """Certificate and password are asked for; a move to the other gateway asks for none again."""
+    token = site.host("master").run("openvpn --genkey auth-token").stdout
+    secret = token.splitlines()[1]
+    results = pillar(
+        vpn(pki={"auth_token": token}, **main(auth={how: HOW[how]})),
+    )
+    assert secret not in str(ok(results))
+    assert secret not in str(site.salt("gw*", "gateway.plan"))
+    assert "AUTH_FAILED" in refused(site, GW1, more="auth-user-pass /srv/pki/bad\n")
+    refused(site, GW1)
+    laptop = site.host("laptop")
+    with Tunnel(site, GW1, GW2, more="auth-user-pass /srv/pki/good\n") as tunnel:
+        assert page(laptop, checks.BACKEND) == f"backend01 saw {tunnel.address}"
+        # From now on the password is good for nothing: what lets it in again is its token.
+        for name in GATEWAYS:
+            site.host(name).run(f"usermod -L alice; echo exit 1 > {HOW['script']}")
+        site.host("gw1").run("systemctl stop openvpn-server@gateway-main")
+        try:
+            assert tunnel.wait("Initialization Sequence Completed", times=2, seconds=20)
+            assert page(laptop, checks.BACKEND) == "backend01 saw 10.8.1.5"
+        finally:
+            site.host("gw1").run("systemctl start openvpn-server@gateway-main")
+    refused(site, GW2, more="auth-user-pass /srv/pki/good\n")
+
+
+# --------------------------------------------------------------------------------------------------
+# Servers
+
+
+def test_udp_and_tcp_side_by_side(site: Lab, pillar: Change) -> None:
+    """Also where UDP is blocked. One that stops leaves the other alone."""
+    tcp = {"network": "10.9.0.0/16", "port": 443, "proto": "tcp"}
+    ok(pillar(vpn(servers={"tcp": tcp}) | {"nat": {"forwards": []}}))
+    gw2, laptop = site.host("gw2"), site.host("laptop")
+    with Tunnel(site, GW2, client="internet") as other:
+        assert other.address == "10.8.1.6"
+        laptop.run(f"iptables -A OUTPUT -p udp -d {GW2} -j DROP")
+        try:
+            mixed = Tunnel(site, GW2, more=f"remote {GW2} 443 tcp-client\n")
+            mixed.config = mixed.config.replace("explicit-exit-notify 1\n", "")
+            with mixed as tunnel:
+                assert tunnel.address == "10.9.1.5"
+                assert page(laptop, checks.BACKEND) == "backend01 saw 10.9.1.5"
+                assert page(laptop, other.address) == "internet saw 10.9.1.5"
+                with nothing_lost(other.client):
+                    gw2.run("systemctl restart openvpn-server@gateway-tcp")
+        finally:
+            laptop.run(f"iptables -D OUTPUT -p udp -d {GW2} -j DROP")
+
+
+def test_a_tls_crypt_key_for_each_client(site: Lab, pillar: Change) -> None:
+    """Clients with a key of their own are let in beside those with the common one."""
+    master, laptop = site.host("master"), site.host("laptop")
+    master.run(
+        "cd /srv/pki && openvpn --genkey tls-crypt-v2-server v2.key &&"
+        " openvpn --tls-crypt-v2 v2.key --genkey tls-crypt-v2-client v2-laptop.key"
+    )
+    laptop.write(f"{pki.FOLDER}/v2-laptop.key", pki.read(site, "v2-laptop.key"), 0o600)
+    ok(pillar(vpn(pki={"tls_crypt_v2": pki.read(site, "v2.key")})))
+    own = Tunnel(site, GW1)
+    common = f"tls-crypt {pki.FOLDER}/tls-crypt.key"
+    own.config = own.config.replace(common, f"tls-crypt-v2 {pki.FOLDER}/v2-laptop.key")
+    with own, Tunnel(site, GW1, client="internet") as other:
+        assert page(laptop, checks.BACKEND) == "backend01 saw 10.8.0.5"
+        assert page(other.client, checks.BACKEND) == "backend01 saw 10.8.0.6"
+
+
+def test_full_tunnel_and_further_routes(site: Lab, pillar: Change) -> None:
+    """All of a client's traffic leaves through the gateway, as the gateway."""
+    ok(pillar(vpn(**main(full_tunnel=True, routes=["203.0.113.0/24"]))))
+    laptop, internet, far = site.host("laptop"), site.host("internet"), "192.0.2.80"
+    internet.run(f"ip address add {far}/32 dev lo")
+    laptop.run(f"ip route add default via {checks.INTERNET}")
+    try:
+        assert page(laptop, far) == "internet saw 198.51.100.50"
+        for gateway in (GW1, GW2):
+            with Tunnel(site, gateway) as tunnel:
+                assert page(laptop, far) == f"internet saw {gateway}"
+                assert "203.0.113.0/24 via" in laptop.run("ip route").stdout
+                assert "route 203.0.113.0 255.255.255.0" in tunnel.log
+        assert page(laptop, far) == "internet saw 198.51.100.50"
+    finally:
+        laptop.run("ip route del default")
+        internet.run(f"ip address del {far}/32 dev lo")
+
+
+def test_a_setting_that_openvpn_refuses(site: Lab, pillar: Change) -> None:
+    """Its message is the state's; the server and its clients go on. In test mode as well."""
+    ok(pillar(vpn()))
+    before = server_processes(site)
+    wrong = main(settings={"cipher": "NO-SUCH-CIPHER", "tun-mtu": "none"})
+    with Tunnel(site, GW1) as tunnel:
+        with nothing_lost(tunnel.client):
+            for test in (True, False):
+                failures = checks.failures(pillar(vpn(**wrong), test=test, target="gw1")["gw1"])
+                assert "NO-SUCH-CIPHER" in failures["openvpn configuration of main"]
+        # Who is disabled with the same apply is out all the same.
+        gone = {"laptop": {"disabled": True}}
+        changes = checks.changes(pillar(vpn(gone, **wrong), target="gw1")["gw1"])
+        assert changes["openvpn sessions of main"] == {"laptop 10.8.0.5": "disabled"}
+    assert server_processes(site) == before
+
+
+def test_the_management_socket_is_root_s(site: Lab) -> None:
+    gw1 = site.host("gw1")
+    path = "/run/gateway-main/control/management"
+    ask = f"python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{path}\")'"
+    assert gw1.run(ask).returncode == 0
+    denied = gw1.run(["setpriv", "--reuid=nobody", "--clear-groups", "sh", "-c", ask], check=False)
+    assert "PermissionError" in denied.stderr
+
+
+# --------------------------------------------------------------------------------------------------
+# Failover
+
+
+def vanish(lab: Lab) -> None:
+    for card in ("eth0", "eth1"):
+        lab.isolate("gw2", card)
+
+
+def reappear(lab: Lab) -> None:
+    for card in ("eth0", "eth1"):
+        lab.rejoin("gw2", card)
+
+
+def test_a_gateway_that_is_stopped(site: Lab) -> None:
+    """Its clients are back within 3 s; those of the other gateway notice nothing."""
+    gw2 = site.host("gw2")
+    stop = "systemctl stop openvpn-server@gateway-main"
+    with Tunnel(site, GW2, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:
+        assert tunnel.address.startswith("10.8.1.")
+        with nothing_lost(other.client):
+            try:
+                assert 0.5 < checks.gap(tunnel.client, lambda: gw2.run(stop), 6) < 3
+            finally:
+                gw2.run("systemctl start openvpn-server@gateway-main")
+        assert tunnel.address.startswith("10.8.0.")
+
+
+def test_a_gateway_that_vanishes(site: Lab) -> None:
+    """Its clients are back within 10 s; those of the other gateway notice nothing."""
+    with Tunnel(site, GW2, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:
+        assert tunnel.address.startswith("10.8.1.")
+        with nothing_lost(other.client):
+            try:
+                assert 0.5 < checks.gap(tunnel.client, lambda: vanish(site), 14) < 10
+            finally:
+                reappear(site)
+        assert tunnel.address.startswith("10.8.0.")
+
+
+def test_a_server_that_is_killed(site: Lab) -> None:
+    """It is back, and so is its client, which knows no other gateway."""
+    with Tunnel(site, GW2) as tunnel:
+        kill = "kill -9 $(systemctl show -P MainPID openvpn-server@gateway-main)"
+        assert 0.5 < checks.gap(tunnel.client, lambda: site.host("gw2").run(kill), 15) < 12
+        assert page(tunnel.client, checks.BACKEND) == f"backend01 saw {tunnel.address}"
+
+
+def test_an_idle_client_on_a_bad_line_stays(site: Lab) -> None:
+    """One packet in ten is lost, each way, for a minute: one connection, from begin to end."""
+    laptop = site.host("laptop")
+    with Tunnel(site, GW1, GW2) as tunnel:
+        rule = f"-p udp -s {GW1} -m statistic --mode random --probability 0.1 -j DROP"
+        out = f"-p udp -d {GW1} -m statistic --mode random --probability 0.1 -j DROP"
+        laptop.run(f"iptables -A INPUT {rule}; iptables -A OUTPUT {out}")
+        try:
+            time.sleep(60)
+        finally:
+            laptop.run(f"iptables -D INPUT {rule}; iptables -D OUTPUT {out}")
+        assert tunnel.log.count("Initialization Sequence Completed") == 1
+        assert page(laptop, checks.BACKEND) == f"backend01 saw {tunnel.address}"
+
+
+MANY = """
+set -eu
+cd /srv/pki
+for n in $(seq 50); do
+    openvpn --config /run/many.ovpn --dev many$n --cert many$n.crt --key many$n.key \\
+        --writepid /run/many$n.pid --log /run/many$n.log --daemon
+done
+"""
+ISSUE_MANY = """
+set -eu
+cd /srv/pki
+for n in $(seq 50); do
+    [ -e many$n.crt ] || sh -c "$ISSUE" sh many$n clientAuth 2>/dev/null
+done
+tar -c many*.crt many*.key | base64 -w0
+"""
+
+
+def test_fifty_clients_at_once(site: Lab, pillar: Change) -> None:
+    """All of them, each with its own address; all of them gone again."""
+    archive = site.host("master").run(["env", f"ISSUE={pki.ISSUE}", "sh", "-c", ISSUE_MANY]).stdout
+    laptop = site.host("laptop")
+    laptop.run("cd /srv/pki && base64 -d | tar -x", input=archive)
+    profile = Tunnel(site, GW1, more="route-nopull\n").config
+    profile = re.sub(r"^(cert|key|dev) .*\n", "", profile, flags=re.MULTILINE)
+    laptop.write("/run/many.ovpn", profile)
+    clients = {f"many{n}": {"id": n + 10} for n in range(1, 26)}
+    ok(pillar(vpn(clients)))
+    try:
+        laptop.run(MANY, timeout=120)
+
+        def addresses() -> list[str]:
+            found = site.salt("gw1", "gateway.status")["gw1"]["vpn"]["main"]["clients"]
+            return [address for each in found.values() for address in each]
+
+        found = checks.eventually(addresses, lambda now: len(now) >= 50, 60)
+        assert len(found) == len(set(found)) == 50
+        fixed = {f"10.8.0.{n + 10}" for n in range(1, 26)}
+        assert fixed <= set(found)
+        assert all(int(a.rpartition(".")[2]) >= 128 for a in set(found) - fixed)
+    finally:
+        laptop.run("kill $(cat /run/many*.pid); rm -f /run/many*")
+    assert checks.eventually(addresses, lambda now: now == [], 30) == []

@@ -1,0 +1,331 @@
+"""The planner's part of the VPN: clients, their addresses and networks, authentication."""
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import gateway_plan
+import gateway_rules
+import pytest
+
+SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
+
+
+def pem(label, body=SECRET):
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
+
+
+TOKEN = pem("OpenVPN auth-token server key")
+BRANCH = {"id": 5, "networks": ["10.50.0.0/24", "10.60.0.0/23"]}
+
+REJECTED = {
+    "id beyond the reserved part": (
+        {"vpn:clients": {"alice": {"id": 128}}},
+        "vpn:clients:alice:id",
+        "128 is not in 2 to 127, the reserved part of 10.8.0.0/24 (VPN server main)",
+    ),
+    "id beyond that of the smallest server": (
+        {
+            "vpn:servers:tiny": {"network": "10.9.0.0/28", "prefix": 29, "port": 443},
+            "vpn:clients": {"alice": {"id": 4}},
+        },
+        "vpn:clients:alice:id",
+        "4 is not in 2 to 3, the reserved part of 10.9.0.0/29 (VPN server tiny)",
+    ),
+    "id beyond that of one node's subnet": (
+        {
+            "vpn:servers:main:subnets": {"gw2": "10.8.9.0/28"},
+            "vpn:clients": {"alice": {"id": 8}},
+        },
+        "vpn:clients:alice:id",
+        "8 is not in 2 to 7, the reserved part of 10.8.9.0/28 (VPN server main)",
+    ),
+    "id of the gateway": (
+        {"vpn:clients": {"alice": {"id": 1}}},
+        "vpn:clients:alice:id",
+        "1 is not in 2 to 32767",
+    ),
+    "one id twice": (
+        {"vpn:clients": {"alice": {"id": 5}, "bob": {"id": 5}}},
+        "vpn:clients:bob:id",
+        "client id 5 is taken already, by gateway:vpn:clients:alice:id",
+    ),
+    "one name in two cases": (
+        {"vpn:clients": {"Alice": {}, "alice": {}}},
+        "vpn:clients:alice",
+        "client name alice is taken already, by gateway:vpn:clients:Alice",
+    ),
+    "name that OpenVPN would not look for": (
+        {"vpn:clients": {"Alice Smith": {}}},
+        "vpn:clients:Alice Smith",
+        "Alice Smith is not a certificate's common name (at most 64 letters, digits and . _ @ -)",
+    ),
+    "name of all the others": (
+        {"vpn:clients": {"DEFAULT": {}}},
+        "vpn:clients:DEFAULT",
+        "this is OpenVPN's name for the clients without an entry",
+    ),
+    "network of the site": (
+        {"vpn:clients": {"branch": {"networks": ["10.77.0.0/16"]}}},
+        "vpn:clients:branch:networks:0",
+        "10.77.0.0/16 overlaps 10.77.0.0/24 of gateway:internal:network",
+    ),
+    "network of another client": (
+        {
+            "vpn:clients": {
+                "branch": {"networks": ["10.50.0.0/24"]},
+                "shop": {"networks": ["10.60.0.0/24", "10.50.0.0/25"]},
+            }
+        },
+        "vpn:clients:shop:networks:1",
+        "10.50.0.0/25 overlaps 10.50.0.0/24 of gateway:vpn:clients:branch:networks:0",
+    ),
+    "network that has no halves": (
+        {"vpn:clients": {"branch": {"networks": ["10.50.0.1/32"]}}},
+        "vpn:clients:branch:networks:0",
+        "10.50.0.1/32 is not a /1 to /31",
+    ),
+    "network and three nodes": (
+        {
+            "nodes:gw3": {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"},
+            "vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}},
+        },
+        "vpn:clients:branch:networks",
+        "needs a site of at most two nodes: of more, none knows which has the client",
+    ),
+    "push": (
+        {"vpn:clients": {"alice": {"pushes": ['route 192.0.2.0"']}}},
+        "vpn:clients:alice:pushes:0",
+        'route 192.0.2.0" has a character that a configuration file cannot hold here'
+        " (line breaks, quotes, braces, backslashes, anything but ASCII)",
+    ),
+    "unknown key of a client": (
+        {"vpn:clients": {"alice": {"disable": True}}},
+        "vpn:clients:alice:disable",
+        'unknown key; did you mean "disabled"?',
+    ),
+    "clients without a server": (
+        {"vpn": {"clients": {"alice": {}}}},
+        "vpn:clients",
+        "there is no VPN server in gateway:vpn:servers",
+    ),
+    "two ways to check passwords": (
+        {
+            "vpn:servers:main:auth": {"pam": "openvpn", "script": "/usr/bin/true"},
+            "vpn:pki:auth_token": "/etc/token",
+        },
+        "vpn:servers:main:auth",
+        "needs either pam or script",
+    ),
+    "no way to check passwords": (
+        {"vpn:servers:main:auth": {}, "vpn:pki:auth_token": "/etc/token"},
+        "vpn:servers:main:auth",
+        "needs either pam or script",
+    ),
+    "script that is no path": (
+        {"vpn:servers:main:auth": {"script": "check"}, "vpn:pki:auth_token": "/etc/token"},
+        "vpn:servers:main:auth:script",
+        "check is not an absolute path",
+    ),
+    "PAM service": (
+        {"vpn:servers:main:auth": {"pam": "../x"}, "vpn:pki:auth_token": "/etc/token"},
+        "vpn:servers:main:auth:pam",
+        "../x is not the name of a PAM service",
+    ),
+    "tokens without their key": (
+        {"vpn:servers:main:auth": {"pam": "openvpn"}},
+        "vpn:pki:auth_token",
+        "missing; gateway:vpn:servers:main:auth needs it",
+    ),
+    "no tls-crypt key": (
+        {"vpn:pki:tls_crypt": ...},
+        "vpn:pki:tls_crypt",
+        "missing; a VPN server needs it",
+    ),
+    "certificate for a revocation list": (
+        {"vpn:pki:crl": pem("CERTIFICATE")},
+        "vpn:pki:crl",
+        "is neither an absolute path nor PEM text (X509 CRL)",
+    ),
+    "setting that is the formula's": (
+        {"vpn:servers:main:settings": {"crl-verify": "/etc/crl.pem"}},
+        "vpn:servers:main:settings:crl-verify",
+        "the formula itself needs this option; use gateway:vpn:pki:crl",
+    ),
+    "further route": (
+        {"vpn:servers:main:routes": ["192.0.2.1/24"]},
+        "vpn:servers:main:routes:0",
+        "192.0.2.1/24 has host bits set; the network is 192.0.2.0/24",
+    ),
+    "rule for a client without an address": (
+        {"vpn:clients": {"guest": {}}, "firewall": {"forward": [{"from": "guest"}]}},
+        "firewall:forward:0:from",
+        "client guest has neither id nor networks, so no fixed address",
+    ),
+    "rule for a client that is a host too": (
+        {
+            "vpn:clients": {"backend01": {"id": 5}},
+            "firewall": {"forward": [{"from": "backend01"}]},
+        },
+        "firewall:forward:0:from",
+        "backend01 is a client and a host; rename one of them",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "key", "message"), REJECTED.values(), ids=REJECTED)
+def test_rejected(errors, changes, key, message):
+    found = errors(changes)
+    assert [error for error in found if error.startswith(f"gateway:{key}:")] == [
+        f"gateway:{key}: {message}"
+    ]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("bad", list("\n\r\0\"'`{}\\\u2028é"), ids=ascii)
+def test_no_text_breaks_out(edit, bad):
+    cases: list[dict[str, Any]] = [
+        {"vpn:clients": {f"ali{bad}ce": {}}},
+        {"vpn:clients": {"alice": {"pushes": [f"route{bad}"]}}},
+        {"vpn:servers:main:auth": {"pam": f"x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
+        {"vpn:servers:main:auth": {"script": f"/x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
+    ]
+    for changes in cases:
+        site, found = gateway_plan.read(edit(changes))
+        assert site is None
+        assert all(error.isprintable() for error in found)
+
+
+def server(plan, changes, node="gw1", name="main"):
+    return next(s for s in plan(changes, node)["vpn"]["servers"] if s["name"] == name)
+
+
+def test_one_host_part_everywhere(plan):
+    changes: dict[str, Any] = {
+        "vpn:servers:wide": {"network": "10.16.0.0/12", "prefix": 16, "port": 443},
+        "vpn:clients": {"alice": {"id": 127}, "guest": {}},
+    }
+    for node, name, address in [
+        ("gw1", "main", "10.8.0.127"),
+        ("gw2", "main", "10.8.1.127"),
+        ("gw1", "wide", "10.16.0.127"),
+        ("gw2", "wide", "10.17.0.127"),
+    ]:
+        alice, guest = server(plan, changes, node, name)["clients"]
+        assert (alice["name"], alice["address"]) == ("alice", address)
+        assert (guest["name"], guest["address"]) == ("guest", None)
+
+
+@pytest.mark.parametrize("prefix", range(16, 30))
+def test_reserved_and_dynamic_never_collide(plan, prefix):
+    """The highest id that is allowed is right below the dynamic range, whatever the size."""
+    highest = (1 << 32 - prefix) // 2 - 1
+    main = {"network": "10.0.0.0/13", "prefix": prefix}
+    for node in ("gw1", "gw2"):
+        found = server(
+            plan, {"vpn:servers": {"main": main}, "vpn:clients": {"a": {"id": highest}}}, node
+        )
+        first, last = map(IPv4Address, found["dynamic_range"])
+        subnet = IPv4Network(found["subnet"])
+        assert IPv4Address(found["clients"][0]["address"]) + 1 == first
+        assert last + 1 == subnet.broadcast_address
+        assert first < last
+
+
+def test_a_network_behind_a_client(plan):
+    """Routes on both nodes to each other, its client and the other clients."""
+    changes = {"vpn:clients": {"branch": BRANCH, "alice": {"pushes": ["ping 9"]}}}
+    found = server(plan, changes)
+    alice, branch = found["clients"]
+    routes = ["route 10.50.0.0 255.255.255.0", "route 10.60.0.0 255.255.254.0"]
+    assert alice["pushes"] == [*routes, "ping 9"]
+    assert found["client_pushes"] == routes
+    assert branch["pushes"] == []
+    assert branch["networks"] == [
+        {
+            "address": "10.50.0.0",
+            "netmask": "255.255.255.0",
+            "halves": ["10.50.0.0/25", "10.50.0.128/25"],
+        },
+        {
+            "address": "10.60.0.0",
+            "netmask": "255.255.254.0",
+            "halves": ["10.60.0.0/24", "10.60.1.0/24"],
+        },
+    ]
+    for node, peer in (("gw1", "10.77.0.3"), ("gw2", "10.77.0.2")):
+        assert {"destination": "10.50.0.0/24", "via": peer} in plan(changes, node)["routes"]
+        assert plan(changes, node)["vpn"]["networks"] == ["10.50.0.0/24", "10.60.0.0/23"]
+
+
+def test_clients_do_not_change_what_a_server_is_started_with(plan):
+    """Its configuration has nothing of them, so it is never restarted for one."""
+    none, some = server(plan, {}), server(plan, {"vpn:clients": {"branch": BRANCH}})
+    for key in none:
+        if key not in ("clients", "client_pushes"):
+            assert none[key] == some[key]
+
+
+def test_pushes_of_a_server(plan):
+    changes = {"vpn:servers:main:routes": ["203.0.113.0/24"], "vpn:servers:main:full_tunnel": True}
+    pushes = server(plan, changes)["pushes"]
+    assert "route 203.0.113.0 255.255.255.0" in pushes
+    assert "redirect-gateway def1" in pushes
+
+
+def test_rules_name_clients(plan):
+    changes = {
+        "vpn:clients": {"Alice": {"id": 9}, "branch": BRANCH, "guest": {}},
+        "firewall": {
+            "groups": {"admins": ["alice", "192.0.2.7"]},
+            "forward": [{"from": "alice"}, {"from": "internal", "to": "branch"}],
+        },
+    }
+    found = plan(changes)["firewall"]
+    first, second = found["forward"]
+    assert first["from"] == [{"address": "10.8.0.9"}, {"address": "10.8.1.9"}]
+    assert second["to"] == [
+        {"address": address} for address in ("10.8.0.5", "10.8.1.5", "10.50.0.0/24", "10.60.0.0/23")
+    ]
+    assert found["groups"]["admins"]["v4"] == ["10.8.0.9", "10.8.1.9", "192.0.2.7"]
+
+
+def test_firewall_of_a_network_behind_a_client(plan):
+    rules = gateway_rules.ruleset(plan({"vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}}))
+    text = rules["v4"].splitlines()
+    for line in [
+        "-A GATEWAY-PREROUTING -i eth0 -s 10.77.0.0/24 -d 10.50.0.0/24 -j CT --notrack",
+        "-A GATEWAY-PREROUTING -s 10.50.0.0/24 -d 10.77.0.0/24 -j CT --notrack",
+        "-A GATEWAY-FORWARD -i eth0 -o eth0 -d 10.50.0.0/24 -m dscp --dscp 0x3f -j DROP",
+        "-A GATEWAY-FORWARD -s 10.50.0.0/24 -d 10.77.0.0/24 -j ACCEPT",
+        "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j ACCEPT",
+        "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j ACCEPT",
+    ]:
+        assert line in text
+    assert "10.50." not in rules["v6"]
+    alone = {"nodes:gw2": ..., "vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}}
+    single = gateway_rules.ruleset(plan(alone))["v4"]
+    assert "notrack" not in single.replace("-p 112 -j CT --notrack", "")
+    assert "dscp" not in single
+    assert "-s 10.50.0.0/24 -d 10.77.0.0/24 -j ACCEPT" in single
+
+
+def test_authentication(plan, edit):
+    changes = {"vpn:servers:main:auth": {"pam": "openvpn"}, "vpn:pki:auth_token": TOKEN}
+    assert server(plan, changes)["auth"] == {
+        "pam": "openvpn",
+        "script": None,
+        "token_lifetime": 43200,
+    }
+    found = plan(changes)
+    assert found["vpn"]["pki"]["auth_token"] == {"pillar": ["gateway", "vpn", "pki", "auth_token"]}
+    site, _ = gateway_plan.read(edit(changes))
+    assert SECRET not in repr(found) + repr(site)
+    changes["vpn:pki:auth_token"] = pem("OpenVPN auth-token server key", SECRET[::-1])
+    assert plan(changes)["digest"] != found["digest"]
+
+
+def test_tls_crypt_of_version_2(plan):
+    """Alone, or beside the other while clients move over."""
+    both = {"vpn:pki:tls_crypt_v2": pem("OpenVPN tls-crypt-v2 server key")}
+    assert set(plan(both)["vpn"]["pki"]) >= {"tls_crypt", "tls_crypt_v2"}
+    assert "tls_crypt" not in plan({**both, "vpn:pki:tls_crypt": ...})["vpn"]["pki"]
