@@ -292,7 +292,7 @@ class _Family:
         """Nobody on the public side has an address of the inside, whatever the routes say."""
         if self.version == 4:
             self._note("filter", chain, "The public side has no addresses of the inside.")
-            for network in (self.network, *self.vpn_networks):
+            for network in (self.network, *self.vpn_networks, *self.client_networks):
                 self._refuse(chain, what, "drop", f"-i {self.public} -s {network}")
 
     # The tables
@@ -580,10 +580,12 @@ class _Family:
                 self._add("filter", chain, clients, to_others, "-j ACCEPT")
         for network in self.client_networks if self.version == 4 else []:
             self._note("filter", chain, f"{network}, behind a VPN client.")
-            for other in dict.fromkeys([self.network, *self.vpn_networks, *self.client_networks]):
+            for other in (self.network, *self.vpn_networks):
                 self._add("filter", chain, f"-s {network} -d {other} -j ACCEPT")
-                if other not in self.client_networks:
-                    self._add("filter", chain, f"-s {other} -d {network} -j ACCEPT")
+                self._add("filter", chain, f"-s {other} -d {network} -j ACCEPT")
+            for other in self.client_networks:
+                if other != network:
+                    self._add("filter", chain, f"-s {network} -d {other} -j ACCEPT")
 
 
 def _snat(action: str) -> str:

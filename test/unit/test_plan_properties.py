@@ -372,7 +372,8 @@ def test_json_round_trip(pillar):
 # The firewall's rules
 
 LINE = re.compile(
-    r"-A GATEWAY-[A-Z]+ (.+ )?-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DNAT|SNAT|MASQUERADE)\b.*"
+    r"-A GATEWAY-[A-Z]+ (.+ )?"
+    r"-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DSCP|DNAT|SNAT|MASQUERADE)\b.*"
 )
 SOURCE = re.compile(r"(?<!\S)(-s \S+|-i \S+|-m set --match-set \S+ src)(?!\S)")
 
