@@ -46,6 +46,7 @@ from engine import (
 
 REPOSITORY = LAB.parent.parent
 NETWORKS = ("lan", "wan", "mgmt")
+GATEWAYS = ("gw1", "gw2")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def allow_real_time(pid: int) -> None:
         group = Path("/sys/fs/cgroup", controllers, path[1:])
         if "cpu" in controllers.split(",") and (group / "cpu.rt_runtime_us").exists():
             (group.parent / "cpu.rt_runtime_us").write_text("900000")
-            (group / "cpu.rt_runtime_us").write_text("100000")
+            (group / "cpu.rt_runtime_us").write_text("20000")
 
 
 def wire(name: str, pid: int) -> None:
@@ -145,7 +146,8 @@ def wire(name: str, pid: int) -> None:
         if port.address:
             inside.append(f"addr add {port.address} broadcast + dev {card}")
         inside.append(f"link set {card} up")
-    allow_real_time(pid)
+    if name in GATEWAYS:
+        allow_real_time(pid)
     if TOPOLOGY[name].router:
         inside.append(f"route add default via {TOPOLOGY[name].router}")
     ip_batch(inside, ["nsenter", "--net", "--target", str(pid)])
