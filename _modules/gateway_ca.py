@@ -379,9 +379,14 @@ class Authority:
 
     def check(self) -> "Authority":
         """Raise ValueError unless the folder is an authority that nobody else can look into."""
-        if not (self.folder / "ca.crt").exists():
-            raise ValueError(f"{self.folder} has no CA; make one with gateway_pki.create_ca")
-        if self.folder.stat().st_mode & 0o077:
+        try:
+            mode = os.stat(self.folder).st_mode
+            os.stat(self.folder / "ca.crt")
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self.folder} has no CA; make one with gateway_pki.create_ca"
+            ) from None
+        if mode & 0o077:
             raise ValueError(f"{self.folder} is open to others; close it with chmod 700")
         return self
 
@@ -496,10 +501,9 @@ class Authority:
         return {"number": number, "revoked": len(crl), **_end(_last(crl), self.now)}
 
     def crl_is_due(self) -> bool:
-        """Whether half of the CRL's life is gone, or a certificate would outlive it."""
+        """Whether half of the CRL's life is gone."""
         crl = self.crl
-        middle = crl.last_update_utc + (_last(crl) - crl.last_update_utc) / 2
-        return self.now >= middle or _last(crl) < self._last_certificate()
+        return self.now >= crl.last_update_utc + (_last(crl) - crl.last_update_utc) / 2
 
     def _last_certificate(self) -> datetime:
         ends = [
@@ -558,8 +562,7 @@ class Authority:
                 if issued.kind != kind:
                     raise ValueError(f"{name} was the name of a {issued.kind}; take another")
                 before = issued.certificates
-            self._issue(name, kind, algorithm or algorithm_of(key), days, key, before)
-            self._renew_crl_if_due(key, crl_days)
+            self._issue(name, kind, algorithm or algorithm_of(key), days, crl_days, key, before)
 
     def renew(self, name: str, algorithm: str | None, days: int, crl_days: int) -> None:
         """Issue a name a new certificate with a new key; the old one is valid until it ends."""
@@ -572,8 +575,8 @@ class Authority:
                 )
             old = serialization.load_pem_private_key(issued.key.encode(), None)
             algorithm = algorithm or algorithm_of(old)
-            self._issue(name, issued.kind, algorithm, days, key, issued.certificates)
-            self._renew_crl_if_due(key, crl_days)
+            before = issued.certificates
+            self._issue(name, issued.kind, algorithm, days, crl_days, key, before)
 
     def _issue(
         self,
@@ -581,6 +584,7 @@ class Authority:
         kind: str,
         algorithm: str,
         days: int,
+        crl_days: int,
         ca_key: Any,
         before: tuple[x509.Certificate, ...],
     ) -> None:
@@ -588,6 +592,8 @@ class Authority:
         ca = self._living_ca()
         key = new_key(algorithm)
         new = certificate(name, kind, key.public_key(), ca, ca_key, self.now, days)
+        # First the CRL that outlives it: a death in between leaves nothing that does harm.
+        self._renew_crl_if_due(ca_key, crl_days, new.not_valid_after_utc)
         parts = [key_pem(key), *(pem(one) for one in (new, *before))]
         write(self.folder / "issued" / f"{name}.pem", "".join(parts))
 
@@ -619,13 +625,20 @@ class Authority:
             else:
                 self._renew_crl_if_due(key, crl_days)
 
-    def _renew_crl_if_due(self, key: Any, crl_days: int) -> None:
-        if self.crl_is_due():
-            self._write_crl(key, self.revoked(), crl_days)
+    def _renew_crl_if_due(self, key: Any, crl_days: int, at_least: datetime | None = None) -> None:
+        if self.crl_is_due() or (at_least and _last(self.crl) < at_least):
+            self._write_crl(key, self.revoked(), crl_days, at_least)
 
-    def _write_crl(self, key: Any, revoked: dict[int, datetime], crl_days: int) -> None:
+    def _write_crl(
+        self,
+        key: Any,
+        revoked: dict[int, datetime],
+        crl_days: int,
+        at_least: datetime | None = None,
+    ) -> None:
         ca = self._living_ca()
-        end = self._crl_end(ca, crl_days, self._last_certificate())
+        last = max(self._last_certificate(), at_least or self.now)
+        end = self._crl_end(ca, crl_days, last)
         number = self.crl_state()["number"] + 1
         crl = revocation_list(ca, key, revoked, number, self.now, end)
         write(self.folder / "crl.pem", pem(crl))
