@@ -680,6 +680,7 @@ def _profile(authority, name, remotes):
     if all(proto == "udp" for *_, proto in ordered):
         # OpenVPN 2.5 refuses it in a profile that has a TCP remote.
         lines += ["# Tell the gateway when this client leaves.", "explicit-exit-notify 1"]
+    # No persist-tun: a full tunnel to a dead gateway would swallow the way to the next one.
     lines += [
         "",
         "# Only a gateway's certificate will do, no other client's.",
