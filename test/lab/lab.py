@@ -130,7 +130,7 @@ def allow_real_time(pid: int) -> None:
         group = Path("/sys/fs/cgroup", controllers, path[1:])
         if "cpu" in controllers.split(",") and (group / "cpu.rt_runtime_us").exists():
             (group.parent / "cpu.rt_runtime_us").write_text("900000")
-            (group / "cpu.rt_runtime_us").write_text("100000")
+            (group / "cpu.rt_runtime_us").write_text("20000")
 
 
 def wire(name: str, pid: int) -> None:

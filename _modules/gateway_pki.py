@@ -1,0 +1,709 @@
+"""
+The certificates of a site's VPN: made, renewed, revoked and handed out, away from the gateways.
+
+On a Salt master that has this formula in its ``file_roots``:
+
+.. code-block:: bash
+
+    salt-run saltutil.sync_modules                          # once, and after an upgrade
+    salt-run salt.cmd gateway_pki.create_ca example
+    salt-run salt.cmd gateway_pki.issue_server gw1          # the minion id of a node
+    salt-run salt.cmd gateway_pki.issue_client alice
+    salt-run salt.cmd gateway_pki.profile alice file=/root/alice.ovpn
+
+A master that runs as a user of its own may have to be given the folder first; the error of
+``create_ca`` says how. The pillar of the site has:
+
+.. code-block:: jinja
+
+    pki: {{ salt['gateway_pki.pillar']('example', opts.id) | tojson }}
+
+Any trusted host can do the same masterless, with ``salt-call --local`` instead of ``salt-run
+salt.cmd``.
+
+What every function takes:
+
+site
+    Name of the site; may be left out where there is only one.
+directory
+    Folder of all sites; ``gateway`` beside the ``pki_dir`` by default, /etc/salt/pki/gateway.
+passphrase_file
+    Owner-only file whose first line is the passphrase of the CA's key. Without one it is asked for
+    at the terminal. A passphrase is never an argument: processes and jobs show theirs.
+
+Each of these, and ``days``, ``ca_days`` and ``crl_days``, can be an option in the configuration of
+the master, or of the minion for ``salt-call``:
+
+.. code-block:: yaml
+
+    gateway_pki:
+      directory: /srv/pki
+      passphrase_file: /etc/salt/pki/gateway.passphrase
+      days: 825
+"""
+
+import contextlib
+import getpass
+import hashlib
+import importlib
+import logging
+import os
+import pathlib
+import sys
+from datetime import datetime, timezone
+
+import gateway_ca
+import gateway_plan
+import salt.config
+import salt.pillar
+import salt.utils.args
+import salt.utils.minions
+from salt.exceptions import CommandExecutionError, NotImplemented
+
+# A long-running master would go on with the libraries that it loaded first.
+importlib.reload(gateway_ca)
+importlib.reload(gateway_plan)
+
+log = logging.getLogger(__name__)
+
+__func_alias__ = {"list_": "list"}
+
+DEFAULTS = {
+    "ca_days": 3650,
+    # What Apple's systems grant a certificate of a private CA (support.apple.com/HT210176).
+    "days": 825,
+    # Renewed when half of it is gone, and then it still outlives every certificate.
+    "crl_days": 1825,
+}
+# OpenVPN's CONNECTION_LIST_SIZE
+MOST_REMOTES = 64
+CONFIG = "gateway_pki"
+
+
+class PkiError(CommandExecutionError, NotImplemented):
+    """What a person did wrong. Of the latter kind salt-run shows the message and no traceback."""
+
+
+# --------------------------------------------------------------------------------------------------
+# How a call begins
+
+
+@contextlib.contextmanager
+def _called(kwargs):
+    """Refuse unknown arguments, and turn what the libraries raise into what Salt shows plainly."""
+    unknown = salt.utils.args.clean_kwargs(**kwargs)
+    if unknown:
+        raise PkiError(f"unknown argument: {', '.join(unknown)}")
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise PkiError(str(error)) from error
+
+
+def _option(name, given):
+    if given is not None:
+        return given
+    return (__opts__.get(CONFIG) or {}).get(name, DEFAULTS.get(name))
+
+
+def _base(directory):
+    beside = pathlib.Path(__opts__["pki_dir"]).parent / "gateway"
+    return pathlib.Path(_option("directory", directory) or beside)
+
+
+def _open(site=None, directory=None):
+    """The authority of a site, without the passphrase of its key."""
+    base = _base(directory)
+    name = _option("site", site)
+    if name is None:
+        sites = sorted(path.parent.name for path in base.glob("[!.]*/ca.crt"))
+        if len(sites) != 1:
+            there = f"there are {', '.join(sites)}" if sites else "there is none"
+            raise ValueError(f"say which site: {there} in {base}")
+        name = sites[0]
+    # The name is a part of a path, and may be a number for YAML.
+    return gateway_ca.Authority(base / os.path.basename(str(name)), _now()).check()
+
+
+def _open_to_sign(site, directory, passphrase_file):
+    """The authority of a site, and all that it takes to sign."""
+    authority = _open(site, directory)
+    if not authority.encrypted:
+        return authority
+    passphrase = _passphrase(passphrase_file)
+    return gateway_ca.Authority(authority.folder, authority.now, passphrase)
+
+
+def _now():
+    return datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def _passphrase(passphrase_file, new=False):
+    path = _option("passphrase_file", passphrase_file)
+    if path:
+        return _passphrase_of(path)
+    if not sys.stdin or not sys.stdin.isatty():
+        raise ValueError(
+            "the CA's key takes a passphrase: passphrase_file=..., or run at a terminal"
+        )
+    passphrase = getpass.getpass("Passphrase of the CA's key: ")
+    if new and getpass.getpass("Once more: ") != passphrase:
+        raise ValueError("these were two different passphrases")
+    return _usable_passphrase(passphrase.encode(), "the passphrase")
+
+
+def _passphrase_of(path):
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise ValueError(f"{path} is open to others; close it with chmod 600")
+        first = file.readline().rstrip(b"\r\n")
+    return _usable_passphrase(first, f"the first line of {path}")
+
+
+def _usable_passphrase(passphrase, what):
+    # OpenSSL's own tools take 4 to 1023 bytes.
+    if not 4 <= len(passphrase) <= 1023:
+        raise ValueError(f"{what} is not 4 to 1023 bytes long")
+    return passphrase
+
+
+def _refresh_crl(authority):
+    """Make the CRL anew when it is due, if that takes nobody's presence."""
+    try:
+        if not authority.crl_is_due():
+            return
+        if authority.encrypted and not authority.passphrase:
+            path = _option("passphrase_file", None)
+            if not path:
+                raise ValueError("the passphrase is needed; run gateway_pki.crl")
+            authority = gateway_ca.Authority(authority.folder, authority.now, _passphrase_of(path))
+        authority.renew_crl(_option("crl_days", None))
+    except (ValueError, OSError) as error:
+        # The one there is goes on for a while; gateway.status tells how long.
+        log.warning("The CRL in %s is due, but: %s", authority.folder, error)
+
+
+def _refuse_to_be_stored():
+    """Refuse to return a private key to where it would be stored, as in a master's job cache."""
+    local = __opts__.get("local") or __opts__.get("file_client") == "local"
+    stored = __opts__.get("cache_jobs") or __opts__.get("return")
+    if __opts__.get("__cli") != "salt-call" or not local or stored:
+        raise PkiError(
+            "this shows a private key, and the job's result would be stored:"
+            " name a file=... to write it to, or call it with salt-call --local"
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# The authority
+
+
+def create_ca(
+    site,
+    algorithm="ec",
+    days=None,
+    crl_days=None,
+    encrypt=False,
+    directory=None,
+    passphrase_file=None,
+    **kwargs,
+):
+    """
+    Make the certificate authority of a site: key, certificate, empty CRL and tls-crypt key.
+
+    algorithm
+        ``ec`` (P-256), ``rsa3072``, ``rsa4096``, or ``ed25519``, which not every VPN app knows.
+        Certificates get keys of the same kind unless told otherwise.
+    days
+        How long the CA lives; 3650 unless ``ca_days`` is configured.
+    encrypt
+        Protect the CA's key by a passphrase.
+
+    Returns its entry, as in ``gateway_pki.list``. Raises CommandExecutionError if it exists.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.create_ca example
+        salt-run salt.cmd gateway_pki.create_ca example encrypt=True
+    """
+    with _called(kwargs):
+        base = _base(directory)
+        _make_base(base)
+        passphrase = _passphrase(passphrase_file, new=True) if encrypt else None
+        if not isinstance(site, str) or "/" in site:
+            raise ValueError(f"{site!r} is not a site's name")
+        authority = gateway_ca.Authority(base / site, _now(), passphrase)
+        authority.create(algorithm, _option("ca_days", days), _option("crl_days", crl_days))
+        return authority.entries()[0]
+
+
+def _make_base(base):
+    """Make the folder of all sites. It belongs to the user whom the master runs as."""
+    if base.is_dir():
+        return
+    owner = base.parent / "master"
+    try:
+        os.makedirs(base, 0o700)
+        if os.geteuid() == 0 and owner.is_dir():
+            os.chown(base, owner.stat().st_uid, owner.stat().st_gid)
+    except PermissionError:
+        user = getpass.getuser()
+        raise ValueError(
+            f"{user} may not make {base}; as root: install -d -m 700 -o {user} {base}"
+        ) from None
+
+
+def issue_server(
+    name,
+    site=None,
+    algorithm=None,
+    days=None,
+    directory=None,
+    passphrase_file=None,
+    **kwargs,
+):
+    """
+    Issue a gateway its server certificate.
+
+    name
+        Minion id of the gateway: its pillar gets the certificate, and no other minion's.
+    algorithm
+        As for ``create_ca``; that of the CA by default.
+    days
+        How long it lives, 825 by default; it never outlives the CA.
+
+    Returns its entry, as in ``gateway_pki.list``. Raises CommandExecutionError where the name has
+    a certificate that is not revoked.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.issue_server gw1
+    """
+    with _called(kwargs):
+        return _issue("server", name, site, algorithm, days, directory, passphrase_file)
+
+
+def issue_client(
+    name,
+    site=None,
+    algorithm=None,
+    days=None,
+    directory=None,
+    passphrase_file=None,
+    **kwargs,
+):
+    """
+    Issue a person or device a client certificate. ``gateway_pki.profile`` then has its profile.
+
+    name
+        Small letters, digits and inner hyphens.
+    algorithm
+        As for ``create_ca``; that of the CA by default.
+    days
+        How long it lives, 825 by default; it never outlives the CA.
+
+    Returns its entry, as in ``gateway_pki.list``. Raises CommandExecutionError where the name has
+    a certificate that is not revoked.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.issue_client alice
+        salt-run salt.cmd gateway_pki.issue_client visitor days=7
+    """
+    with _called(kwargs):
+        return _issue("client", name, site, algorithm, days, directory, passphrase_file)
+
+
+def _issue(kind, name, site, algorithm, days, directory, passphrase_file):
+    authority = _open_to_sign(site, directory, passphrase_file)
+    authority.issue(name, kind, algorithm, _option("days", days), _option("crl_days", None))
+    return authority.entry(name)
+
+
+def renew(
+    name,
+    site=None,
+    algorithm=None,
+    days=None,
+    directory=None,
+    passphrase_file=None,
+    **kwargs,
+):
+    """
+    Give a name a new certificate and a new key.
+
+    The certificate before stays valid until it ends, or is revoked by its serial. A gateway has the
+    new one after the next ``state.apply``, and no client notices; a client needs its new profile.
+
+    Returns its entry, as in ``gateway_pki.list``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.renew alice
+    """
+    with _called(kwargs):
+        authority = _open_to_sign(site, directory, passphrase_file)
+        authority.renew(name, algorithm, _option("days", days), _option("crl_days", None))
+        return authority.entry(name)
+
+
+def renew_ca(site=None, days=None, directory=None, passphrase_file=None, **kwargs):
+    """
+    Give the CA a new certificate for the key it has, well before the old one ends.
+
+    What it issued stays valid. Clients go on with the profile they have until the old certificate
+    of the CA ends, and need a new profile by then.
+
+    Returns its entry, as in ``gateway_pki.list``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.renew_ca
+    """
+    with _called(kwargs):
+        authority = _open_to_sign(site, directory, passphrase_file)
+        authority.renew_ca(_option("ca_days", days), _option("crl_days", None))
+        return authority.entries()[0]
+
+
+def revoke(name, serial=None, site=None, directory=None, passphrase_file=None, **kwargs):
+    """
+    Revoke every certificate of a name. Gateways know of it after the next ``state.apply``.
+
+    serial
+        Revoke this one only, the one before a renewal say.
+
+    Returns the serials. To revoke again changes nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.revoke alice
+        salt 'gw*' state.apply gateway
+    """
+    with _called(kwargs):
+        authority = _open_to_sign(site, directory, passphrase_file)
+        serial = None if serial is None else str(serial).lower()
+        serials = authority.revoke(name, serial, _option("crl_days", None))
+        return {"name": name, "revoked": serials}
+
+
+def list_(site=None, directory=None, **kwargs):
+    """
+    Every certificate of a site: first the CA's, then by name, a name's present one first.
+
+    Each has ``name``, ``kind`` (ca, server, client), ``serial`` (hexadecimal), ``ends``,
+    ``days_left`` (whole days, negative when over), ``revoked`` and ``current`` (False: the name has
+    a newer one).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.list
+    """
+    with _called(kwargs):
+        authority = _open(site, directory)
+        _refresh_crl(authority)
+        return authority.entries()
+
+
+def crl(site=None, days=None, directory=None, passphrase_file=None, **kwargs):
+    """
+    Make the revocation list anew now, with the same entries.
+
+    That happens by itself when half of its life is gone, whenever a function of this module runs or
+    a pillar is rendered. It takes this function where the CA's key has a passphrase that only a
+    person knows.
+
+    Returns its ``number``, how many are ``revoked``, when it ``ends`` and ``days_left``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.crl
+    """
+    with _called(kwargs):
+        authority = _open_to_sign(site, directory, passphrase_file)
+        authority.renew_crl(_option("crl_days", days), always=True)
+        return authority.crl_state()
+
+
+def backup(target=None, site=None, directory=None, **kwargs):
+    """
+    Write all of a site's authority into one owner-only file, keys included.
+
+    target
+        The file, which must not exist yet; by default SITE-TIME.tar.gz in the folder of all sites.
+
+    Returns its path. To restore it, unpack it in the folder of all sites: ``tar -xpf``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.backup /media/safe/example.tar.gz
+    """
+    with _called(kwargs):
+        authority = _open(site, directory)
+        _refresh_crl(authority)
+        name = f"{authority.site}-{authority.now:%Y%m%dT%H%M%SZ}.tar.gz"
+        path = pathlib.Path(target or authority.folder.parent / name)
+        authority.backup(path)
+        return str(path)
+
+
+# --------------------------------------------------------------------------------------------------
+# The gateways' part
+
+
+def pillar(site, node, directory=None, **kwargs):
+    """
+    What a gateway's pillar has under ``gateway:vpn:pki``: its own certificate and key, the CA's
+    certificate, the CRL and the tls-crypt key, as PEM text.
+
+    node
+        Minion id of the gateway. In a pillar that is ``opts.id``, which the master itself sets: no
+        minion gets another's key by calling itself something else.
+
+    For a minion without a server certificate there is nothing but ``error``, the reason.
+
+    Raises CommandExecutionError when called from a command line: a key would be shown and stored.
+
+    .. code-block:: jinja
+
+        gateway:
+          vpn:
+            pki: {{ salt['gateway_pki.pillar']('example', opts.id) | tojson }}
+    """
+    # From salt and salt-call; from salt-run salt.cmd, which keeps the former to itself.
+    if "__pub_fun" in kwargs or "gateway_pki.pillar" in str(__opts__.get("arg")):
+        raise PkiError("gateway_pki.pillar is for pillars: it would show a key")
+    try:
+        authority = _open(site, directory)
+        _refresh_crl(authority)
+        issued = authority.usable(node)
+        if issued.kind != "server":
+            raise ValueError(f"{node} is a client, not a gateway")
+        return {
+            "ca": authority.read("ca.crt"),
+            "certificate": gateway_ca.pem(issued.current),
+            "crl": authority.read("crl.pem"),
+            "key": issued.key,
+            "tls_crypt": authority.read("tls-crypt.key"),
+        }
+    except (ValueError, OSError) as error:
+        # An exception would leave the minion without any pillar, and the reason on the master.
+        log.error("No VPN certificate for the pillar of %s: %s", node, error)
+        return {"error": str(error)}
+
+
+# --------------------------------------------------------------------------------------------------
+# The clients' part
+
+
+def profile(name, file=None, site=None, directory=None, **kwargs):
+    """
+    One file with everything that a client needs: an OpenVPN profile, its private key included.
+
+    file
+        Write it there, for the owner of that folder alone, and return the path.
+
+    Returns the text otherwise. Raises CommandExecutionError where that would be stored as the
+    result of a job: with ``salt`` and ``salt-run``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.profile alice file=/root/alice.ovpn
+        salt-call --local --out=json gateway_pki.profile alice | jq -r .local
+    """
+    if not file:
+        _refuse_to_be_stored()
+    with _called(kwargs):
+        authority = _open(site, directory)
+        _refresh_crl(authority)
+        text = _profile(authority, name, _remotes(_site(authority)))
+        if not file:
+            return text
+        gateway_ca.write(pathlib.Path(file), text)
+        return str(file)
+
+
+def profiles(folder, site=None, directory=None, **kwargs):
+    """
+    Write the profiles of all clients whose certificates are good, as NAME.ovpn in a folder.
+
+    folder
+        Made for its owner alone if it is not there. Profiles in it are replaced; those of clients
+        that have no good certificate any more are removed.
+
+    Returns the paths.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.profiles /root/profiles
+    """
+    with _called(kwargs):
+        authority = _open(site, directory)
+        _refresh_crl(authority)
+        remotes = _remotes(_site(authority))
+        target = pathlib.Path(folder)
+        target.mkdir(0o700, parents=True, exist_ok=True)
+        written = []
+        for entry in authority.entries():
+            if entry["kind"] != "client" or not entry["current"]:
+                continue
+            path = target / f"{entry['name']}.ovpn"
+            if entry["revoked"] or entry["days_left"] < 0:
+                path.unlink(missing_ok=True)
+                continue
+            gateway_ca.write(path, _profile(authority, entry["name"], remotes))
+            written.append(str(path))
+        return written
+
+
+def _site(authority):
+    """The site that the pillar describes: this minion's own pillar, or that of a gateway."""
+    errors = []
+    for found in _pillars(authority):
+        site, errors = gateway_plan.read(found)
+        if site:
+            return site
+    if errors:
+        raise ValueError("\n".join(["The pillar of this site is wrong:", *errors]))
+    raise ValueError("no gateway of this site has a pillar here; a profile needs its VPN servers")
+
+
+def _pillars(authority):
+    if "gateway" in __pillar__:
+        yield __pillar__["gateway"]
+        return
+    opts = dict(_master_opts())
+    saltenv = opts.get("saltenv") or "base"
+    for name in authority.names():
+        if authority.issued(name).kind == "server":
+            _, grains, _ = salt.utils.minions.get_minion_data(name, opts)
+            compiler = salt.pillar.Pillar(opts, grains or {"id": name}, name, saltenv)
+            compiled = compiler.compile_pillar()
+            if "gateway" in compiled:
+                yield compiled["gateway"]
+
+
+def _master_opts():
+    """The master's options, where this host is one: salt-call brings those of a minion."""
+    path = os.path.join(os.path.dirname(__opts__["conf_file"]), "master")
+    if __opts__.get("__cli") == "salt-call" and os.path.exists(path):
+        return salt.config.master_config(path)
+    return __opts__
+
+
+def _remotes(site):
+    """Every server of every node, as ``(node, address, port, proto)``, server by server."""
+    remotes = []
+    for server in site.vpn_servers:
+        for node in site.nodes:
+            address = gateway_plan.plan(site, node.name)["node"]["remote"]
+            if not address:
+                raise ValueError(
+                    f"gateway:nodes:{node.name}:remote: missing; its public address is not known,"
+                    " and VPN clients need a name or address"
+                )
+            remotes.append((node.name, address, server.port, server.proto))
+    if not remotes:
+        raise ValueError("gateway:vpn:servers: missing; there is nothing to connect to")
+    return remotes
+
+
+def _in_order(remotes, name):
+    """
+    The remotes as the profile of a client lists them, and whether OpenVPN may shuffle them.
+
+    Clients are to spread over the nodes, and to try TCP last. OpenVPN shuffles all or nothing, so
+    where there is more than one server, the order of the nodes comes from the client's name.
+    """
+    nodes = {node for node, *_ in remotes}
+    if len(remotes) == len(nodes):
+        return remotes, True
+
+    def place(remote):
+        node, _, port, proto = remote
+        mixed = hashlib.sha256(f"{name} {node}".encode()).hexdigest()
+        return proto, port, mixed
+
+    udp = sorted((remote for remote in remotes if remote[3] == "udp"), key=place)
+    tcp = sorted((remote for remote in remotes if remote[3] == "tcp"), key=place)
+    # OpenVPN goes on from where it is in the list. After UDP's last remote comes TCP's first, even
+    # where UDP works: so UDP's come twice, and one failover does not end at TCP.
+    return udp * (2 if tcp else 1) + tcp, False
+
+
+def _profile(authority, name, remotes):
+    issued = authority.usable(name)
+    if issued.kind != "client":
+        raise ValueError(f"{name} is a gateway, not a client")
+    ordered, shuffled = _in_order(remotes, name)
+    if len(ordered) > MOST_REMOTES:
+        raise ValueError(f"{len(ordered)} remotes: OpenVPN takes {MOST_REMOTES} at most")
+    end = issued.current.not_valid_after_utc
+    lines = [
+        f"# VPN profile of {name} for the site {authority.site}, good until {end:%Y-%m-%d}.",
+        "# It holds a private key: whoever has this file is in. Keep it to its owner.",
+        "client",
+        "dev tun",
+        "nobind",
+        "",
+        "# Every gateway is an entry to the same network. When one is gone, the next is tried.",
+        *(f"remote {address} {port} {proto}" for _, address, port, proto in ordered),
+        *(["remote-random"] if shuffled else []),
+        "",
+        "# Seconds: OpenVPN's own 120 and 60 are minutes without network when a gateway dies.",
+        "server-poll-timeout 3",
+        "hand-window 15",
+        "connect-retry 1 2",
+    ]
+    if all(proto == "udp" for *_, proto in ordered):
+        # OpenVPN 2.5 refuses it in a profile that has a TCP remote.
+        lines += ["# Tell the gateway when this client leaves.", "explicit-exit-notify 1"]
+    # No persist-tun: a full tunnel to a dead gateway would swallow the way to the next one.
+    lines += [
+        "",
+        "# Only a gateway's certificate will do, no other client's.",
+        "remote-cert-tls server",
+        "tls-version-min 1.2",
+        "data-ciphers AES-256-GCM:CHACHA20-POLY1305:AES-128-GCM",
+        "verb 3",
+        "",
+        "# Linux without NetworkManager: with the package openvpn-systemd-resolved, these lines",
+        "# make names of the network known while the tunnel is up.",
+        "#script-security 2",
+        "#up /etc/openvpn/update-systemd-resolved",
+        "#down /etc/openvpn/update-systemd-resolved",
+        "#down-pre",
+        "",
+        *_inline("ca", authority.read("ca.crt")),
+        *_inline("cert", gateway_ca.pem(issued.current)),
+        *_inline("key", issued.key),
+        *_inline("tls-crypt", authority.read("tls-crypt.key")),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _inline(tag, text):
+    return [f"<{tag}>", text.strip(), f"</{tag}>"]
