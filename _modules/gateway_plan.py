@@ -320,7 +320,10 @@ class Site:
 def _plain(value: Any) -> Any:
     """What ``json`` shall write for a part of a site. Never the text of a key: only its hash."""
     if isinstance(value, Material):
-        return [value.path, hashlib.sha256((value.text or "").encode()).hexdigest()]
+        # Each node's pillar may have that node's own certificate there (gateway_pki.pillar).
+        own = value.keys[1] == "vpn" and value.keys[-1] in ("certificate", "key")
+        text = "" if own else value.text or ""
+        return [value.path, hashlib.sha256(text.encode()).hexdigest()]
     if isinstance(value, (IPv4Address, IPv4Network)):
         return str(value)
     return vars(value)
@@ -746,9 +749,11 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes)
     clients = _read_clients(vpn, servers, nodes)
-    pki = _read_pki(vpn.section("pki"), ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
+    found = vpn.section("pki")
+    refused = _read_refusal(found)
+    pki = _read_pki(found, ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
     vpn.close()
-    if servers:
+    if servers and not refused:
         _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
     addresses = {
@@ -1037,6 +1042,14 @@ def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...])
             if subnet.overlaps(other) and owner.id != node.id:
                 section.reader.fault(path, f"{subnet} overlaps {other} of node {owner.name}")
         taken.append((subnet, node))
+
+
+def _read_refusal(pki: _Section) -> bool:
+    """Say why ``gateway_pki.pillar`` has no certificate for this node, where it has none."""
+    error = pki.get("error", _text, None)
+    if error is not None:
+        pki.reader.fault(pki.at("error"), _show(error, 300))
+    return "error" in pki.values
 
 
 def _read_pki(

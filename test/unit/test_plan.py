@@ -1701,8 +1701,34 @@ def test_keys_as_text(plan, edit):
     assert [node.pki["key"].text for node in site.nodes if node.pki] == [pem("EC PRIVATE KEY")]
     for shown in (repr(site), str(site), repr(plan(changes)), repr(plan(changes, "gw2"))):
         assert SECRET not in shown
-    changes["vpn:pki"]["key"] = pem("PRIVATE KEY", SECRET[::-1])
-    assert plan(changes)["digest"] != site.digest
+    assert plan({**changes, "vpn:pki:ca": pem("CERTIFICATE")})["digest"] != site.digest
+    assert plan({**changes, "nodes:gw2:pki": {}})["digest"] != site.digest
+
+
+def test_a_certificate_for_each_node_and_one_digest(plan):
+    """In each node's pillar its own, as gateway_pki.pillar has it."""
+    texts = {
+        "vpn:pki:certificate": pem("CERTIFICATE"),
+        "vpn:pki:key": pem("PRIVATE KEY"),
+    }
+    others = {name: text.replace(SECRET, SECRET[::-1]) for name, text in texts.items()}
+    digest = plan(texts, "gw1")["digest"]
+    assert plan(others, "gw2")["digest"] == digest
+    assert plan()["digest"] != digest
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("nothing was issued to gw1", "nothing was issued to gw1"),
+        ("first\nsecond", r"'first\nsecond'"),
+        ("", "''"),
+        (7, "must be text, is a number (7); put it in quotes"),
+    ],
+)
+def test_no_certificate_and_why(errors, error, message):
+    """Nothing else of the VPN's keys is said to be missing then."""
+    assert errors({"vpn:pki": {"error": error}}) == [f"gateway:vpn:pki:error: {message}"]
 
 
 @pytest.mark.parametrize(
