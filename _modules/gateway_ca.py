@@ -5,20 +5,25 @@ execution module ``gateway_pki``. ::
 
     SITE/                  0700; every file 0600
       ca.crt  ca.key       the key may be encrypted
-      tls-crypt.key        what all servers and clients of the site share
+      tls-crypt.key        what all servers and clients of the site share; or, or also:
+      tls-crypt-v2.key     what the servers share, and each client's key is made from
+      auth-token.key       what the servers share, for clients who have given a password
       crl.pem              the record of what is revoked, not a copy of one
       issued/NAME.pem      the key of NAME, its certificate, and the certificates it had before
 
 Every change is one new file in the place of an old one, and so happens whole or not at all.
 """
 
+import base64
 import contextlib
 import fcntl
 import os
 import re
 import secrets
 import shutil
+import struct
 import tarfile
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,8 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Clocks differ: what is made now is valid a little earlier, or a slow gateway would refuse it.
@@ -39,6 +45,17 @@ LONGEST_NAME = 64
 # RFC 5280 section 4.1.2.2 allows 20 octets.
 SERIAL_BITS = 128
 STATIC_KEY_BYTES = 256  # OpenVPN's format: 2048 bits, 16 bytes a line
+# OpenVPN's `struct key`: 64 bytes for a cipher and 64 for an HMAC, of which it takes the first.
+SERVER_KEY_BYTES = 128
+CIPHER_KEY, HMAC_KEY = slice(0, 32), slice(64, 96)
+TIMESTAMP = 1  # the kind of metadata that OpenVPN puts into a client's key by itself
+
+# The files of what OpenVPN's servers have beside certificates, by the planner's names.
+KEYS = {
+    "tls_crypt": "tls-crypt.key",
+    "tls_crypt_v2": "tls-crypt-v2.key",
+    "auth_token": "auth-token.key",
+}
 LOCK_SECONDS = 60
 
 # Two algorithms that OpenVPN's TLS libraries all know, and one that OpenSSL alone knows.
@@ -114,6 +131,36 @@ def static_key() -> str:
     lines = [digits[at : at + 32] for at in range(0, len(digits), 32)]
     label = "OpenVPN Static key V1"
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
+
+
+def server_key(what: str) -> str:
+    """A new key that servers alone have, for ``tls-crypt-v2`` or ``auth-token``."""
+    return _key_block(f"{what} server", secrets.token_bytes(SERVER_KEY_BYTES))
+
+
+def _key_block(what: str, content: bytes) -> str:
+    lines = textwrap.wrap(base64.b64encode(content).decode(), 64)
+    label = f"OpenVPN {what} key"
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
+
+
+def tls_crypt_v2_key(server: str, now: datetime) -> str:
+    """A new client's key for ``tls-crypt-v2``: the key, and the same wrapped for the servers.
+
+    As in OpenVPN's doc/tls-crypt-v2.txt: an HMAC over length, key and metadata is also the IV with
+    which key and metadata are encrypted, and the length comes last.
+    """
+    key = base64.b64decode("".join(server.splitlines()[1:-1]))
+    client = secrets.token_bytes(STATIC_KEY_BYTES)
+    content = client + struct.pack(">BQ", TIMESTAMP, int(now.timestamp()))
+    tag_size = hashes.SHA256.digest_size
+    size = struct.pack(">H", tag_size + len(content) + 2)
+    mac = hmac.HMAC(key[HMAC_KEY], hashes.SHA256())
+    mac.update(size + content)
+    tag = mac.finalize()
+    cipher = Cipher(algorithms.AES256(key[CIPHER_KEY]), modes.CTR(tag[:16])).encryptor()
+    wrapped = tag + cipher.update(content) + cipher.finalize() + size
+    return _key_block("tls-crypt-v2 client", client + wrapped)
 
 
 def common_name(name: x509.Name) -> str:
@@ -394,6 +441,11 @@ class Authority:
         """The text of one of the authority's files."""
         return (self.folder / name).read_text(encoding="ascii")
 
+    def keys(self) -> dict[str, str]:
+        """What is there of ``KEYS``."""
+        there = {name: file for name, file in KEYS.items() if (self.folder / file).exists()}
+        return {name: self.read(file) for name, file in there.items()}
+
     @property
     def ca(self) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self.read("ca.crt").encode())
@@ -524,8 +576,11 @@ class Authority:
             _remove_unfinished(self.folder / "issued")
             yield key
 
-    def create(self, algorithm: str, days: int, crl_days: int) -> None:
-        """Make the authority, with everything a site needs but certificates."""
+    def create(self, algorithm: str, days: int, crl_days: int, v2: bool = False) -> None:
+        """Make the authority, with everything a site needs but certificates.
+
+        With ``v2`` each client gets a tls-crypt key of its own.
+        """
         if not _SITE_PATTERN.fullmatch(self.site):
             raise ValueError(f"{self.site!r} is not a site's name (letters, digits, - and _)")
         check_days(days)
@@ -541,7 +596,11 @@ class Authority:
             _make_folder(unfinished)
             _make_folder(unfinished / "issued")
             write(unfinished / "ca.key", key_pem(key, self.passphrase))
-            write(unfinished / "tls-crypt.key", static_key())
+            if v2:
+                write(unfinished / KEYS["tls_crypt_v2"], server_key("tls-crypt-v2"))
+            else:
+                write(unfinished / KEYS["tls_crypt"], static_key())
+            write(unfinished / KEYS["auth_token"], server_key("auth-token"))
             write(unfinished / "crl.pem", pem(crl))
             write(unfinished / "ca.crt", pem(ca))
             os.rename(unfinished, self.folder)

@@ -204,12 +204,13 @@ def create_ca(
     days=None,
     crl_days=None,
     encrypt=False,
+    tls_crypt_v2=False,
     directory=None,
     passphrase_file=None,
     **kwargs,
 ):
     """
-    Make the certificate authority of a site: key, certificate, empty CRL and tls-crypt key.
+    Make the certificate authority of a site: key, certificate, empty CRL, and OpenVPN's own keys.
 
     algorithm
         ``ec`` (P-256), ``rsa3072``, ``rsa4096``, or ``ed25519``, which not every VPN app knows.
@@ -218,6 +219,9 @@ def create_ca(
         How long the CA lives; 3650 unless ``ca_days`` is configured.
     encrypt
         Protect the CA's key by a passphrase.
+    tls_crypt_v2
+        Give each client a tls-crypt key of its own, so that none has what guards the others.
+        OpenVPN knows such keys from 2.5 on.
 
     Returns its entry, as in ``gateway_pki.list``. Raises CommandExecutionError if it exists.
 
@@ -235,7 +239,8 @@ def create_ca(
         if not isinstance(site, str) or "/" in site:
             raise ValueError(f"{site!r} is not a site's name")
         authority = gateway_ca.Authority(base / site, _now(), passphrase)
-        authority.create(algorithm, _option("ca_days", days), _option("crl_days", crl_days))
+        ca_days, crl_days = _option("ca_days", days), _option("crl_days", crl_days)
+        authority.create(algorithm, ca_days, crl_days, bool(tls_crypt_v2))
         return authority.entries()[0]
 
 
@@ -472,7 +477,7 @@ def backup(target=None, site=None, directory=None, **kwargs):
 def pillar(site, node, directory=None, **kwargs):
     """
     What a gateway's pillar has under ``gateway:vpn:pki``: its own certificate and key, the CA's
-    certificate, the CRL and the tls-crypt key, as PEM text.
+    certificate, the CRL, the tls-crypt keys and the secret of auth tokens, as PEM text.
 
     node
         Minion id of the gateway. In a pillar that is ``opts.id``, which the master itself sets: no
@@ -502,7 +507,7 @@ def pillar(site, node, directory=None, **kwargs):
             "certificate": gateway_ca.pem(issued.current),
             "crl": authority.read("crl.pem"),
             "key": issued.key,
-            "tls_crypt": authority.read("tls-crypt.key"),
+            **authority.keys(),
         }
     except (ValueError, OSError) as error:
         # An exception would leave the minion without any pillar, and the reason on the master.
@@ -536,7 +541,7 @@ def profile(name, file=None, site=None, directory=None, **kwargs):
     with _called(kwargs):
         authority = _open(site, directory)
         _refresh_crl(authority)
-        text = _profile(authority, name, _remotes(_site(authority)))
+        text = _profile(authority, name, _site(authority))
         if not file:
             return text
         gateway_ca.write(pathlib.Path(file), text)
@@ -562,7 +567,7 @@ def profiles(folder, site=None, directory=None, **kwargs):
     with _called(kwargs):
         authority = _open(site, directory)
         _refresh_crl(authority)
-        remotes = _remotes(_site(authority))
+        described = _site(authority)
         target = pathlib.Path(folder)
         target.mkdir(0o700, parents=True, exist_ok=True)
         written = []
@@ -573,7 +578,7 @@ def profiles(folder, site=None, directory=None, **kwargs):
             if entry["revoked"] or entry["days_left"] < 0:
                 path.unlink(missing_ok=True)
                 continue
-            gateway_ca.write(path, _profile(authority, entry["name"], remotes))
+            gateway_ca.write(path, _profile(authority, entry["name"], described))
             written.append(str(path))
         return written
 
@@ -653,11 +658,11 @@ def _in_order(remotes, name):
     return udp * (2 if tcp else 1) + tcp, False
 
 
-def _profile(authority, name, remotes):
+def _profile(authority, name, site):
     issued = authority.usable(name)
     if issued.kind != "client":
         raise ValueError(f"{name} is a gateway, not a client")
-    ordered, shuffled = _in_order(remotes, name)
+    ordered, shuffled = _in_order(_remotes(site), name)
     if len(ordered) > MOST_REMOTES:
         raise ValueError(f"{len(ordered)} remotes: OpenVPN takes {MOST_REMOTES} at most")
     end = issued.current.not_valid_after_utc
@@ -680,6 +685,8 @@ def _profile(authority, name, remotes):
     if all(proto == "udp" for *_, proto in ordered):
         # OpenVPN 2.5 refuses it in a profile that has a TCP remote.
         lines += ["# Tell the gateway when this client leaves.", "explicit-exit-notify 1"]
+    if any(server.auth for server in site.vpn_servers):
+        lines += ["# Ask for a name and a password, once.", "auth-user-pass"]
     # No persist-tun: a full tunnel to a dead gateway would swallow the way to the next one.
     lines += [
         "",
@@ -699,10 +706,19 @@ def _profile(authority, name, remotes):
         *_inline("ca", authority.read("ca.crt")),
         *_inline("cert", gateway_ca.pem(issued.current)),
         *_inline("key", issued.key),
-        *_inline("tls-crypt", authority.read("tls-crypt.key")),
+        *_tls_crypt(authority),
         "",
     ]
     return "\n".join(lines)
+
+
+def _tls_crypt(authority):
+    keys = authority.keys()
+    if "tls_crypt_v2" in keys:
+        return _inline(
+            "tls-crypt-v2", gateway_ca.tls_crypt_v2_key(keys["tls_crypt_v2"], authority.now)
+        )
+    return _inline("tls-crypt", authority.read(gateway_ca.KEYS["tls_crypt"]))
 
 
 def _inline(tag, text):

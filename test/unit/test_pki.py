@@ -1,6 +1,8 @@
 """The certificate authority: real certificates, real files, processes that die and that compete."""
 
+import base64
 import contextlib
+import hmac
 import multiprocessing
 import os
 import re
@@ -16,6 +18,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +47,24 @@ def contents(folder):
         for path in sorted(Path(folder).rglob("*"))
         if path.is_file() and ".new" not in str(path.relative_to(folder))
     }
+
+
+def key_bytes(text):
+    return base64.b64decode("".join(text.strip().splitlines()[1:-1]))
+
+
+def unwrapped(server, client):
+    """What a server finds in a client's tls-crypt-v2 key: the same key, and the metadata."""
+    server, client = key_bytes(server), key_bytes(client)
+    plain, wrapped = client[:256], client[256:]
+    size = wrapped[-2:]
+    assert int.from_bytes(size, "big") == len(wrapped)
+    tag, text = wrapped[:32], wrapped[32:-2]
+    decryptor = Cipher(algorithms.AES256(server[:32]), modes.CTR(tag[:16])).decryptor()
+    content = decryptor.update(text) + decryptor.finalize()
+    assert hmac.digest(server[64:96], size + content, "sha256") == tag
+    assert content[:256] == plain
+    return content[256:]
 
 
 @pytest.fixture
@@ -598,10 +619,36 @@ def test_the_planner_takes_it(issued, edit):
             "vpn:pki:ca": issued.read("ca.crt"),
             "vpn:pki:certificate": gateway_ca.pem(node.current),
             "vpn:pki:key": node.key,
-            "vpn:pki:tls_crypt": issued.read("tls-crypt.key"),
+            **{f"vpn:pki:{name}": text for name, text in issued.keys().items()},
         }
     )
     assert gateway_plan.read(pillar)[1] == []
+
+
+def test_keys_of_openvpn(tmp_path, authority):
+    """A tls-crypt key for all, or one for each client; and the secret of tokens."""
+    assert set(authority.keys()) == {"tls_crypt", "auth_token"}
+    assert len(key_bytes(authority.keys()["auth_token"])) == 128
+    other = at(tmp_path / "two")
+    other.create("ec", 3650, 1825, v2=True)
+    assert set(other.keys()) == {"tls_crypt_v2", "auth_token"}
+    server = other.keys()["tls_crypt_v2"]
+    alice, bob = (gateway_ca.tls_crypt_v2_key(server, NOW) for _ in range(2))
+    assert alice != bob
+    assert unwrapped(server, alice) == b"\1" + int(NOW.timestamp()).to_bytes(8, "big")
+
+
+@pytest.mark.skipif(not shutil.which("openvpn"), reason="no openvpn here")
+def test_openvpn_makes_the_same_of_a_tls_crypt_v2_key(tmp_path):
+    server = gateway_ca.server_key("tls-crypt-v2")
+    (tmp_path / "server").write_text(server)
+    command = ["openvpn", "--tls-crypt-v2", "server", "--genkey", "tls-crypt-v2-client", "client"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    client = (tmp_path / "client").read_text()
+    assert unwrapped(server, client)[:1] == b"\1"
+    mine = gateway_ca.tls_crypt_v2_key(server, NOW)
+    assert [len(line) for line in mine.splitlines()] == [len(line) for line in client.splitlines()]
+    assert mine.splitlines()[0] == client.splitlines()[0]
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")

@@ -61,7 +61,7 @@ def shown(pki):
 
 def options(text):
     """The lines of a profile that OpenVPN reads, without what is inline."""
-    plain = re.sub(r"<([a-z-]+)>\n.*?</\1>", r"<\1>", text, flags=re.S)
+    plain = re.sub(r"<([a-z0-9-]+)>\n.*?</\1>", r"<\1>", text, flags=re.S)
     return [line for line in plain.splitlines() if line and not line.startswith("#")]
 
 
@@ -236,14 +236,40 @@ def test_a_gateways_pillar(pki, edit):
     pki.issue_server("gw2")
     found = {name: pki.pillar("example", name) for name in ("gw1", "gw2")}
     for name, material in found.items():
-        assert sorted(material) == ["ca", "certificate", "crl", "key", "tls_crypt"]
+        expected = ["auth_token", "ca", "certificate", "crl", "key", "tls_crypt"]
+        assert sorted(material) == expected
         assert gateway_ca.lifetimes(material["certificate"], NOW)[0]["name"] == name
         assert material["certificate"].count("BEGIN") == 1
-        taken = {f"vpn:pki:{key}": value for key, value in material.items() if key != "crl"}
-        assert gateway_plan.read(edit(taken))[1] == []
-    for material in ("ca", "crl", "tls_crypt"):
+    sites = [gateway_plan.read(edit({"vpn:pki": found[name]})) for name in found]
+    assert [errors for _, errors in sites] == [[], []]
+    assert len({site and site.digest for site, _ in sites}) == 1
+    for material in ("auth_token", "ca", "crl", "tls_crypt"):
         assert found["gw1"][material] == found["gw2"][material]
     assert found["gw1"]["key"] != found["gw2"]["key"]
+
+
+def test_a_tls_crypt_key_for_each_client(loaded, host, edit):
+    loaded.create_ca("example", tls_crypt_v2=True)
+    loaded.issue_server("gw1")
+    loaded.issue_client("alice")
+    material = loaded.pillar("example", "gw1")
+    assert {"tls_crypt", "tls_crypt_v2"} & set(material) == {"tls_crypt_v2"}
+    assert gateway_plan.read(edit({"vpn:pki": material}))[1] == []
+    text = loaded.profile("alice")
+    assert options(text)[-1] == "<tls-crypt-v2>"
+    assert "OpenVPN tls-crypt-v2 client key" in text
+    assert material["tls_crypt_v2"].splitlines()[1] not in text
+    # While clients move over the gateways take either kind.
+    (host.base / "example/tls-crypt.key").write_text(gateway_ca.static_key())
+    assert {"tls_crypt", "tls_crypt_v2"} <= set(loaded.pillar("example", "gw1"))
+    assert options(loaded.profile("alice"))[-1] == "<tls-crypt-v2>"
+
+
+def test_a_profile_where_a_password_is_asked_for(pki, host, edit):
+    assert "auth-user-pass" not in options(pki.profile("alice"))
+    auth = {"vpn:servers:main:auth": {"pam": "openvpn"}, "vpn:pki:auth_token": "/etc/token"}
+    host.pillar["gateway"] = edit(auth)
+    assert "auth-user-pass" in options(pki.profile("alice"))
 
 
 @pytest.mark.parametrize(
@@ -256,11 +282,13 @@ def test_a_gateways_pillar(pki, edit):
         ("example", None, "is not a server's name"),
     ],
 )
-def test_a_pillar_without_a_certificate_says_why(pki, caplog, site, node, message):
+def test_a_pillar_without_a_certificate_says_why(pki, caplog, edit, site, node, message):
     found = pki.pillar(site, node)
     assert list(found) == ["error"]
     assert message in found["error"]
     assert message in caplog.text
+    shown = gateway_plan.read(edit({"vpn:pki": found}))[1]
+    assert shown == [f"gateway:vpn:pki:error: {found['error']}"]
 
 
 def test_a_revoked_gateway_gets_nothing(pki):
@@ -451,11 +479,14 @@ def test_profiles(pki, host, tmp_path):
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("openvpn"), reason="no openvpn, or not root"
 )
-@pytest.mark.parametrize("changes", [{}, TCP])
-def test_openvpn_reads_a_profile(pki, host, tmp_path, edit, changes):
+@pytest.mark.parametrize(("changes", "v2"), [({}, False), (TCP, False), ({}, True)])
+def test_openvpn_reads_a_profile(pki, host, tmp_path, edit, changes, v2):
     host.now = datetime.now(timezone.utc).replace(microsecond=0)
     host.pillar["gateway"] = edit(changes)
     pki.issue_client("phone")
+    if v2:
+        key = gateway_ca.server_key("tls-crypt-v2")
+        (host.base / "example/tls-crypt-v2.key").write_text(key)
     path = pki.profile("phone", file=str(tmp_path / "phone.ovpn"))
     # Nothing answers in a network namespace of its own: it goes through its list of remotes.
     log = tmp_path / "log"
