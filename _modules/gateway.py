@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import socket
+from datetime import datetime, timezone
 
 import gateway_plan
 import gateway_rules
@@ -15,14 +16,23 @@ import salt.pillar
 import salt.utils.args
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+try:
+    import gateway_ca
+except ImportError:  # over salt-ssh: the node's own Python may not have what it needs
+    gateway_ca = None
+
 # A long-running minion would go on with the planner that it loaded first.
 importlib.reload(gateway_plan)
 importlib.reload(gateway_rules)
+if gateway_ca:
+    importlib.reload(gateway_ca)
 
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
+EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
+EXPIRY_WARNING = 30  # days
 
 
 def _called(kwargs):
@@ -106,6 +116,45 @@ def _ssh_errors(plan):
     ]
 
 
+def _expiry_warnings():
+    """Certificates and revocation lists of this node's VPN servers that end soon, or have ended."""
+    site = _valid_site()
+    if not (site.vpn_servers and gateway_ca):
+        return []
+    node = next(node for node in site.nodes if node.name == __opts__["id"])
+    pki = site.vpn_pki | node.pki
+    found = []
+    for material in (pki[name] for name in EXPIRING if name in pki):
+        for item in _lifetimes(material):
+            if item["days_left"] < EXPIRY_WARNING:
+                found.append(f"{':'.join(material.keys)}: {_expiry(item)}")
+    return found
+
+
+def _lifetimes(material):
+    """How long it goes on. What cannot be read is for OpenVPN's own check to refuse."""
+    try:
+        text = material.text
+        if text is None:
+            with open(material.path, encoding="utf-8") as file:
+                text = file.read()
+        return gateway_ca.lifetimes(text, _now())
+    except (OSError, ValueError):
+        return []
+
+
+def _now():
+    return datetime.now(timezone.utc)
+
+
+def _expiry(item):
+    what = "the certificate of" if item["type"] == "certificate" else "the revocation list of"
+    day, days = item["ends"][:10], item["days_left"]
+    if days < 0:
+        return f"{what} {item['name']} ended on {day}"
+    return f"{what} {item['name']} ends on {day}, in {days} days"
+
+
 def _interface_key(plan, side):
     """Where the pillar says what a side's interface is called on this node."""
     name = plan["node"]["name"]
@@ -131,9 +180,13 @@ def _output(*command):
     return "" if done["retcode"] else done["stdout"]
 
 
-def validate(**kwargs):
+def validate(warnings=True, **kwargs):
     """
     Everything that is wrong with the site's pillar, and with this node's place in it.
+
+    warnings
+        Also name the VPN's certificates and the revocation list that end within 30 days, which
+        keeps nothing from being applied.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
 
@@ -148,7 +201,10 @@ def validate(**kwargs):
     if errors:
         return errors
     errors = gateway_plan.check_node(site, __opts__["id"])
-    return errors or [*_interface_errors(plan()), *_ssh_errors(plan())]
+    if errors:
+        return errors
+    errors = [*_interface_errors(plan()), *_ssh_errors(plan())]
+    return [*errors, *_expiry_warnings()] if warnings else errors
 
 
 def plan(node=None, **kwargs):
@@ -291,7 +347,7 @@ def status(**kwargs):
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted, problems),
-        "problems": problems,
+        "problems": [*problems, *_expiry_warnings()],
     }
 
 

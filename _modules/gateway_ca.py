@@ -37,6 +37,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+if not hasattr(x509.Certificate, "not_valid_after_utc"):
+    raise ImportError("cryptography 42 or newer is needed")
+
 # Clocks differ: what is made now is valid a little earlier, or a slow gateway would refuse it.
 BACKDATED = timedelta(hours=1)
 LONGEST_DAYS = 36500

@@ -16,9 +16,14 @@ import tempfile
 import time
 from datetime import datetime, timezone
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from salt.exceptions import CommandExecutionError
+
+# Salt's own Python has it. Over salt-ssh the node's does the work, which may not, or an old one.
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+except ImportError:
+    x509 = None
 
 STATE_FOLDER = "/var/lib/gateway"
 FIREWALL = "/usr/lib/gateway/firewall"
@@ -661,8 +666,15 @@ def openvpn_clients(name, source, context=None):
     return _result(name, changes, "Clients set.", "Clients would be set.", act)
 
 
+def _need_cryptography():
+    lists = getattr(x509, "CertificateRevocationList", None)
+    if not hasattr(lists, "next_update_utc"):
+        raise CommandExecutionError("a revocation list takes Python's cryptography, 42 or newer")
+
+
 def _crl(text):
     """A revocation list from PEM text; raises CommandExecutionError where it is none."""
+    _need_cryptography()
     try:
         return x509.load_pem_x509_crl(text.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -694,6 +706,7 @@ def openvpn_crl(name, source, ca=None):
         authority = _read(ca) if ca else _rendered(source, {"material": "ca"})
         if authority is None:
             raise CommandExecutionError(f"{ca} is not there")
+        _need_cryptography()
         authorities = x509.load_pem_x509_certificates(authority.encode())
         errors = list(_crl_errors(_crl(text), authorities))
     except (CommandExecutionError, OSError, ValueError) as error:

@@ -83,7 +83,7 @@ def provide(lab: Lab, host: str, name: str) -> None:
         lab.host(host).write(f"{FOLDER}/{file}", read(lab, file), 0o600)
 
 
-def crl(lab: Lab, *revoked: str, days: int = 30) -> str:
+def crl(lab: Lab, *revoked: str, days: int = 90) -> str:
     """Return a new revocation list with the certificates of these names, as PEM text. It is good
     for so many days, or with a negative number was good until years ago."""
     when = f"-crldays {days}"

@@ -5,8 +5,10 @@ import json
 import socket
 import sys
 import threading
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
+import gateway_ca
 import gateway_plan
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -467,6 +469,76 @@ PROBLEMS = {
 def test_one_problem_is_one_line(module, node, spoil, problem):
     spoil(node)
     assert module.status()["problems"] == [problem]
+
+
+@pytest.fixture
+def pki(module, node, monkeypatch, tmp_path, break_pillar):
+    """A certificate for 50 days and a revocation list for 70 in the pillar; ``pass_days``."""
+    pki = SimpleNamespace(now=datetime.now(timezone.utc).replace(microsecond=0))
+    authority = gateway_ca.Authority(tmp_path / "example", pki.now)
+    authority.create("ec", 3650, 70)
+    authority.issue("gw1", "server", None, 50, 70)
+    issued = authority.issued("gw1")
+    pki.pillar = {
+        "ca": authority.read("ca.crt"),
+        "certificate": gateway_ca.pem(issued.current),
+        "key": issued.key,
+        "crl": authority.read("crl.pem"),
+        **authority.keys(),
+    }
+
+    def pass_days(days):
+        at = pki.now + timedelta(days=days)
+        monkeypatch.setattr(module, "_now", lambda: at)
+
+    pki.pass_days = pass_days
+    pki.day = lambda days: f"{pki.now + timedelta(days=days):%Y-%m-%d}"
+    break_pillar({"vpn:pki": pki.pillar})
+    node.applied.write_text(module.digest())
+    return pki
+
+
+def test_certificates_that_end_soon(module, pki):
+    """A person is told, by both functions; an apply is not kept from what it does."""
+    key, crl = "gateway:vpn:pki:certificate", "gateway:vpn:pki:crl"
+    certificate, revoked = "the certificate of gw1", "the revocation list of example VPN CA"
+    for days, expected in {
+        20: [],
+        21: [f"{key}: {certificate} ends on {pki.day(50)}, in 29 days"],
+        41: [
+            f"{key}: {certificate} ends on {pki.day(50)}, in 9 days",
+            f"{crl}: {revoked} ends on {pki.day(70)}, in 29 days",
+        ],
+        51: [
+            f"{key}: {certificate} ended on {pki.day(50)}",
+            f"{crl}: {revoked} ends on {pki.day(70)}, in 19 days",
+        ],
+    }.items():
+        pki.pass_days(days)
+        assert module.status()["problems"] == expected
+        assert module.validate() == expected
+        assert module.validate(warnings=False) == []
+
+
+def test_certificates_on_the_node_that_end_soon(module, pki, tmp_path, break_pillar):
+    """The node's own, where it has one; what cannot be read is for OpenVPN to refuse."""
+    path = tmp_path / "server.crt"
+    path.write_text(pki.pillar["certificate"])
+    own = {"certificate": str(path), "key": "/etc/server.key"}
+    broken = PRIVATE_KEY.replace("PRIVATE KEY", "CERTIFICATE")
+    break_pillar({"nodes:gw1:pki": own, "vpn:pki:ca": broken, "vpn:pki:crl": "/nowhere"})
+    pki.pass_days(30)
+    [warning] = module.validate()
+    assert warning.startswith("gateway:nodes:gw1:pki:certificate: the certificate of gw1 ends on")
+
+
+def test_without_what_reads_certificates(load, module, pki, monkeypatch):
+    """Over salt-ssh, with a Python of the node's that has no cryptography."""
+    monkeypatch.setitem(sys.modules, "gateway_ca", None)
+    assert load("_modules/gateway.py").gateway_ca is None
+    monkeypatch.setattr(module, "gateway_ca", None)
+    pki.pass_days(60)
+    assert module.validate() == module.status()["problems"] == []
 
 
 @pytest.mark.parametrize("service", SERVICES)

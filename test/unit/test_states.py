@@ -953,6 +953,18 @@ def test_revocation_list(machine, templates, authority):
     assert machine.run("openvpn_crl", name, "salt://pem", ca=path)["result"] is True
 
 
+def test_revocation_list_without_what_reads_it(machine, module, templates, authority, monkeypatch):
+    """Over salt-ssh, with a Python of the node's that has no cryptography, or an old one."""
+    ca, name = authority(), machine.folder / "crl.pem"
+    templates.pem = {"ca": ca.pem, "crl": ca.revoke(7)}
+    for found in (None, SimpleNamespace(CertificateRevocationList=object)):
+        monkeypatch.setattr(module, "x509", found)
+        ret = machine.run("openvpn_crl", str(name), "salt://pem")
+        assert ret["result"] is False
+        assert "takes Python's cryptography, 42 or newer" in ret["comment"]
+    assert not name.exists()
+
+
 @pytest.mark.parametrize("test", [False, True])
 @pytest.mark.parametrize("wrong", ["expired", "another CA's", "no list", "no CA", "broken CA"])
 def test_revocation_list_that_would_lock_everybody_out(machine, templates, authority, wrong, test):

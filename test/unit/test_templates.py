@@ -200,7 +200,7 @@ def render(compiler, module, kept, edit):
         synced: list[int] = []
         return {
             "gateway.plan": module.plan,
-            "gateway.validate": lambda: gateway_plan.read(pillar)[1],
+            "gateway.validate": lambda warnings: warnings or gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
             "saltutil.sync_modules": sync,
