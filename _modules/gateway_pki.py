@@ -344,7 +344,8 @@ def renew(
     Give a name a new certificate and a new key.
 
     The certificate before stays valid until it ends, or is revoked by its serial. A gateway has the
-    new one after the next ``state.apply``, and no client notices; a client needs its new profile.
+    new one after the next ``state.apply``, which restarts its VPN servers; clients go on with the
+    profile that they have. A client needs its new profile.
 
     Returns its entry, as in ``gateway_pki.list``.
 
