@@ -116,6 +116,11 @@ def services(lab: Lab, story: Story) -> None:
         lambda: checks.http(lab.host("laptop"), f"http://{checks.PUBLIC['gw1']}:443/"),
         "backend01 saw 198.51.100.50",
     )
+    story.check(
+        "TCP ports of gw1 that the internet finds (forwards; no others)",
+        lambda: checks.scan(lab.host("laptop"), checks.PUBLIC["gw1"]),
+        {"open": [443], "refused": []},
+    )
 
 
 def vpn(lab: Lab, story: Story) -> None:

@@ -151,7 +151,8 @@ def test_a_public_virtual_ip(site: Lab, pillar: Change) -> None:
     """It is the LAN's address in the internet and that of the forwards, on whichever node."""
     backend, laptop = site.host("backend01"), site.host("laptop")
     address = checks.PUBLIC_VIRTUAL_IP
-    ok(pillar({"public": {"virtual_ip": address}}))
+    full_tunnel = {"servers": {"main": {"full_tunnel": True}}}
+    ok(pillar({"public": {"virtual_ip": address}, "vpn": full_tunnel}))
 
     def check(holder: str) -> None:
         assert holder in checks.holders(site, address)
