@@ -1146,7 +1146,6 @@ class _Names:
     """What a rule of the firewall may name, and what the names of the pillar stand for."""
 
     ZONES = ("internal", "public", "vpn")
-    ADDRESSES = ("group", "network")
 
     def __init__(
         self,
@@ -1187,11 +1186,15 @@ class _Names:
         members = {group: self._read_members(section, group) for group in self.groups}
         for group in self.groups:
             self._learn(group, "group")
-            if self._reaches(members, group, group):
+            found = self._reached(members, group)
+            if ("group", group) in found:
                 self.reader.fault(section.at(group), "contains itself")
                 members[group] = ()  # once for all the groups of the circle
             else:
-                self.groups[group] = tuple(sorted(self._flat(members, group)))
+                networks = {name for kind, name in found if kind == "network"}
+                for name in (name for kind, name in found if kind == "client"):
+                    networks.update(self.clients[name])
+                self.groups[group] = tuple(sorted(networks))
 
     def _read_members(self, section: _Section, group: str) -> tuple[tuple[str, str], ...]:
         def parse(value: object) -> tuple[str, str]:
@@ -1207,33 +1210,16 @@ class _Names:
 
         return section.items(group, parse)
 
-    def _reaches(
-        self, members: dict[str, tuple[tuple[str, str], ...]], start: str, goal: str
-    ) -> bool:
-        seen: set[str] = set()
+    def _reached(
+        self, members: dict[str, tuple[tuple[str, str], ...]], start: str
+    ) -> set[tuple[str, str]]:
+        """What a group has in itself and in its groups, those included, as (kind, name)."""
+        found: set[tuple[str, str]] = set()
         left = [start]
         while left:
-            for kind, name in members[left.pop()]:
-                if kind == "group" and name == goal:
-                    return True
-                if kind == "group" and name not in seen:
-                    seen.add(name)
-                    left.append(name)
-        return False
-
-    def _flat(self, members: dict[str, tuple[tuple[str, str], ...]], group: str) -> set[str]:
-        found: set[str] = set()
-        seen = {group}
-        left = [group]
-        while left:
-            for kind, name in members[left.pop()]:
-                if kind == "network":
-                    found.add(name)
-                elif kind == "client":
-                    found.update(self.clients[name])
-                elif name not in seen:
-                    seen.add(name)
-                    left.append(name)
+            new = set(members[left.pop()]) - found
+            found |= new
+            left += [name for kind, name in new if kind == "group"]
         return found
 
     def _host_or_network(self, text: str) -> str:

@@ -111,6 +111,15 @@ def _set_name(group: str, members: list[str], version: int) -> str:
     return f"gateway-{group[:room]}-{digest}-{version}"
 
 
+def _set_names(plan: _Plan, version: int) -> dict[str, str]:
+    """The sets of one family, by group; a group that has nobody there has none."""
+    return {
+        group: _set_name(group, families[f"v{version}"], version)
+        for group, families in plan["firewall"]["groups"].items()
+        if families[f"v{version}"]
+    }
+
+
 def _sets(plan: _Plan) -> Iterator[str]:
     for group, families in plan["firewall"]["groups"].items():
         for version, family in ((4, "inet"), (6, "inet6")):
@@ -165,6 +174,7 @@ class _Family:
         self.plan = plan
         self.version = version
         self.firewall = plan["firewall"]
+        self.set_names = _set_names(plan, version)
         self.internal = plan["internal"]["interface"]
         self.public = plan["public"]["interface"]
         self.network = plan["internal"]["network"]
@@ -215,10 +225,9 @@ class _Family:
 
     def _end(self, target: dict[str, Any], side: str) -> list[str]:
         if "group" in target:
-            members = self.firewall["groups"][target["group"]][f"v{self.version}"]
-            if not members:
+            name = self.set_names.get(target["group"])
+            if not name:
                 return []
-            name = _set_name(target["group"], members, self.version)
             return [f"-m set --match-set {name} {'src' if side == 's' else 'dst'}"]
         address = target.get("address")
         version = target.get("family") or (address and (6 if ":" in address else 4))

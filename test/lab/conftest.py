@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import checks
@@ -71,6 +72,20 @@ def converge(lab: Lab) -> None:
 def wait_for_primary(lab: Lab) -> None:
     """Return when the virtual IP is on gw1, and only there."""
     assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 15) == ["gw1"]
+
+
+@contextmanager
+def secondary_in_charge(lab: Lab) -> Iterator[None]:
+    """The virtual IP is on gw2 while gw1 lives."""
+    lab.host("gw1").run("systemctl stop keepalived")
+    try:
+        assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw2"], 5) == [
+            "gw2"
+        ]
+        yield
+    finally:
+        lab.host("gw1").run("systemctl start keepalived")
+        wait_for_primary(lab)
 
 
 def snapshot(lab: Lab, name: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok, snapshot, wait_for_primary
+from conftest import GATEWAYS, converge, ok, secondary_in_charge, snapshot, wait_for_primary
 from lab import Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -27,20 +27,6 @@ def primary_cut_off(lab: Lab) -> Iterator[None]:
     finally:
         for card in ("eth0", "eth1"):
             lab.rejoin("gw1", card)
-
-
-@contextmanager
-def secondary_in_charge(lab: Lab) -> Iterator[None]:
-    """The virtual IP is on gw2 while gw1 lives."""
-    lab.host("gw1").run("systemctl stop keepalived")
-    try:
-        assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw2"], 5) == [
-            "gw2"
-        ]
-        yield
-    finally:
-        lab.host("gw1").run("systemctl start keepalived")
-        wait_for_primary(lab)
 
 
 def test_the_primary_vanishes_and_returns(site: Lab) -> None:

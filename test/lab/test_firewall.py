@@ -14,7 +14,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok, wait_for_primary
+from conftest import GATEWAYS, converge, ok, secondary_in_charge, wait_for_primary
 from lab import Host, Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -303,6 +303,17 @@ def test_egress_deny(site: Lab, pillar: Change) -> None:
     gw1.run(["python3", "-c", fetch])
 
 
+def test_nobody_applies_over_ssh_what_keeps_them_out(site: Lab) -> None:
+    """Who is there from the public side, where SSH is not open, hears it before it is too late."""
+    gw1 = site.host("gw1")
+    call = "salt-call --config-dir /etc/salt/masterless --out=json state.apply gateway"
+    for client, errors in ((LAPTOP, 1), (checks.BACKEND, 0)):
+        session = f"SSH_CONNECTION='{client} 50000 198.51.100.2 22'"
+        failures = checks.failures(checks.local(gw1, f"{session} {call}"))
+        assert len(failures) == errors, failures
+        assert all("you are here by SSH from" in text for text in failures.values())
+
+
 def test_full_tunnel(site: Lab, pillar: Change) -> None:
     """A server that is a full tunnel takes its clients to the internet, by each gateway."""
     ok(pillar({"vpn": {"servers": {"main": {"full_tunnel": True}}}}))
@@ -358,7 +369,7 @@ def invalid_drops(lab: Lab) -> int:
 def test_the_asymmetric_way_carries_much(site: Lab) -> None:
     """A client of the standby's VPN: what it gets goes by the virtual IP, what it sends does not.
     Opened from either side, before and after a failover, and with one in between."""
-    laptop, backend, gw1 = (site.host(name) for name in ("laptop", "backend01", "gw1"))
+    laptop, backend = site.host("laptop"), site.host("backend01")
     size = MEGABYTES * 1_000_000
     before = invalid_drops(site)
     with pki.Tunnel(site, checks.PUBLIC["gw2"]) as tunnel:
@@ -367,23 +378,14 @@ def test_the_asymmetric_way_carries_much(site: Lab) -> None:
         echo = f"head -c {size} /dev/zero | timeout 120 nc -N {tunnel.address} 7007 | wc -c"
         under_way = backend.spawn(echo)
         time.sleep(1)
-        gw1.run("systemctl stop keepalived")
-        try:
+        with secondary_in_charge(site):
             output, _ = under_way.communicate(timeout=150)
             assert int(output) == size
             assert checks.holders(site) == ["gw2"]
-        finally:
-            gw1.run("systemctl start keepalived")
-            wait_for_primary(site)
         assert transfer(laptop, checks.BACKEND, 10) == size // 10
-    gw1.run("systemctl stop keepalived")
-    try:
-        with pki.Tunnel(site, checks.PUBLIC["gw1"]) as tunnel:
-            assert transfer(laptop, checks.BACKEND) == size
-            assert transfer(backend, tunnel.address) == size
-    finally:
-        gw1.run("systemctl start keepalived")
-        wait_for_primary(site)
+    with secondary_in_charge(site), pki.Tunnel(site, checks.PUBLIC["gw1"]) as tunnel:
+        assert transfer(laptop, checks.BACKEND) == size
+        assert transfer(backend, tunnel.address) == size
     assert invalid_drops(site) == before
 
 
@@ -510,11 +512,7 @@ def test_rules_for_what_is_forwarded(rich: Lab) -> None:
 
 def test_further_addresses_follow_the_virtual_ip(rich: Lab) -> None:
     laptop = rich.host("laptop")
-    rich.host("gw1").run("systemctl stop keepalived")
-    try:
+    with secondary_in_charge(rich):
         for url in ("http://198.51.100.10:8443/", "http://198.51.100.11/", "http://198.51.100.12/"):
             seen = checks.eventually(lambda url=url: page(laptop, url), bool, 5)  # type: ignore[misc]
             assert seen == f"backend01 saw {LAPTOP}", url
-    finally:
-        rich.host("gw1").run("systemctl start keepalived")
-        wait_for_primary(rich)

@@ -53,6 +53,14 @@ def own(host: Host) -> list[str]:
     return [line for line in live(host).splitlines() if "GATEWAY-" in line or " gateway-" in line]
 
 
+def begin_trial_of_cut_off(lab: Lab) -> None:
+    """Return when gw1 has rules that cut it off, and has not taken them back yet."""
+    lab.set_pillar({"gateway": {"firewall": CUT_OFF}})
+    lab.host("master").run("salt --async gw1 state.apply gateway.firewall")
+    gw1 = lab.host("gw1")
+    assert checks.eventually(lambda: "10.99.0.0/24" in live(gw1), bool, 20) is True
+
+
 def apply(lab: Lab, **kwargs: Any) -> dict[str, Any]:
     result: dict[str, Any] = ok(lab.apply("gw1", "gateway.firewall", **kwargs), "gw1")["gw1"]
     return checks.changes(result)
@@ -82,9 +90,7 @@ def test_they_are_taken_back_without_the_minion(site: Lab, rules: Rules) -> None
     """Killed between the new rules and the verdict on them."""
     gw1 = site.host("gw1")
     before = live(gw1)
-    site.set_pillar({"gateway": {"firewall": CUT_OFF}})
-    site.host("master").run("salt --async gw1 state.apply gateway.firewall")
-    assert checks.eventually(lambda: "10.99.0.0/24" in live(gw1), bool, 20) is True
+    begin_trial_of_cut_off(site)
     start = time.monotonic()
     gw1.run("systemctl kill --signal=KILL --kill-who=all salt-minion")
     ssh = "ssh-keyscan -T 2 10.99.0.2 2>/dev/null | grep -q ."
@@ -100,9 +106,7 @@ def test_they_are_taken_back_without_the_minion(site: Lab, rules: Rules) -> None
 def test_a_reboot_takes_them_back_too(site: Lab, rules: Rules) -> None:
     gw1 = site.host("gw1")
     before = own(gw1)
-    site.set_pillar({"gateway": {"firewall": CUT_OFF}})
-    site.host("master").run("salt --async gw1 state.apply gateway.firewall")
-    assert checks.eventually(lambda: "10.99.0.0/24" in live(gw1), bool, 20) is True
+    begin_trial_of_cut_off(site)
     gw1.kill()
     gw1.start()
     site.wait_minions()

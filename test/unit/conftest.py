@@ -87,7 +87,11 @@ def iptables(
     tool("iptables", "echo 'iptables v1.8.9 (nf_tables)'")
     for name in ("iptables-legacy-save", "ip6tables-legacy-save"):
         tool(name, "exit 0")
-    tool("unshare", '[ "$1" = --net ] && shift && FAKE_IPTABLES=$(mktemp) exec "$@"')
+    tool(
+        "unshare",
+        '[ "$1" = --net ] && shift; scratch=$(mktemp); FAKE_IPTABLES=$scratch "$@"; code=$?\n'
+        'rm -f "$scratch"; exit $code',
+    )
     return state
 
 

@@ -55,6 +55,7 @@ def node(module, monkeypatch, tmp_path, edit):
             "ntpq": "leap=00, stratum=2, refid=198.51.100.100\n",
         },
         running={*SERVICES, "gateway-dhcp"},
+        way_to={"10.77.0.10": "eth0", "203.0.113.9": "eth1", "203.0.113.7": "eth1"},
         pillar={"gateway": edit({})},
         id="gw1",
         applied=tmp_path / "applied",
@@ -81,6 +82,8 @@ def node(module, monkeypatch, tmp_path, edit):
                 names = list(system.addresses)
             case ["-json", "address", "show", "dev", name]:
                 names = [name]
+            case ["-json", "route", "get", address]:
+                return json.dumps([{"dst": address, "dev": system.way_to[address]}])
             case ["-json", "-4", "route", "show", "table", "main"]:
                 return json.dumps(system.routes)
             case _:
@@ -136,6 +139,22 @@ def break_pillar(node, edit):
 
 def test_a_good_pillar(module, node):
     assert module.validate() == []
+
+
+@pytest.mark.parametrize(
+    ("client", "refused"), [("10.77.0.10", False), ("203.0.113.9", False), ("203.0.113.7", True)]
+)
+def test_nobody_applies_over_ssh_what_keeps_them_out(
+    module, node, break_pillar, monkeypatch, client, refused
+):
+    break_pillar({"firewall": {"ssh": {"from": "203.0.113.9"}}})
+    assert module.validate() == []
+    monkeypatch.setenv("SSH_CONNECTION", f"{client} 50000 198.51.100.2 22")
+    expected = (
+        f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
+        " new rules would not let you in again; add that address"
+    )
+    assert module.validate() == ([expected] if refused else [])
 
 
 def test_plan_of_this_node_and_of_another(module, node, plan):

@@ -1212,3 +1212,57 @@ def test_a_set_has_room_for_a_large_group(node):
     members = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000)]
     [(_, networks)] = node({"firewall": {"groups": {"many": members}}}).sets.items()
     assert len(networks) == 10_000
+
+
+# --------------------------------------------------------------------------------------------------
+# Who may come in
+
+VISITORS = [
+    ("198.51.100.77", 22),
+    ("203.0.113.9", 22),
+    ("203.0.113.9", 2222),
+    ("203.0.113.7", 2222),
+    ("192.0.2.200", 2222),
+    ("192.0.3.1", 2222),
+    ("192.0.2.1", 161),
+    ("192.0.2.1", 162),
+    ("192.0.2.1", 8080),
+    ("192.0.2.9", 8080),
+    ("192.0.2.1", 9100),
+    ("192.0.2.1", 8090),
+    ("192.0.2.1", 8101),
+    ("2001:db8:1::9", 2222),
+    ("2001:db8:9::9", 2222),
+    ("2001:db8:7::9", 2222),
+]
+
+
+@pytest.mark.parametrize(("address", "port"), VISITORS)
+@pytest.mark.parametrize("site", ["default", "ssh", "rules"])
+def test_who_is_let_in_says_what_the_rules_do(node, site, address, port):
+    """The same answer as a packet gets that goes through the compiled rules."""
+    ssh = {"ssh": {"from": ["admins", "203.0.113.9", "2001:db8:9::/64"], "port": 2222}}
+    groups = {"groups": {"admins": ["192.0.2.0/24", "203.0.113.7", "2001:db8:1::/64"]}}
+    rules = {
+        "input": [
+            {"from": "192.0.2.9", "action": "drop"},
+            {"from": "internal", "ports": 9100},
+            {"from": "admins", "proto": "udp", "ports": 162},
+            {"from": "admins", "proto": "both", "ports": 161},
+            {"from": "public", "ports": ["8090-8100", 8080]},
+            {"from": "203.0.113.7", "proto": "tcp", "action": "reject"},
+            {"to": "198.51.100.9", "ports": 22},
+        ]
+    }
+    firewall = {"default": {}, "ssh": ssh | groups, "rules": ssh | groups | rules}[site]
+    found = node({"firewall": firewall})
+    target = "fd51::1" if ":" in address else "198.51.100.2"
+    accepted = found.meets(packet(f"eth1 {address}>{target} tcp/{port}")) == "accepted"
+    assert gateway_rules.lets_in(found.plan, address, port) is accepted
+
+
+def test_with_lines_of_iptables_nobody_can_tell(node):
+    raw = {"filter": {"INPUT": ["-p tcp --dport 22 -j ACCEPT"]}}
+    found = node({"firewall": {"raw": raw}})
+    assert gateway_rules.lets_in(found.plan, "192.0.2.1", 22) is True
+    assert gateway_rules.lets_in(found.plan, "2001:db8::1", 22) is False
