@@ -184,8 +184,9 @@ def main() -> None:
         pki.distribute(lab)
         lab.apply()
         # A salt-call of 10,000 forwards takes memory and time; nobody else shall apply meanwhile.
-        applies(lab)
-        traffic(lab)
+        with pki.masterless(lab, "gw1"):
+            applies(lab)
+            traffic(lab)
         states_of_salt(lab)
         lab.set_pillar({})
         lab.apply()

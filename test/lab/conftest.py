@@ -9,7 +9,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from lab import Lab
+from lab import Host, Lab
 
 GATEWAYS = tuple(checks.INTERNAL)
 # What this formula may touch, and what the kernel has. Counters, times and leases aside.
@@ -40,6 +40,13 @@ def site(lab: Lab) -> Lab:
     """The example's site, applied; gw1 has the virtual IP and the backend its lease."""
     converge(lab)
     return lab
+
+
+@pytest.fixture
+def masterless(site: Lab) -> Iterator[Host]:
+    """gw1, which can apply the site's pillar without a master."""
+    with pki.masterless(site, "gw1"):
+        yield site.host("gw1")
 
 
 @pytest.fixture

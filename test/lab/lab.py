@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from engine import (
 )
 
 REPOSITORY = LAB.parent.parent
+AUTHORITY = "/etc/salt/pki/gateway/example"  # on the master; made by pki.distribute
 NETWORKS = ("lan", "wan", "mgmt")
 GATEWAYS = ("gw1", "gw2")
 
@@ -342,8 +344,7 @@ class Lab:
         install_tools()
         start_docker()
         build_images()
-        example = REPOSITORY / "pillar.example"
-        self.set_site(example.read_text() if example.exists() else "{}\n")
+        self.set_site(self.with_authority())
         self.set_pillar({})
         (OUT / "pillar" / "top.sls").write_text("base: {'gw*': [site, overrides]}\n")
         if read_state().get("definition") != self._definition() or not switch_exists():
@@ -388,8 +389,20 @@ class Lab:
         """Return for each host what its systemd says ("" for a host that is not up)."""
         return {name: Host(name).boot_state() for name in TOPOLOGY}
 
+    @staticmethod
+    def example() -> str:
+        """Return pillar.example."""
+        return (REPOSITORY / "pillar.example").read_text()
+
+    def with_authority(self) -> str:
+        """Return pillar.example with README's line in the place of certificates of one's own."""
+        line = "    pki: {{ salt['gateway_pki.pillar']('example', opts.id) | tojson }}\n"
+        text, times = re.subn(r"^    pki:.*\n(      .*\n)+", line, self.example(), flags=re.M)
+        assert times == 1
+        return text
+
     def set_site(self, text: str) -> None:
-        """Replace the site's pillar (pillar.example at each `up`)."""
+        """Replace the site's pillar (`with_authority` at each `up`)."""
         (OUT / "pillar" / "site.sls").write_text(text)
 
     def set_pillar(self, overrides: dict[str, Any]) -> None:

@@ -1,108 +1,131 @@
-"""Certificates and keys of the lab's VPN, made once with the openssl and openvpn of the master.
-
-A user brings their own; here they lie where pillar.example looks for them on a gateway.
-"""
+"""The certificates of the lab's VPN and its clients, made as README tells: `gateway_pki` on the
+master, one line in the pillar, a profile for each client."""
 
 from __future__ import annotations
 
-from lab import Host, Lab
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-FOLDER = "/srv/pki"
-ON_GATEWAY = "/etc/openvpn/pki"
+from lab import AUTHORITY, Host, Lab
+
+FOLDER = "/srv/vpn"  # of a client's profiles
+ON_GATEWAY = "/etc/openvpn/pki"  # where pillar.example looks for what a user brings
 CLIENTS = ("laptop", "internet")
-MAKE = f"""
-set -eu
-mkdir -p {FOLDER}; cd {FOLDER}
-[ ! -e tls-crypt.key ] || exit 0
-umask 077
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
-    -subj '/CN=lab CA' -keyout ca.key -out ca.crt
-openvpn --genkey tls-crypt tls-crypt.key
+# The library alone, for what takes another day or fifty times: each call of salt-run takes seconds.
+LIBRARY = f"""
+import sys
+sys.path.insert(0, "/srv/formula/_modules")
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+import gateway_ca
+now = datetime.now(timezone.utc).replace(microsecond=0)
+def authority(days=0):
+    return gateway_ca.Authority(Path("{AUTHORITY}"), now + timedelta(days=days))
 """
-ISSUE = f"""
-set -eu
-cd {FOLDER}
-[ ! -e $1.crt ] || exit 0
-umask 077
-openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-    -subj "/CN=$1" -keyout $1.key -out $1.csr
-printf 'extendedKeyUsage=%s\\nkeyUsage=digitalSignature\\n' $2 > usage
-openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 \
-    -extfile usage -out $1.crt
-"""
-# openssl's own little database of what it has revoked.
-REVOKE = f"""
-set -eu
-cd {FOLDER}
-umask 077
-printf '[ca]\\ndefault_ca=lab\\n[lab]\\ndatabase=index.txt\\ndefault_md=sha256\\n' > ca.cnf
-: > index.txt
-for name; do
-    openssl ca -config ca.cnf -cert ca.crt -keyfile ca.key -revoke $name.crt
-done
-openssl ca -config ca.cnf -cert ca.crt -keyfile ca.key -gencrl $days
-"""
-CLIENT = """\
-client
-dev {device}
-dev-type tun
-{remotes}
-nobind
-server-poll-timeout 3
-hand-window 15
-connect-retry 1 1
-remote-cert-tls server
-ca {folder}/ca.crt
-cert {folder}/{name}.crt
-key {folder}/{name}.key
-tls-crypt {folder}/tls-crypt.key
-verb 3
-{more}"""
+
+
+def call(lab: Lab, function: str, *arguments: str) -> Any:
+    """Call a function of gateway_pki on the master, as a person would; its return value."""
+    command = ["salt-run", "--out=json", "salt.cmd", f"gateway_pki.{function}", *arguments]
+    done = lab.host("master").run(command, timeout=120)
+    assert done.stdout.strip(), done.stderr
+    return json.loads(done.stdout)
+
+
+def library(lab: Lab, script: str) -> str:
+    """Run Python on the master that has `gateway_ca`, `now` and `authority(days from now)`."""
+    master = lab.host("master")
+    return master.run(["/opt/salt/current/bin/python3", "-c", LIBRARY + script]).stdout
 
 
 def distribute(lab: Lab) -> None:
-    """Make what is missing and put it where the gateways' pillar and the clients expect it."""
-    lab.host("master").run(MAKE)
-    issue(lab, "server", "serverAuth")
-    for name in ("ca.crt", "server.crt", "server.key", "tls-crypt.key"):
-        for gateway in ("gw1", "gw2"):
-            lab.host(gateway).write(f"{ON_GATEWAY}/{name}", read(lab, name), 0o600)
+    """Make the authority with a certificate for each gateway, and the clients' profiles, unless
+    they are there."""
+    master = lab.host("master")
+    master.run("salt-run saltutil.sync_modules", timeout=120)
+    if master.run(["test", "-e", AUTHORITY], check=False).returncode:
+        call(lab, "create_ca", "example")
+    have = {item["name"] for item in call(lab, "list") if item["current"] and not item["revoked"]}
+    for gateway in ("gw1", "gw2"):
+        if gateway not in have:
+            call(lab, "issue_server", gateway)
     for client in CLIENTS:
+        if client not in have:
+            call(lab, "issue_client", client)
         provide(lab, client, client)
 
 
-def issue(lab: Lab, name: str, usage: str) -> None:
-    """Make a certificate and its key, unless they are there."""
-    lab.host("master").run(["sh", "-c", ISSUE, "sh", name, usage])
-
-
 def provide(lab: Lab, host: str, name: str) -> None:
-    """Issue a client's certificate and put it, with all that a client needs, on a host."""
-    issue(lab, name, "clientAuth")
-    for file in ("ca.crt", f"{name}.crt", f"{name}.key", "tls-crypt.key"):
-        lab.host(host).write(f"{FOLDER}/{file}", read(lab, file), 0o600)
-
-
-def crl(lab: Lab, *revoked: str, days: int = 90) -> str:
-    """Return a new revocation list with the certificates of these names, as PEM text. It is good
-    for so many days, or with a negative number was good until years ago."""
-    when = f"-crldays {days}"
-    if days < 0:
-        when = "-crl_lastupdate 20200101000000Z -crl_nextupdate 20200201000000Z"
-    made = (
-        lab.host("master").run(["env", f"days={when}", "sh", "-c", REVOKE, "sh", *revoked]).stdout
-    )
-    return made[made.index("-----BEGIN X509 CRL") :]
+    """Bring a client's profile to a host."""
+    path = f"/root/{name}.ovpn"
+    call(lab, "profile", name, f"file={path}")
+    text = lab.host("master").run(["cat", path]).stdout
+    lab.host(host).write(f"{FOLDER}/{name}.ovpn", text, 0o600)
 
 
 def read(lab: Lab, name: str) -> str:
-    """Return the text of one of the files."""
-    return lab.host("master").run(["cat", f"{FOLDER}/{name}"]).stdout
+    """The text of one of the authority's files."""
+    return lab.host("master").run(["cat", f"{AUTHORITY}/{name}"]).stdout
+
+
+def crl(lab: Lab, *revoked: str, days: int = 0) -> str:
+    """A revocation list of the site's CA with the certificates of these names, as it would have
+    been made so many days from now (or before), good for ten days. The authority keeps its own."""
+    return library(
+        lab,
+        f"""
+site = authority({days})
+serials = [site.issued(name).current.serial_number for name in {revoked!r}]
+end = site.now + timedelta(days=10)
+made = gateway_ca.revocation_list(
+    site.ca, site.ca_key(), dict.fromkeys(serials, site.now), 99, site.now, end
+)
+print(gateway_ca.pem(made), end="")
+""",
+    )
+
+
+@contextmanager
+def brought_by_the_user(lab: Lab) -> Iterator[None]:
+    """The pillar is pillar.example word by word, and its files lie on the gateways."""
+    for gateway in ("gw1", "gw2"):
+        key, certificate = split(read(lab, f"issued/{gateway}.pem"))
+        files = {"ca.crt": read(lab, "ca.crt"), "tls-crypt.key": read(lab, "tls-crypt.key")}
+        files |= {"server.crt": certificate, "server.key": key}
+        for name, text in files.items():
+            lab.host(gateway).write(f"{ON_GATEWAY}/{name}", text, 0o600)
+    lab.set_site(lab.example())
+    try:
+        yield
+    finally:
+        lab.set_site(lab.with_authority())
+
+
+@contextmanager
+def masterless(lab: Lab, name: str) -> Iterator[None]:
+    """A gateway has a copy of the authority, as it must where nobody else compiles its pillar."""
+    folder, _, site = AUTHORITY.rpartition("/")
+    archive = lab.host("master").run(f"tar -C {folder} -c {site} | base64 -w0").stdout
+    host = lab.host(name)
+    host.run(f"mkdir -p -m 700 {folder}; base64 -d | tar -C {folder} -x", input=archive)
+    try:
+        yield
+    finally:
+        host.run(["rm", "-r", folder])
+
+
+def split(text: str) -> tuple[str, str]:
+    """The key and the first certificate of what was issued to a name."""
+    blocks = re.findall(r"-----BEGIN .*?-----END [A-Z ]+-----\n", text, re.DOTALL)
+    return blocks[0], blocks[1]
 
 
 class Tunnel:
-    """A client's VPN connection, from entry to exit of a `with` block. It asks the first of the
-    remotes first. `name` is the certificate's, `more` are further lines of its profile."""
+    """A client's VPN connection, from entry to exit of a `with` block: its profile, but for the
+    remotes, which it asks in this order. `name` is whose profile, `more` are further lines."""
 
     def __init__(
         self,
@@ -117,15 +140,21 @@ class Tunnel:
     ) -> None:
         self.client: Host = lab.host(client)
         self.device = device
-        self.config = CLIENT.format(
-            device=device,
-            remotes="\n".join(f"remote {remote} {port} {proto}" for remote in remotes),
-            folder=FOLDER,
-            name=name or client,
-            # A server hears at once that it left; TCP says so by itself.
-            more=more + ("explicit-exit-notify 1\n" if proto == "udp" else ""),
-        )
         self.run = f"/run/lab-{device}.ovpn"
+        profile = self.client.run(["cat", f"{FOLDER}/{name or client}.ovpn"]).stdout
+        lines = "".join(f"remote {remote} {port} {proto}\n" for remote in remotes)
+        profile = re.sub(r"^(remote|remote-random|dev)( .*)?\n", "", profile, flags=re.MULTILINE)
+        if proto != "udp":
+            profile = profile.replace("explicit-exit-notify 1\n", "")
+        self.config = f"dev {device}\ndev-type tun\n{lines}{more}{profile}"
+
+    def replace(self, tag: str, text: str) -> None:
+        """Put something else into one of the profile's inline blocks."""
+        block = f"<{tag}>\n{text.strip()}\n</{tag}>"
+        self.config, times = re.subn(
+            f"<{tag}>.*</{tag}>", block.replace("\\", r"\\"), self.config, flags=re.DOTALL
+        )
+        assert times == 1
 
     def __enter__(self) -> Tunnel:
         self.start()
@@ -143,7 +172,7 @@ class Tunnel:
 
     def start(self) -> None:
         """Start the client, without waiting for its connection."""
-        self.client.write(self.run, self.config)
+        self.client.write(self.run, self.config, 0o600)
         self.client.run(
             f"rm -f {self.run}.log; openvpn --config {self.run} --daemon"
             f" --writepid {self.run}.pid --log {self.run}.log"

@@ -303,13 +303,12 @@ def test_egress_deny(site: Lab, pillar: Change) -> None:
     gw1.run(["python3", "-c", fetch])
 
 
-def test_nobody_applies_over_ssh_what_keeps_them_out(site: Lab) -> None:
+def test_nobody_applies_over_ssh_what_keeps_them_out(masterless: Host) -> None:
     """Who is there from the public side, where SSH is not open, hears it before it is too late."""
-    gw1 = site.host("gw1")
     call = "salt-call --config-dir /etc/salt/masterless --out=json state.apply gateway"
     for client, errors in ((LAPTOP, 1), (checks.BACKEND, 0)):
         session = f"SSH_CONNECTION='{client} 50000 198.51.100.2 22'"
-        failures = checks.failures(checks.local(gw1, f"{session} {call}"))
+        failures = checks.failures(checks.local(masterless, f"{session} {call}"))
         assert len(failures) == errors, failures
         assert all("you are here by SSH from" in text for text in failures.values())
 

@@ -9,7 +9,7 @@ import checks
 import pki
 import pytest
 from conftest import GATEWAYS, ok
-from lab import Lab
+from lab import Host, Lab
 
 Change = Callable[..., dict[str, Any]]
 SERIES = ("3006", "3007", "3008")
@@ -165,9 +165,9 @@ def test_status_and_the_other_functions(site: Lab) -> None:
 
 
 @pytest.mark.parametrize("series", SERIES)
-def test_every_series_of_salt(site: Lab, series: str) -> None:
+def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     """Module from the command line and states, masterless, from an empty cache."""
-    gw1 = site.host("gw1")
+    gw1 = masterless
     call = f"/opt/salt/{series}/bin/salt-call --config-dir /etc/salt/masterless --out=json"
     gw1.run("rm -rf /var/cache/salt/masterless")
     results = checks.local(gw1, f"{call} state.apply gateway")
