@@ -14,7 +14,7 @@ from lab import AUTHORITY, Host, Lab
 FOLDER = "/srv/vpn"  # of a client's profiles
 ON_GATEWAY = "/etc/openvpn/pki"  # where pillar.example looks for what a user brings
 CLIENTS = ("laptop", "internet")
-# The library alone, for what takes another day or fifty times: each call of salt-run takes seconds.
+# The library alone, for what a person would not do: each call of salt-run takes seconds.
 LIBRARY = f"""
 import sys
 sys.path.insert(0, "/srv/formula/_modules")
@@ -22,8 +22,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 import gateway_ca
 now = datetime.now(timezone.utc).replace(microsecond=0)
-def authority(days=0):
-    return gateway_ca.Authority(Path("{AUTHORITY}"), now + timedelta(days=days))
+def authority():
+    return gateway_ca.Authority(Path("{AUTHORITY}"), now)
 """
 
 
@@ -36,7 +36,7 @@ def call(lab: Lab, function: str, *arguments: str) -> Any:
 
 
 def library(lab: Lab, script: str) -> str:
-    """Run Python on the master that has `gateway_ca`, `now` and `authority(days from now)`."""
+    """Run Python on the master that has `gateway_ca`, `now` and `authority()`."""
     master = lab.host("master")
     return master.run(["/opt/salt/current/bin/python3", "-c", LIBRARY + script]).stdout
 
@@ -71,19 +71,24 @@ def read(lab: Lab, name: str) -> str:
     return lab.host("master").run(["cat", f"{AUTHORITY}/{name}"]).stdout
 
 
-def crl(lab: Lab, *revoked: str, days: int = 0) -> str:
-    """A revocation list of the site's CA with the certificates of these names, as it would have
-    been made so many days from now (or before), good for ten days. The authority keeps its own."""
+def crl(lab: Lab, *revoked: str, days: int = 10) -> str:
+    """A revocation list of the site's CA with the certificates of these names, which ends so many
+    days from now (or before). The authority keeps its own."""
     return library(
         lab,
         f"""
-site = authority({days})
-serials = [site.issued(name).current.serial_number for name in {revoked!r}]
-end = site.now + timedelta(days=10)
-made = gateway_ca.revocation_list(
-    site.ca, site.ca_key(), dict.fromkeys(serials, site.now), 99, site.now, end
-)
-print(gateway_ca.pem(made), end="")
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+site = authority()
+end = now + timedelta(days={days})
+begin = min(now, end) - timedelta(days=1)
+builder = x509.CertificateRevocationListBuilder().issuer_name(site.ca.subject)
+builder = builder.last_update(begin).next_update(end)
+for name in {revoked!r}:
+    entry = x509.RevokedCertificateBuilder().revocation_date(begin)
+    entry = entry.serial_number(site.issued(name).current.serial_number).build()
+    builder = builder.add_revoked_certificate(entry)
+print(gateway_ca.pem(builder.sign(site.ca_key(), hashes.SHA256())), end="")
 """,
     )
 
