@@ -95,6 +95,17 @@ def _remove(*paths):
             os.remove(path)
 
 
+def refused(name, errors):
+    """
+    Fails, in test mode too, with what keeps the pillar from being applied.
+
+    errors
+        List of texts.
+    """
+    title = "Nothing was changed: the pillar of this site cannot be used."
+    return _failed(name, "\n".join([title, *errors]))
+
+
 # --------------------------------------------------------------------------------------------------
 # Kernel settings
 

@@ -95,10 +95,18 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 11
+    assert len(functions) == 12
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_what_is_wrong_with_the_pillar_is_shown_in_test_mode_too(machine, test):
+    errors = ["gateway:domain: missing", 'gateway:nodes:gw1:id: "0" is not a number']
+    ret = machine.run("refused", "gateway pillar", errors, test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"].splitlines()[1:] == errors
 
 
 # --------------------------------------------------------------------------------------------------
