@@ -29,6 +29,8 @@ if gateway_ca:
 
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
+ROLE = "/run/gateway/role"
+HOOKS = "/run/gateway/hooks.told"
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
 EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
@@ -372,6 +374,25 @@ def _service_status(wanted, role, problems):
         # It runs where the virtual IP is, and only there.
         if (now == "running") != (role == "MASTER"):
             problems.append(f"service gateway-dhcp is {now} while this node is {role}")
+    return found | _followers_status(wanted, role, problems)
+
+
+def _followers_status(wanted, role, problems):
+    """The units of ``follow_virtual_ip``, and whether follow.d knows the role."""
+    found = {}
+    for unit in wanted["follow"]["units"]:
+        command = ("systemctl", "show", "--property", "LoadState,ActiveState,Type", unit)
+        shown = dict(line.split("=", 1) for line in _output(*command).splitlines() if "=" in line)
+        now = found[unit] = shown.get("ActiveState", "unknown")
+        if shown.get("LoadState") != "loaded":
+            problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
+        elif now == "failed" or (now == "active") != (role == "MASTER"):
+            # A one-shot service may be through with what it had to do.
+            if now == "failed" or role != "MASTER" or shown.get("Type") != "oneshot":
+                problems.append(f"{unit} is {now} while this node is {role}")
+    told = _text(HOOKS)
+    if told is not None and told != _text(ROLE):
+        problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
     return found
 
 
@@ -490,8 +511,12 @@ def _ntp(provider):
 
 
 def _applied():
+    return _text(APPLIED)
+
+
+def _text(path):
     try:
-        with open(APPLIED, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().strip()
     except FileNotFoundError:
         return None
