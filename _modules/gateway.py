@@ -386,14 +386,19 @@ def _followers_status(wanted, role, problems):
         now = found[unit] = shown.get("ActiveState", "unknown")
         if shown.get("LoadState") != "loaded":
             problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
-        elif now == "failed" or (now == "active") != (role == "MASTER"):
-            # A one-shot service may be through with what it had to do.
-            if now == "failed" or role != "MASTER" or shown.get("Type") != "oneshot":
-                problems.append(f"{unit} is {now} while this node is {role}")
+        elif now == "failed" or not _in_place(now, role, shown.get("Type")):
+            problems.append(f"{unit} is {now} while this node is {role}")
     told = _text(HOOKS)
     if told is not None and told != _text(ROLE):
         problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
     return found
+
+
+def _in_place(now, role, kind):
+    """Whether a unit runs where the virtual IP is; a one-shot service may be through already."""
+    if role == "MASTER":
+        return now == "active" or kind == "oneshot"
+    return now != "active"
 
 
 def _service_state(name):
