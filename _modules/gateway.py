@@ -31,6 +31,7 @@ APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
+HOOKS_GRACE = 10  # seconds
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
 EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
@@ -388,8 +389,10 @@ def _followers_status(wanted, role, problems):
             problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
         elif now == "failed" or not _in_place(now, role, shown.get("Type")):
             problems.append(f"{unit} is {now} while this node is {role}")
-    told = _text(HOOKS)
-    if told is not None and told != _text(ROLE):
+    # "primary 1800000000.25": the role and since when. They are given some time to hear of it.
+    now = _text(ROLE)
+    late = now and _now().timestamp() - float(now.split()[1]) > HOOKS_GRACE
+    if late and now != _text(HOOKS):
         problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
     return found
 
