@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import checks
@@ -33,6 +34,12 @@ Address={address}/24
 """
 
 
+def holders_of(lab: Lab, unit: str) -> list[str]:
+    """Where a unit runs."""
+    ask = f"systemctl is-active --quiet {unit}"
+    return [name for name in GATEWAYS if not lab.host(name).run(ask, check=False).returncode]
+
+
 @pytest.fixture
 def app(site: Lab) -> Iterator[Callable[[], list[str]]]:
     """A service of the user's, enabled and running on both nodes; returns where it runs now."""
@@ -41,11 +48,7 @@ def app(site: Lab) -> Iterator[Callable[[], list[str]]]:
         host.write("/etc/systemd/system/app.service", APP)
         host.run("systemctl daemon-reload; systemctl -q enable --now app")
 
-    def running() -> list[str]:
-        ask = "systemctl is-active --quiet app"
-        return [name for name in GATEWAYS if not site.host(name).run(ask, check=False).returncode]
-
-    yield running
+    yield partial(holders_of, site, "app")
     for name in GATEWAYS:
         site.host(name).run(
             "systemctl -q disable --now app; rm /etc/systemd/system/app.service; "
@@ -123,10 +126,13 @@ def test_executables_hear_of_it(site: Lab, heard: Callable[[str], list[str]]) ->
     first = ["primary gw1 10.77.0.1"]
     assert checks.eventually(lambda: heard("gw1"), lambda said: said == first, 10) == first
     with secondary_in_charge(site):
-        for name, last in (("gw1", "secondary"), ("gw2", "primary")):
-            line = f"{last} {name} 10.77.0.1"
-            said = checks.eventually(lambda name=name: heard(name), lambda s: s[-1] == line, 10)
-            assert said[-1] == line
+        wanted = {"gw1": "secondary gw1 10.77.0.1", "gw2": "primary gw2 10.77.0.1"}
+        last = checks.eventually(
+            lambda: {name: (heard(name) or [""])[-1] for name in GATEWAYS},
+            lambda it: it == wanted,
+            10,
+        )
+        assert last == wanted
 
 
 def test_an_executable_that_hangs_delays_nothing(
@@ -137,36 +143,45 @@ def test_an_executable_that_hangs_delays_nothing(
     gw1.run("systemctl restart gateway-follow")
     try:
         with secondary_in_charge(site):
-            ask = "systemctl is-active gateway-dhcp"
-            now = checks.eventually(
-                lambda: gw1.run(ask, check=False).stdout.strip(), lambda it: it == "inactive", 2
-            )
-            assert now == "inactive"
+            runs(partial(holders_of, site, "gateway-dhcp"), "gw2")
     finally:
         gw1.run("rm /etc/gateway/follow.d/05-hangs; systemctl stop gateway-follow-hooks")
-    assert checks.eventually(lambda: heard("gw1"), lambda said: bool(said), 30)[-1].startswith(
-        "primary"
-    )
+    said = checks.eventually(partial(heard, "gw1"), bool, 30)
+    assert said[-1] == "primary gw1 10.77.0.1"
 
 
 def test_the_master_hears_of_it(site: Lab) -> None:
-    """Also after it was away, and then of the last role only."""
+    """Also after it was away, and then of the last role."""
     master = site.host("master")
-    master.run("systemctl stop salt-master")
-    with secondary_in_charge(site):
+    listen = "exec env PYTHONUNBUFFERED=1 timeout 120 salt-run state.event 'gateway/*' >/tmp/bus"
+
+    def heard() -> dict[str, str]:
+        found = {}
+        for line in master.run("cat /tmp/bus").stdout.splitlines():
+            tag, _, text = line.partition("\t")
+            assert tag == "gateway/example.internal/vrrp"
+            data = json.loads(text)["data"]
+            assert data["time"].endswith("Z")
+            found[data["node"]] = data["role"]
+        return found
+
+    bus = master.spawn(listen)
+    time.sleep(3)
+    try:
+        with secondary_in_charge(site):
+            wanted = {"gw1": "secondary", "gw2": "primary"}
+            assert checks.eventually(heard, lambda it: it == wanted, 40) == wanted
+            master.run("systemctl stop salt-master")
         time.sleep(2)
-    master.run("systemctl start salt-master")
-    bus = master.spawn("exec timeout 150 salt-run state.event 'gateway/*' count=2 2>/dev/null")
-    site.wait_minions()
-    for name in GATEWAYS:
-        # It would come by itself: minutes later, when the master is away for longer.
-        site.host(name).run("systemctl start --no-block gateway-follow-event")
-    lines = bus.communicate(timeout=180)[0].splitlines()
-    events = [line.split("\t", 1) for line in lines if "\t" in line]
-    assert {tag for tag, _ in events} == {"gateway/example.internal/vrrp"}
-    data = [json.loads(text)["data"] for _, text in events]
-    assert {item["node"]: item["role"] for item in data} == {"gw1": "primary", "gw2": "secondary"}
-    assert all(item["time"].endswith("Z") for item in data)
+        master.run("systemctl start salt-master")
+        wanted = {"gw1": "primary", "gw2": "secondary"}
+        assert checks.eventually(heard, lambda it: it == wanted, 60) == wanted
+    finally:
+        master.run(
+            "systemctl start salt-master; pkill -f '[s]tate.event'; rm /tmp/bus", check=False
+        )
+        bus.wait()
+        site.wait_minions()
 
 
 def route_is_back(host: Host) -> None:
@@ -222,12 +237,12 @@ def networkd(site: Lab) -> Iterator[Host]:
 
 def test_networkd_takes_nothing_away(site: Lab, networkd: Host) -> None:
     state = "systemd-networkd keeps what is ours"
-    predicted = checks.changes(ok(site.apply("gateway.network", test=True))["gw1"])[state]
+    predicted = checks.changes(ok(site.apply(sls="gateway.network", test=True))["gw1"])[state]
     with site.probe() as probe:
-        done = ok(site.apply("gateway.network"))
+        done = ok(site.apply(sls="gateway.network"))
         assert checks.changes(done["gw1"])[state] == predicted
         assert checks.changes(done["gw2"]) == {}
-        assert checks.changes(ok(site.apply("gateway.network"))["gw1"]) == {}
+        assert checks.changes(ok(site.apply(sls="gateway.network"))["gw1"]) == {}
         networkd.run("systemctl restart systemd-networkd; sleep 2")
         networkd.run("ip route show proto 119 | grep -q 10.8.1.0/24")
         # In a container a restart finds nothing to remove. A changed file is read as at a boot.

@@ -2,10 +2,10 @@
 
 import importlib
 import json
-import time
 import socket
 import sys
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
