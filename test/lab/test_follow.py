@@ -20,10 +20,7 @@ ExecStart=sleep infinity
 [Install]
 WantedBy=multi-user.target
 """
-HOOK = """\
-#!/bin/sh
-echo "$1 $GATEWAY_NODE $GATEWAY_VIRTUAL_IP" >>/var/tmp/heard
-"""
+HOOK = '#!/bin/sh\necho "$1 $GATEWAY_NODE $GATEWAY_VIRTUAL_IP" >>/var/tmp/heard\n'
 LINK = """\
 [Match]
 Name={name}
