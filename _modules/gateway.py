@@ -29,6 +29,9 @@ if gateway_ca:
 
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
+ROLE = "/run/gateway/role"
+HOOKS = "/run/gateway/hooks.told"
+HOOKS_GRACE = 10  # seconds
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
 EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
@@ -372,7 +375,33 @@ def _service_status(wanted, role, problems):
         # It runs where the virtual IP is, and only there.
         if (now == "running") != (role == "MASTER"):
             problems.append(f"service gateway-dhcp is {now} while this node is {role}")
+    return found | _followers_status(wanted, role, problems)
+
+
+def _followers_status(wanted, role, problems):
+    """The units of ``follow_virtual_ip``, and whether follow.d knows the role."""
+    found = {}
+    for unit in wanted["follow"]["units"]:
+        command = ("systemctl", "show", "--property", "LoadState,ActiveState,Type", unit)
+        shown = dict(line.split("=", 1) for line in _output(*command).splitlines() if "=" in line)
+        now = found[unit] = shown.get("ActiveState", "unknown")
+        if shown.get("LoadState") != "loaded":
+            problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
+        elif now == "failed" or not _in_place(now, role, shown.get("Type")):
+            problems.append(f"{unit} is {now} while this node is {role}")
+    # "primary 1800000000.25": the role and since when. They are given some time to hear of it.
+    now = _text(ROLE)
+    late = now and _now().timestamp() - float(now.split()[1]) > HOOKS_GRACE
+    if late and now != _text(HOOKS):
+        problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
     return found
+
+
+def _in_place(now, role, kind):
+    """Whether a unit runs where the virtual IP is; a one-shot service may be through already."""
+    if role == "MASTER":
+        return now == "active" or kind == "oneshot"
+    return now != "active"
 
 
 def _service_state(name):
@@ -490,8 +519,12 @@ def _ntp(provider):
 
 
 def _applied():
+    return _text(APPLIED)
+
+
+def _text(path):
     try:
-        with open(APPLIED, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().strip()
     except FileNotFoundError:
         return None

@@ -50,6 +50,9 @@ _RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
+_UNIT_PATTERN = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.(?:service|timer|socket|path|target)"
+)
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
 # What xt_comment holds at most is 255 characters.
@@ -309,6 +312,7 @@ class Site:
     ntp: Service
     ntp_provider: str
     keepalived: Service
+    follow_virtual_ip: tuple[str, ...]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -563,6 +567,15 @@ def _setting(value: object) -> str:
     return text
 
 
+def _followed_unit(value: object) -> str:
+    unit = _matching(_UNIT_PATTERN, "the full name of a systemd unit such as nginx.service")(value)
+    if len(unit) > 200:  # systemd's limit is 255, a file's name too, and ours has a suffix
+        raise ValueError(f"{_show(value)} is longer than 200 characters")
+    if unit.startswith(("gateway-", "openvpn-server@gateway-")) or unit == "keepalived.service":
+        raise ValueError(f"{unit} is the formula's own")
+    return unit
+
+
 def _push(value: object) -> str:
     return _setting(_text(value))
 
@@ -785,7 +798,10 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         ntp=Service(ntp.items("servers", _server_address), ntp.settings()),
         ntp_provider=ntp.get("provider", _one_of("chrony", "ntpsec"), "chrony"),
         keepalived=Service((), keepalived.settings()),
+        follow_virtual_ip=top.items("follow_virtual_ip", _followed_unit),
     )
+    for number, unit in enumerate(site.follow_virtual_ip):
+        reader.claim("unit", unit, f"gateway:follow_virtual_ip:{number}")
     for section in (dns, ntp, keepalived, top):
         section.close()
     return (None, reader.errors) if reader.errors else (site, [])
@@ -1600,6 +1616,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "dhcp": _plan_dhcp(site),
         "dns": _plan_dns(site, node),
         "ntp": _plan_ntp(site, peers),
+        "follow": {"units": list(site.follow_virtual_ip)},
     }
 
 

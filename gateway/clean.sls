@@ -7,14 +7,17 @@ include:
   - gateway.ntp.clean
   - gateway.routes.clean
   - gateway.firewall.clean
+  - gateway.network.clean
   - gateway.kernel.clean
 
 gateway folders are gone:
-  file.absent:
+  gateway.folder_gone:
     - names:
       - /etc/gateway
       - /usr/lib/gateway
       - /var/lib/gateway
+    # The user's own executables are in them.
+    - keep: [follow.d, health.d]
     - require:
       - sls: gateway.keepalived.clean
       - sls: gateway.follow.clean
@@ -23,4 +26,5 @@ gateway folders are gone:
       - sls: gateway.ntp.clean
       - sls: gateway.routes.clean
       - sls: gateway.firewall.clean
+      - sls: gateway.network.clean
       - sls: gateway.kernel.clean

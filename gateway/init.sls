@@ -3,6 +3,7 @@
 include:
   - gateway.valid
   - gateway.kernel
+  - gateway.network
   - gateway.firewall
   - gateway.routes
   - gateway.ntp
@@ -22,6 +23,7 @@ gateway digest of what was applied:
     - makedirs: True
     - require:
       - sls: gateway.kernel
+      - sls: gateway.network
       - sls: gateway.firewall
       - sls: gateway.routes
       - sls: gateway.ntp

@@ -41,18 +41,23 @@ def test_a_wrong_pillar_names_every_error_and_changes_nothing(fresh: Lab) -> Non
     fresh.set_pillar({"gateway": WRONG})
     try:
         command = "salt --no-color 'gw*' state.apply gateway"
-        printed = fresh.host("master").run(command, check=False, timeout=120).stdout
-        results = fresh.apply()
+        printed = [
+            fresh.host("master").run(command + test, check=False, timeout=120).stdout
+            for test in (" test=True", "")
+        ]
+        results = [fresh.apply(test=True), fresh.apply()]
     finally:
         fresh.set_pillar({})
     for name in GATEWAYS:
-        (failure,) = checks.failures(results[name]).values()
-        assert failure.splitlines()[1:] == ERRORS
-        assert checks.changes(results[name]) == {}
+        for result in results:
+            (failure,) = checks.failures(result[name]).values()
+            assert failure.splitlines()[1:] == ERRORS
+            assert checks.changes(result[name]) == {}
         assert snapshot(fresh, name) == before[name]
-    for error in ERRORS:
-        assert printed.count(error) == len(GATEWAYS)
-    assert "Traceback" not in printed
+    for text in printed:
+        for error in ERRORS:
+            assert text.count(error) == len(GATEWAYS)
+        assert "Traceback" not in text
 
 
 def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:

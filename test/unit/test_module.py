@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -105,6 +106,7 @@ def node(module, monkeypatch, tmp_path, edit):
             (folder / name).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, "INTERFACES", str(folder))
         monkeypatch.setattr(module, "APPLIED", str(system.applied))
+        monkeypatch.setattr(module, "ROLE", str(tmp_path / "no role"))
         functions = {
             "cmd.run_all": run_all,
             "service.status": lambda name: name in system.running,
@@ -566,6 +568,49 @@ def test_a_dead_service(module, node, service):
     status = module.status()
     assert status["services"][service] == "dead"
     assert status["problems"] == [f"service {service} is dead"]
+
+
+@pytest.mark.parametrize(
+    ("master", "shown", "problem"),
+    [
+        (True, "loaded active simple", None),
+        (True, "loaded inactive simple", "app.service is inactive while this node is MASTER"),
+        (True, "loaded inactive oneshot", None),
+        (True, "loaded failed oneshot", "app.service is failed while this node is MASTER"),
+        (True, "loaded activating simple", "app.service is activating while this node is MASTER"),
+        (False, "loaded inactive simple", None),
+        (False, "loaded active simple", "app.service is active while this node is BACKUP"),
+        (False, "loaded failed simple", "app.service is failed while this node is BACKUP"),
+        (
+            True,
+            "not-found inactive simple",
+            "there is no unit app.service, which shall follow the virtual IP",
+        ),
+    ],
+)
+def test_what_follows_the_virtual_ip(module, node, break_pillar, master, shown, problem):
+    break_pillar({"follow_virtual_ip": ["app.service"], "dhcp:enabled": False})
+    load, active, kind = shown.split()
+    node.tools["systemctl"] = f"LoadState={load}\nActiveState={active}\nType={kind}\n"
+    node.applied.write_text(module.digest())
+    if not master:
+        node.addresses["eth0"].remove("10.77.0.1")
+    status = module.status()
+    assert status["services"]["app.service"] == active
+    assert status["problems"] == ([problem] if problem else [])
+
+
+@pytest.mark.parametrize("told", [None, "primary 1.5", "secondary 1.5"])
+def test_executables_that_did_not_hear_of_it(module, node, monkeypatch, tmp_path, told):
+    monkeypatch.setattr(module, "ROLE", str(tmp_path / "role"))
+    monkeypatch.setattr(module, "HOOKS", str(tmp_path / "told"))
+    (tmp_path / "role").write_text("primary 1.5\n")
+    if told:
+        (tmp_path / "told").write_text(f"{told}\n")
+    problem = "not all in /etc/gateway/follow.d have ended well for the present role"
+    assert module.status()["problems"] == ([] if told == "primary 1.5" else [problem])
+    (tmp_path / "role").write_text(f"secondary {time.time()}\n")
+    assert module.status()["problems"] == []
 
 
 def test_virtual_ips_on_two_nodes(module, node, break_pillar):

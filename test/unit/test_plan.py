@@ -1604,6 +1604,41 @@ def test_settings(plan, key, where):
     ]
 
 
+def test_units_that_follow(plan):
+    assert plan()["follow"] == {"units": []}
+    units = ["nginx.service", "vm@web.01.service", "report.timer", "app.socket", "my.target"]
+    assert plan({"follow_virtual_ip": units})["follow"] == {"units": units}
+
+
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        ("nginx", "is not the full name of a systemd unit"),
+        ("nginx.servce", "is not the full name of a systemd unit"),
+        ("vm@.service", "is not the full name of a systemd unit"),
+        ("../x.service", "is not the full name of a systemd unit"),
+        ("a b.service", "is not the full name of a systemd unit"),
+        ("x.mount", "is not the full name of a systemd unit"),
+        (7, "must be text"),
+        ("x" * 200 + ".service", "is longer than 200 characters"),
+        ("keepalived.service", "is the formula's own"),
+        ("gateway-dns.service", "is the formula's own"),
+        ("openvpn-server@gateway-main.service", "is the formula's own"),
+    ],
+)
+def test_units_that_cannot_follow(errors, unit, message):
+    [error] = errors({"follow_virtual_ip": [unit]})
+    assert error.startswith("gateway:follow_virtual_ip:0: ")
+    assert message in error
+
+
+def test_units_that_follow_twice(errors):
+    assert errors({"follow_virtual_ip": ["a.service", "a.service"]}) == [
+        "gateway:follow_virtual_ip:1: unit a.service is taken already,"
+        " by gateway:follow_virtual_ip:0"
+    ]
+
+
 def test_unknown_node(example):
     site, _ = gateway_plan.read(example)
     assert site
@@ -1657,6 +1692,7 @@ def test_no_change_escapes_the_digest(plan):
         "dhcp:enabled": False,
         "dns:forwarders": [],
         "ntp:provider": "ntpsec",
+        "follow_virtual_ip": ["app.service"],
     }
     digests = {plan(ADDRESSES)["digest"]}
     digests |= {plan({**ADDRESSES, key: value})["digest"] for key, value in changes.items()}

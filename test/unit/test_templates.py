@@ -81,6 +81,7 @@ SITES = {  # changes of pillar.example, or a whole pillar
         "vpn:pki:crl": pem("X509 CRL", "Y3Js"),
         "vpn:pki:auth_token": pem("OpenVPN auth-token server key", SECRET),
     },
+    "followers": {"follow_virtual_ip": ["my-app.service", "vm@one.service", "report.timer"]},
     "settings": {
         "vpn:servers:main:settings": SETTINGS,
         "dhcp:settings": SETTINGS,
@@ -130,6 +131,7 @@ class Salt:
 
     def compile(self, sls, functions, **opts):
         """The states of an SLS in the order they would run, as Salt's low data."""
+        self.opts["file_client"] = "local"
         self.opts.pop("gateway_new_modules", None)
         self.opts.pop("__master_opts__", None)
         self.opts.update(opts)
@@ -243,6 +245,13 @@ def render(compiler, module, kept, edit):
     return rendered
 
 
+# A minion with a master, for whose messages salt-call is needed.
+MASTER: dict[str, Any] = {
+    "file_client": "remote",
+    "config_dir": "/etc/salt",
+    "stubs": {"cmd.which": {"salt-call": "/usr/bin/salt-call"}.get},
+}
+
 # --------------------------------------------------------------------------------------------------
 # Every site
 
@@ -330,6 +339,7 @@ def test_the_second_node_has_the_same_states(render, name, node):
 def test_templates_are_all_used(render, root):
     """A template that no site renders is not shown to work by any test here."""
     used = {source.removeprefix("salt://") for name in SITES for source in render(name).sources}
+    used |= {source.removeprefix("salt://") for source in render("example", **MASTER).sources}
     assert used == {
         str(path.relative_to(root)) for path in root.glob("gateway/*/files/*") if path.is_file()
     }
@@ -346,6 +356,7 @@ SLSES = ["gateway"] + [
         "follow",
         "keepalived",
         "kernel",
+        "network",
         "ntp",
         "openvpn",
         "routes",
@@ -389,18 +400,17 @@ WRONG = {"domain": "-", "nodes:gw1:id": 0, "hosts:back\"end'": {}, "hosts:a: b {
 def test_a_wrong_pillar_is_one_failing_state(render, errors, sls):
     found = errors(WRONG)
     [chunk] = render("example", sls, changes=WRONG).low
-    assert (chunk["__id__"], chunk["state"]) == ("gateway pillar", "test")
-    assert chunk["fun"] == "fail_without_changes"
-    assert chunk["comment"].splitlines()[1:] == found
-    assert chunk["comment"].startswith("Nothing was changed")
+    assert (chunk["__id__"], chunk["state"]) == ("gateway pillar", "gateway")
+    assert chunk["fun"] == "refused"
+    assert chunk["errors"] == found
 
 
 @pytest.mark.parametrize("sls", [*SLSES, "gateway.valid"])
 def test_another_family_of_systems_is_one_failing_state(render, sls):
     [chunk] = render("example", sls, grains={"os_family": "Solaris"}).low
     assert chunk["__id__"] == "gateway pillar"
-    assert "Solaris" in chunk["comment"]
-    assert "Debian" in chunk["comment"]
+    assert "Solaris" in chunk["errors"][0]
+    assert "Debian" in chunk["errors"][0]
 
 
 def test_new_modules_are_loaded_before_anything_else(render):
@@ -426,7 +436,7 @@ def test_a_digest_that_looks_like_a_number(render, plan):
 # Clean
 
 CLEANS = [f"{sls}.clean" for sls in SLSES]
-RESTORED = {"original_restored", "kernel_settings_restored"}
+RESTORED = {"folder_gone", "original_restored", "kernel_settings_restored"}
 
 
 @pytest.mark.parametrize("sls", SLSES)
@@ -456,11 +466,13 @@ def test_clean_takes_back_all_that_was_written(render, compiler, name, sls):
         "kernel_settings": "kernel_settings_restored",
         "openvpn_servers_only": "openvpn_servers_only",
         "routes": "routes",
+        "followers": "followers",
+        "networkd": "networkd",
     }.items():
         if any(chunk["fun"] == make for chunk in done):
             assert ("gateway", unmake) in called
     for chunk in undone:
-        for argument in ("routes", "instances", "ruleset"):
+        for argument in ("routes", "instances", "ruleset", "units", "interfaces"):
             assert not chunk.get(argument)
 
 
@@ -600,7 +612,8 @@ def test_the_follower_reads_what_keepalived_writes(render):
     found = render("example")
     [fifo] = options(block(keepalived(found), "global_defs"))["vrrp_notify_fifo"]
     unit = found.files["/etc/systemd/system/gateway-follow.service"]
-    assert f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1\n" in unit
+    follow = f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1 /etc/gateway/routes hooks"
+    assert f"{follow}\n" in unit
     assert f"mkfifo -m 0600 {fifo}" in unit
     target = found.ids["virtual IP target"]["name"].rsplit("/", 1)[1]
     assert f"target={target}\n" in found.files["/usr/lib/gateway/follow"]
@@ -609,6 +622,75 @@ def test_the_follower_reads_what_keepalived_writes(render):
 
 # --------------------------------------------------------------------------------------------------
 # Routes and kernel
+
+
+def test_units_follow_the_target(render):
+    state = render("followers").ids["units that follow the virtual IP"]
+    assert (state["fun"], state["name"]) == ("followers", "gateway-virtual-ip.target")
+    assert state["units"] == ["my-app.service", "vm@one.service", "report.timer"]
+
+
+def test_executables_learn_where_they_are(render):
+    site = render("public virtual IP", node="gw2")
+    unit = site.files["/etc/systemd/system/gateway-follow-hooks.service"]
+    assert dict(pair.split("=") for pair in re.findall(r"GATEWAY_\w+=\S*", unit)) == {
+        "GATEWAY_NODE": "gw2",
+        "GATEWAY_DOMAIN": "example.internal",
+        "GATEWAY_INTERFACE": "eth0",
+        "GATEWAY_VIRTUAL_IP": "10.77.0.1",
+        "GATEWAY_PUBLIC_INTERFACE": "eth1",
+        "GATEWAY_PUBLIC_VIRTUAL_IP": "198.51.100.1",
+    }
+    assert site.ids["folder for those who want to know the role"]["name"] in unit
+
+
+EVENT = "/etc/systemd/system/gateway-follow-event.service"
+
+
+def test_a_master_is_told(render):
+    site = render("example", **MASTER)
+    command = (
+        "/usr/lib/gateway/follow-tell /run/gateway event gw1 gateway/example.internal/vrrp"
+        " /usr/bin/salt-call --config-dir=/etc/salt"
+    )
+    assert f"ExecStart={command}\n" in site.files[EVENT]
+    assert "Nice=19\n" in site.files[EVENT]
+    assert " hooks event\n" in site.files["/etc/systemd/system/gateway-follow.service"]
+
+
+@pytest.mark.parametrize(
+    ("python", "salt_call"),
+    [
+        ("/opt/saltstack/salt/bin/python3.10", "/opt/saltstack/salt/salt-call"),
+        ("/opt/venv/bin/python3", "/opt/venv/bin/salt-call"),
+    ],
+    ids=["onedir", "pip"],
+)
+def test_salt_call_is_found_beside_its_python(render, python, salt_call):
+    stubs = {"cmd.which": {salt_call: salt_call}.get}
+    grains = {"os_family": "Debian", "pythonexecutable": python}
+    site = render("example", **MASTER | {"stubs": stubs, "grains": grains})
+    assert f"{salt_call} --config-dir" in site.files[EVENT]
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        {"file_client": "local"},
+        {"__master_opts__": {}},
+        {"stubs": {"cmd.which": lambda name: None}},
+    ],
+    ids=["masterless", "salt-ssh", "no salt-call"],
+)
+def test_where_there_is_no_master_nobody_is_told(render, without):
+    site = render("example", **MASTER | without)
+    assert site.ids["nobody tells a Salt master"]["name"] == EVENT
+    assert " hooks\n" in site.files["/etc/systemd/system/gateway-follow.service"]
+
+
+def test_network_managers_leave_both_sides_alone(render):
+    site = render("example", node="gw2", changes={"nodes:gw2:public_interface": "wan0"})
+    assert site.ids["systemd-networkd keeps what is ours"]["interfaces"] == ["eth0", "wan0"]
 
 
 def test_routes(render):
