@@ -5,6 +5,7 @@ include:
   - gateway.kernel
   - gateway.firewall
   - gateway.routes
+  - gateway.conntrackd
   - gateway.ntp
   - gateway.openvpn
   - gateway.dnsmasq
@@ -24,6 +25,7 @@ gateway digest of what was applied:
       - sls: gateway.kernel
       - sls: gateway.firewall
       - sls: gateway.routes
+      - sls: gateway.conntrackd
       - sls: gateway.ntp
       - sls: gateway.openvpn
       - sls: gateway.dnsmasq

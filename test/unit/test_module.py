@@ -383,6 +383,7 @@ def test_status_of_a_healthy_primary(module, node):
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
         "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},
+        "sync": {"enabled": False},
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
