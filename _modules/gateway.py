@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from datetime import datetime, timezone
+from ipaddress import ip_address, ip_network
 
 import gateway_plan
 import gateway_rules
@@ -306,6 +307,25 @@ def ruleset(node=None, **kwargs):
     """
     _called(kwargs)
     return gateway_rules.ruleset(plan(node))
+
+
+def sync_ignored(**kwargs):
+    """
+    Addresses and networks whose connections are no business of the peer's: those of the plan, and
+    this node's addresses on interfaces that the pillar does not know.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.sync_ignored
+    """
+    _called(kwargs)
+    ignored = plan()["sync"]["ignored"]
+    networks = [ip_network(network) for network in ignored]
+    own = {ip_address(address) for address in _addresses() if ":" not in address}
+    others = {address for address in own if not any(address in network for network in networks)}
+    return [*ignored, *map(str, sorted(others))]
 
 
 def pem(material, **kwargs):
