@@ -466,9 +466,11 @@ def _sync_report():
     try:
         with open(SYNC_REPORT, encoding="utf-8") as file:
             report = json.load(file)
-    except (OSError, ValueError):
+        age = _number(UPTIME, 0) - int(report["uptime"])
+        found = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return report if _number(UPTIME, 0) - report["uptime"] < SYNC_SILENCE else {}
+    return found if age < SYNC_SILENCE else {}
 
 
 def _sync_counters(text):
@@ -484,7 +486,7 @@ def _sync_counters(text):
             counters[part, "failed"] = counters.get((part, "failed"), 0) + int(words[4])
         elif line.startswith("current active connections:"):
             counters[part, "active"] = int(words[-1])
-        elif words[-2:] == ["Lost", "msgs"]:
+        elif len(words) > 2 and words[-2:] == ["Lost", "msgs"]:
             counters["lost"] = int(words[-3])
     received = counters.get(("external inject", "created"))
     if received is not None:
