@@ -109,6 +109,8 @@ def test_without_state_sync_the_sessions_end(synced: Lab) -> None:
             now = synced.host(name).run(gone, check=False).stdout.split()
             assert now == ["inactive", "inactive"]
             assert synced.salt(name, "gateway.status")[name]["sync"] == {"enabled": False}
+        for name in GATEWAYS:
+            synced.host(name).run("conntrack -F")
         with synced.sessions(COUNT) as sessions:
             assert known(synced, "gw2") == 0
             vanish_and_return(synced)

@@ -437,7 +437,7 @@ def test_check(root, tool, tmp_path, said, accepted):
     (tmp_path / "said").write_text(f"{said}\n" if said else "")
     tool("conntrackd", f'cat "$2" >{used}; cat {tmp_path}/said >&2; exit 1')
     config = tmp_path / "config"
-    config.write_text("General {\n\tUNIX {\n\t\tPath /run/conntrackd.ctl\n\t}\n}\n")
+    config.write_text("General {\n    UNIX {\n        Path /run/conntrackd.ctl\n    }\n}\n")
     script = root / "gateway/conntrackd/files/check-conntrackd"
     done = subprocess.run(["sh", script, config], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is accepted
