@@ -344,7 +344,7 @@ class _Family:
         sync = self.plan["sync"]
         if sync["enabled"]:
             message = f"-p udp --dport {sync['port']} -j CT --notrack"
-            self._note("raw", "PREROUTING", "gateway:state_sync; nor the news of connections.")
+            self._note("raw", "PREROUTING", "State sync: what the nodes tell each other is no connection.")
             self._add("raw", "PREROUTING", f"-i {sync['interface']} -s {sync['peer']} {message}")
             self._add("raw", "OUTPUT", f"-o {sync['interface']} -d {sync['peer']} {message}")
 
@@ -492,7 +492,7 @@ class _Family:
     def _sync(self) -> None:
         sync = self.plan["sync"]
         if sync["enabled"]:
-            self._note("filter", "INPUT", "gateway:state_sync")
+            self._note("filter", "INPUT", "State sync: what the peer tells, and nobody else.")
             message = f"-p udp --dport {sync['port']}"
             link = f"-i {sync['interface']} -s {sync['peer']} -d {sync['address']}"
             self._add("filter", "INPUT", link, message, "-j ACCEPT")

@@ -225,7 +225,7 @@ def node(load, monkeypatch, tmp_path, plan):
         paths["SYNC_REPORT"].write_text(json.dumps({**usual, "uptime": 4999, **changes}))
 
     def status(changes=ADDRESS):
-        problems = []
+        problems: list[str] = []
         return module._sync_status(plan(changes), problems), problems
 
     report()
