@@ -312,7 +312,7 @@ def ruleset(node=None, **kwargs):
 def sync_ignored(**kwargs):
     """
     Addresses and networks whose connections are no business of the peer's: those of the plan, and
-    this node's addresses on interfaces that the pillar does not know.
+    this node's addresses on interfaces that the pillar does not know. Empty without state sync.
 
     CLI Example:
 
@@ -321,7 +321,10 @@ def sync_ignored(**kwargs):
         salt gw1 gateway.sync_ignored
     """
     _called(kwargs)
-    ignored = plan()["sync"]["ignored"]
+    sync = plan()["sync"]
+    if not sync["enabled"]:
+        return []
+    ignored = sync["ignored"]
     networks = [ip_network(network) for network in ignored]
     own = {ip_address(address) for address in _addresses() if ":" not in address}
     others = {address for address in own if not any(address in network for network in networks)}

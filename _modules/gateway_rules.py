@@ -344,7 +344,7 @@ class _Family:
         sync = self.plan["sync"]
         if sync["enabled"]:
             message = f"-p udp --dport {sync['port']} -j CT --notrack"
-            self._note("raw", "PREROUTING", "State sync: what the nodes tell each other is no connection.")
+            self._note("raw", "PREROUTING", "State sync is tracked by nobody either.")
             self._add("raw", "PREROUTING", f"-i {sync['interface']} -s {sync['peer']} {message}")
             self._add("raw", "OUTPUT", f"-o {sync['interface']} -d {sync['peer']} {message}")
 
