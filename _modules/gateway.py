@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from datetime import datetime, timezone
+from ipaddress import ip_address, ip_network
 
 import gateway_plan
 import gateway_rules
@@ -34,6 +35,11 @@ HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
+SYNC_REPORT = "/run/gateway/sync.json"
+SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
+SYNC_TROUBLE = 60  # seconds
+UPTIME = "/proc/uptime"
+CONNECTIONS = "/proc/sys/net/netfilter/nf_conntrack_count"
 EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
 EXPIRY_WARNING = 30  # days
 
@@ -86,15 +92,16 @@ def _valid_site():
 def _interface_errors(plan):
     """What the pillar says of this node's interfaces and the node itself does not have."""
     errors = []
-    for side in ("internal", "public"):
-        interface = plan[side]["interface"]
+    sides = {side: (plan[side]["interface"], plan["node"][side]) for side in ("internal", "public")}
+    if plan["node"]["sync"]:
+        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"])
+    for side, (interface, address) in sides.items():
         if not os.path.exists(f"{INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(INTERFACES)))
             errors.append(
                 f"{_interface_key(plan, side)}: this node has no interface {interface}, only {have}"
             )
             continue
-        address = plan["node"][side]
         if address and address not in _addresses(interface):
             errors.append(
                 f"gateway:nodes:{plan['node']['name']}:{side}:"
@@ -163,7 +170,7 @@ def _interface_key(plan, side):
     name = plan["node"]["name"]
     if f"{side}_interface" in _pillar()["nodes"][name]:
         return f"gateway:nodes:{name}:{side}_interface"
-    return f"gateway:{side}:interface"
+    return f"gateway:{'state_sync' if side == 'sync' else side}:interface"
 
 
 def _addresses(interface=None):
@@ -305,6 +312,28 @@ def ruleset(node=None, **kwargs):
     return gateway_rules.ruleset(plan(node))
 
 
+def sync_ignored(**kwargs):
+    """
+    Addresses and networks whose connections are no business of the peer's: those of the plan, and
+    this node's addresses on interfaces that the pillar does not know. Empty without state sync.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.sync_ignored
+    """
+    _called(kwargs)
+    sync = plan()["sync"]
+    if not sync["enabled"]:
+        return []
+    ignored = sync["ignored"]
+    networks = [ip_network(network) for network in ignored]
+    own = {ip_address(address) for address in _addresses() if ":" not in address}
+    others = {address for address in own if not any(address in network for network in networks)}
+    return [*ignored, *map(str, sorted(others))]
+
+
 def pem(material, **kwargs):
     """
     A certificate or key from the pillar, for the templates: PEM text without a last line break.
@@ -326,7 +355,8 @@ def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
     ``services``, ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by
-    hand, wait for their confirmation), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
+    hand, wait for their confirmation), ``sync`` (whether the peer is heard, how many connections
+    it was told of, and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
     and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
     should look at.
 
@@ -347,6 +377,7 @@ def status(**kwargs):
         "services": _service_status(wanted, vrrp["internal"]["role"], problems),
         "routes": _route_status(wanted, problems),
         "firewall": _firewall_status(problems),
+        "sync": _sync_status(wanted, problems),
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted, problems),
@@ -367,6 +398,7 @@ def _vrrp_status(wanted, addresses, problems):
 
 def _service_status(wanted, role, problems):
     names = ["keepalived", "gateway-follow", "gateway-dns", wanted["ntp"]["provider"]]
+    names += ["conntrackd", "gateway-sync"] if wanted["sync"]["enabled"] else []
     names += [f"openvpn-server@{server['instance']}" for server in wanted["vpn"]["servers"]]
     found = {name: _service_state(name) for name in names}
     problems += [f"service {name} is {now}" for name, now in found.items() if now != "running"]
@@ -429,6 +461,83 @@ def _firewall_status(problems):
     elif found["drift"]:
         problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
     return found
+
+
+def _sync_status(wanted, problems):
+    """
+    What conntrackd says: ``here`` are all connections in the kernel, ``sent`` those that the peer
+    was told of, ``received`` those that it told us of since conntrackd started. ``lost`` messages
+    of the peer's come again; ``failed`` could not be put into the kernel.
+    """
+    if not wanted["sync"]["enabled"]:
+        return {"enabled": False}
+    report = _sync_report()
+    counters = _sync_counters(_output("conntrackd", "-s"))
+    silent = report.get("silent")
+    found = {
+        "enabled": True,
+        "peer": wanted["sync"]["peer"],
+        "heard": silent is not None and silent < SYNC_SILENCE,
+        "here": _number(CONNECTIONS),
+        **counters,
+    }
+    if not report:
+        problems.append("state sync: it does not run, or has not for the last seconds")
+    elif not found["heard"]:
+        problems.append(f"state sync: nothing is heard of the peer, {found['peer']}")
+    elif report["trouble"] > report["uptime"] - SYNC_TROUBLE:
+        problems.append(
+            "state sync: messages of the peer's were lost, or the kernel did not take them,"
+            f" in the last {SYNC_TROUBLE} seconds"
+        )
+    return found
+
+
+def _sync_report():
+    """What gateway-sync noted in the last seconds, or nothing."""
+    try:
+        with open(SYNC_REPORT, encoding="utf-8") as file:
+            report = json.load(file)
+        age = _number(UPTIME, 0) - int(report["uptime"])
+        found = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if age < SYNC_SILENCE else {}
+
+
+def _sync_counters(text):
+    """The numbers that count in the output of ``conntrackd -s``; None for what is not there."""
+    part = ""
+    counters = {}
+    for line in text.splitlines():
+        words = line.split()
+        if line.endswith(":") and not line.startswith(("\t", " ")):
+            part = line.rstrip(":")
+        elif line.startswith("connections ") and len(words) == 5 and words[2].isdigit():
+            counters[part, words[1].rstrip(":")] = int(words[2])
+            counters[part, "failed"] = counters.get((part, "failed"), 0) + int(words[4])
+        elif line.startswith("current active connections:"):
+            counters[part, "active"] = int(words[-1])
+        elif len(words) > 2 and words[-2:] == ["Lost", "msgs"]:
+            counters["lost"] = int(words[-3])
+    received = counters.get(("external inject", "created"))
+    if received is not None:
+        received -= counters.get(("external inject", "destroyed"), 0)
+    return {
+        "sent": counters.get(("cache internal", "active")),
+        "received": received,
+        "lost": counters.get("lost"),
+        "failed": counters.get(("external inject", "failed")),
+    }
+
+
+def _number(path, default=None):
+    """The whole number at the beginning of a file of the kernel's."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return int(float(file.read().split()[0]))
+    except (OSError, ValueError, IndexError):
+        return default
 
 
 def _vpn_status(wanted, addresses, problems):

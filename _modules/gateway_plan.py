@@ -21,6 +21,7 @@ HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
 ADVERT_INTERVAL = 0.1  # seconds; below one second only VRRP version 3 can
 ROUTER_ID = 51  # keepalived's customary one
+SYNC_PORT = 3780  # conntrackd's customary one
 
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
@@ -116,6 +117,8 @@ class Node:
     priority: int
     internal_interface: str
     public_interface: str
+    sync: IPv4Address | None
+    sync_interface: str | None
     pki: dict[str, Material]
 
     @property
@@ -134,6 +137,14 @@ class Network:
     network: IPv4Network | None
     virtual_ip: IPv4Address | None
     addresses: tuple[IPv4Address, ...] = ()
+
+
+@dataclass(frozen=True)
+class StateSync:
+    """Whether the nodes tell each other of connections, and over which interface of their own."""
+
+    enabled: bool
+    interface: str | None
 
 
 @dataclass(frozen=True)
@@ -301,6 +312,7 @@ class Site:
     internal: Network
     public: Network
     router_id: int
+    state_sync: StateSync
     vpn_servers: tuple[VpnServer, ...]
     vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
@@ -758,7 +770,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     domain = top.get("domain", _dns_name)
     internal = _read_internal(top.section("internal", required=True))
     public = _read_public(top.section("public", required=True))
-    nodes = _read_nodes(top, internal, public)
+    link = _read_sync_link(top)
+    nodes = _read_nodes(top, internal, public, link)
+    state_sync = _read_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes)
     clients = _read_clients(vpn, servers, nodes)
@@ -787,6 +801,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         internal=internal,
         public=public,
         router_id=keepalived.get("router_id", _whole(1, 255), ROUTER_ID),
+        state_sync=state_sync,
         vpn_servers=servers,
         vpn_clients=clients,
         vpn_pki=pki,
@@ -846,16 +861,20 @@ def _claim_side(section: _Section, side: Network) -> None:
     section.reader.inside(side.virtual_ip, side.network, section.at("virtual_ip"))
 
 
-def _read_nodes(top: _Section, internal: Network, public: Network) -> tuple[Node, ...]:
+def _read_nodes(
+    top: _Section, internal: Network, public: Network, link: str | None
+) -> tuple[Node, ...]:
     nodes = []
     for entry in top.entries("nodes", _matching(_MINION_PATTERN, "a minion id")):
-        nodes.append(_read_node(entry.name, entry.section, internal, public))
+        nodes.append(_read_node(entry.name, entry.section, internal, public, link))
     if top.readable and top.values.get("nodes", {}) == {}:
         top.reader.fault(top.at("nodes"), "a site needs at least one node")
     return tuple(sorted(nodes, key=lambda node: (node.id or 0, node.name)))
 
 
-def _read_node(name: str, section: _Section, internal: Network, public: Network) -> Node:
+def _read_node(
+    name: str, section: _Section, internal: Network, public: Network, link: str | None
+) -> Node:
     reader = section.reader
     number = section.get("id", _whole(1, HIGHEST_ID))
     node = Node(
@@ -867,6 +886,8 @@ def _read_node(name: str, section: _Section, internal: Network, public: Network)
         priority=section.get("priority", _whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)),
         internal_interface=section.get("internal_interface", _interface, internal.interface),
         public_interface=section.get("public_interface", _interface, public.interface),
+        sync=section.get("sync", _address, None),
+        sync_interface=section.get("sync_interface", _interface, link),
         pki=_read_pki(
             section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
         ),
@@ -888,7 +909,74 @@ def _read_node(name: str, section: _Section, internal: Network, public: Network)
             section.at("public_interface"),
             f"{node.public_interface} is the internal interface already",
         )
+    _check_sync_link(section, node, internal, public, link)
     return node
+
+
+def _read_sync_link(top: _Section) -> str | None:
+    """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
+    if not isinstance(top.values.get("state_sync"), dict):
+        return None
+    section = top.section("state_sync")
+    interface: str | None = section.get("interface", _interface)
+    section.close()
+    return interface or ""
+
+
+def _check_sync_link(
+    section: _Section, node: Node, internal: Network, public: Network, link: str | None
+) -> None:
+    """A node's end of the link: an interface, an address, and a network of its own."""
+    reader = section.reader
+    for key in ("sync", "sync_interface"):
+        if link is None and key in section.values:
+            reader.fault(section.at(key), "means nothing without gateway:state_sync:interface")
+    if link is None:
+        return
+    if "sync" not in section.values and section.readable:
+        reader.fault(section.at("sync"), "missing; gateway:state_sync:interface needs it")
+    reader.claim("address", node.sync, section.at("sync"))
+    for side in (internal, public):
+        if node.sync and side.network and node.sync in side.network:
+            reader.fault(
+                section.at("sync"),
+                f"{node.sync} is inside {side.network}; a link of its own has a network of its own",
+            )
+    place = section.at("sync_interface")
+    if "sync_interface" not in section.values:
+        place = "gateway:state_sync:interface"
+    sides = {"internal": node.internal_interface, "public": node.public_interface}
+    for name, interface in sides.items():
+        if node.sync_interface and node.sync_interface == interface:
+            reader.fault(
+                place, f"{interface} is the {name} interface; without a link say just true"
+            )
+
+
+def _read_state_sync(
+    top: _Section, public: Network, nodes: tuple[Node, ...], link: str | None
+) -> StateSync:
+    """Without a word in the pillar it is on where it is of use."""
+
+    def parse(value: object) -> bool:
+        if not isinstance(value, (bool, dict)):
+            shown = f"{_kind(value)} ({_show(value)})"
+            raise ValueError(f"must be true, false or a mapping with interface, is {shown}")
+        return bool(value) if isinstance(value, bool) else True
+
+    default = public.virtual_ip is not None and len(nodes) == 2
+    enabled = top.get("state_sync", parse, default)
+    path = top.at("state_sync")
+    sides = top.values.get("public")
+    if enabled and isinstance(sides, dict) and "virtual_ip" not in sides:
+        top.reader.fault(
+            path,
+            "needs gateway:public:virtual_ip: without it connections are translated to the address"
+            " of one node, and end with it",
+        )
+    if enabled and len(nodes) != 2:
+        top.reader.fault(path, f"needs a site of two nodes; this one has {len(nodes)}")
+    return StateSync(enabled=bool(enabled), interface=link)
 
 
 def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ...]:
@@ -1584,6 +1672,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             "id": node.id,
             "internal": str(node.internal),
             "public": _text_or_none(node.public),
+            "sync": _text_or_none(node.sync),
             "remote": node.remote or _text_or_none(node.public),
         },
         "peers": [
@@ -1597,8 +1686,9 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         ],
         "internal": _plan_side(site.internal, node.internal_interface),
         "public": _plan_side(site.public, node.public_interface),
-        "kernel": _plan_kernel(node),
+        "kernel": _plan_kernel(site, node),
         "vrrp": _plan_vrrp(site, node, peers),
+        "sync": _plan_sync(site, node, peers),
         "vpn": _plan_vpn(site, node),
         "routes": [
             {"destination": str(server.subnet(peer)), "via": str(peer.internal)}
@@ -1633,7 +1723,7 @@ def _plan_side(side: Network, interface: str) -> dict[str, Any]:
     }
 
 
-def _plan_kernel(node: Node) -> dict[str, str]:
+def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
     """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
     settings = {
         "net/ipv4/ip_forward": "1",
@@ -1647,6 +1737,11 @@ def _plan_kernel(node: Node) -> dict[str, str]:
     for scope in ("all", "default", node.internal_interface, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    if site.state_sync.enabled:
+        # What a node knows of a connection's sequence numbers is old when it takes over.
+        settings["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
+        # And what has not come through by then is picked up in the middle.
+        settings["net/netfilter/nf_conntrack_tcp_loose"] = "1"
     return settings
 
 
@@ -1678,6 +1773,31 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
         "advert_interval": ADVERT_INTERVAL,
         "instances": instances,
         "settings": _plan_settings(site.keepalived.settings),
+    }
+
+
+def _plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+    """The link to the peer, and whose connections are no business of the peer's."""
+    if not site.state_sync.enabled:
+        return {"enabled": False}
+    (peer,) = peers
+    own_link = site.state_sync.interface is not None
+    addresses = [
+        *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
+        *(side.virtual_ip for side in (site.internal, site.public)),
+        *site.public.addresses,
+    ]
+    return {
+        "enabled": True,
+        "interface": node.sync_interface if own_link else node.internal_interface,
+        "address": str(node.sync if own_link else node.internal),
+        "peer": str(peer.sync if own_link else peer.internal),
+        "port": SYNC_PORT,
+        "ignored": [
+            "127.0.0.0/8",
+            *(str(address) for address in addresses if address),
+            *(str(server.network) for server in site.vpn_servers),
+        ],
     }
 
 

@@ -5,6 +5,7 @@ include:
   - gateway.dnsmasq.clean
   - gateway.openvpn.clean
   - gateway.ntp.clean
+  - gateway.conntrackd.clean
   - gateway.routes.clean
   - gateway.firewall.clean
   - gateway.network.clean
@@ -24,6 +25,7 @@ gateway folders are gone:
       - sls: gateway.dnsmasq.clean
       - sls: gateway.openvpn.clean
       - sls: gateway.ntp.clean
+      - sls: gateway.conntrackd.clean
       - sls: gateway.routes.clean
       - sls: gateway.firewall.clean
       - sls: gateway.network.clean

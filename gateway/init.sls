@@ -6,6 +6,7 @@ include:
   - gateway.network
   - gateway.firewall
   - gateway.routes
+  - gateway.conntrackd
   - gateway.ntp
   - gateway.openvpn
   - gateway.dnsmasq
@@ -26,6 +27,7 @@ gateway digest of what was applied:
       - sls: gateway.network
       - sls: gateway.firewall
       - sls: gateway.routes
+      - sls: gateway.conntrackd
       - sls: gateway.ntp
       - sls: gateway.openvpn
       - sls: gateway.dnsmasq

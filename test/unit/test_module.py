@@ -27,6 +27,11 @@ CHRONY = (
     "C6336464,198.51.100.100,3,1700000000.1,0.000012,0.000010,0.000020,-1.2,0.0,0.1,0.001,0.002,"
     "64.2,{leap}\n"
 )
+LINK = {
+    "public:virtual_ip": "198.51.100.10",
+    "nodes:gw1:sync": "10.78.0.1",
+    "nodes:gw2:sync": "10.78.0.2",
+}
 SERVICES = ["keepalived", "gateway-follow", "gateway-dns", "chrony", "openvpn-server@gateway-main"]
 
 
@@ -218,6 +223,15 @@ def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, mon
     assert calls.count(("read",)) == 2
 
 
+def test_what_is_not_told_to_the_peer(module, node, break_pillar):
+    """Nothing of the node's own, on whichever interface; tunnels are in their network already."""
+    break_pillar({"public:virtual_ip": "198.51.100.10"})
+    node.addresses["docker0"] = ["172.17.0.1"]
+    node.addresses["eth0"].append("10.99.0.2")
+    planned = module.plan()["sync"]["ignored"]
+    assert module.sync_ignored() == [*planned, "10.99.0.2", "172.17.0.1"]
+
+
 def test_pem(module, node, break_pillar):
     text = f"Bag attributes:\n{PRIVATE_KEY}</key>\nscript-security 3\n".replace("\n", "\r\n")
     break_pillar({"vpn:pki:key": text})
@@ -239,7 +253,16 @@ def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path, name):
     assert getattr(load("_modules/gateway.py"), name).VERSION == "two"
 
 
-FUNCTIONS = ["validate", "plan", "digest", "vpn_subnets", "routes", "ruleset", "status"]
+FUNCTIONS = [
+    "validate",
+    "plan",
+    "digest",
+    "vpn_subnets",
+    "routes",
+    "ruleset",
+    "status",
+    "sync_ignored",
+]
 
 
 @pytest.fixture
@@ -362,8 +385,19 @@ def test_a_minion_that_is_no_node(module, node):
             ],
         ),
         ({"nodes:gw2:internal_interface": "lan0", "nodes:gw1:public": ...}, []),
+        (
+            {**LINK, "state_sync": {"interface": "eth3"}},
+            ["gateway:state_sync:interface: this node has no interface eth3, only {}"],
+        ),
+        (
+            {**LINK, "state_sync": {"interface": "eth3"}, "nodes:gw1:sync_interface": "lo"},
+            ["gateway:nodes:gw1:sync: 10.78.0.1 is not on this node's interface lo"],
+        ),
     ],
-    ids=["interface", "a node's own interface", "addresses", "swapped", "not this node's"],
+    ids=[
+        *("interface", "a node's own interface", "addresses", "swapped", "not this node's"),
+        *("link", "address on the link"),
+    ],
 )
 def test_what_the_pillar_says_and_the_node_does_not_have(
     module, node, break_pillar, changes, expected
@@ -385,6 +419,7 @@ def test_status_of_a_healthy_primary(module, node):
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
         "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},
+        "sync": {"enabled": False},
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
@@ -614,7 +649,7 @@ def test_executables_that_did_not_hear_of_it(module, node, monkeypatch, tmp_path
 
 
 def test_virtual_ips_on_two_nodes(module, node, break_pillar):
-    break_pillar({"public:virtual_ip": "198.51.100.1"})
+    break_pillar({"public:virtual_ip": "198.51.100.1", "state_sync": False})
     node.applied.write_text(module.digest())
     status = module.status()
     assert [instance["role"] for instance in status["vrrp"].values()] == ["MASTER", "BACKUP"]

@@ -1120,6 +1120,7 @@ def test_node(plan):
         "id": 2,
         "internal": "10.77.0.3",
         "public": "198.51.100.3",
+        "sync": None,
         "remote": "198.51.100.3",
     }
     assert found["peers"] == [

@@ -156,11 +156,29 @@ def test_a_kernel_setting_that_somebody_changed(machine, kernel):
     assert changes == {FORWARD: {"old": "0", "new": "1"}}
 
 
-def test_a_kernel_setting_that_leaves_leaves_the_file(machine, kernel):
+def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
     machine.run("kernel_settings", kernel.name, SETTINGS)
     changes = converges(machine, "kernel_settings", kernel.name, {FORWARD: "1"})
-    assert changes == {kernel.name: "written"}
+    assert changes == {REDIRECTS: {"old": "0", "new": "1"}, kernel.name: "written"}
     assert REDIRECTS not in kernel.file.read_text()
+    assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
+    # From then on it is somebody else's.
+    kernel.write(REDIRECTS, 0)
+    assert converges(machine, "kernel_settings_restored", kernel.name).keys() == {
+        FORWARD,
+        kernel.name,
+        str(machine.folder / "state/kernel.json"),
+    }
+
+
+def test_a_kernel_setting_of_a_module_that_is_not_loaded_yet(machine, kernel):
+    """In test mode it may be one that the run itself would load."""
+    settings = {**SETTINGS, "net/netfilter/nf_conntrack_tcp_loose": "1"}
+    ret = machine.run("kernel_settings", kernel.name, settings, test=True)
+    assert ret["result"] is None
+    assert ret["changes"]["net/netfilter/nf_conntrack_tcp_loose"] == {"old": None, "new": "1"}
+    ret = machine.run("kernel_settings", kernel.name, settings)
+    assert ret["comment"] == "the kernel has no setting net/netfilter/nf_conntrack_tcp_loose"
 
 
 @pytest.mark.parametrize("test", [True, False])

@@ -53,6 +53,13 @@ SITES = {  # changes of pillar.example, or a whole pillar
     "example": {},
     "minimal": MINIMAL,
     "public virtual IP": {"public:virtual_ip": "198.51.100.1"},
+    "link of their own": {
+        "public:virtual_ip": "198.51.100.1",
+        "state_sync": {"interface": "eth3"},
+        "nodes:gw1:sync": "10.78.0.1",
+        "nodes:gw2:sync": "10.78.0.2",
+        "nodes:gw2:sync_interface": "eth4",
+    },
     "further addresses": {
         "public:virtual_ip": "198.51.100.1",
         "public:addresses": ["198.51.100.11", "198.51.100.12"],
@@ -205,6 +212,7 @@ def render(compiler, module, kept, edit):
             "gateway.validate": lambda warnings: warnings or gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
+            "gateway.sync_ignored": lambda: [*module.plan()["sync"]["ignored"], "172.17.0.1"],
             "saltutil.sync_modules": sync,
             "saltutil.sync_states": sync,
         }, synced
@@ -351,6 +359,7 @@ def test_templates_are_all_used(render, root):
 SLSES = ["gateway"] + [
     f"gateway.{name}"
     for name in (
+        "conntrackd",
         "dnsmasq",
         "firewall",
         "follow",
@@ -376,9 +385,10 @@ def test_each_alone_does_its_part_of_the_whole(render, name, sls):
     alone = render(name, sls)
     whole = render(name)
     assert alone.files == {path: whole.files[path] for path in alone.files}
-    mine = [chunk["__id__"] for chunk in whole.low if chunk["__sls__"] == sls]
+    slses = (sls, f"{sls}.clean")  # what is off cleans up after itself
+    mine = [chunk["__id__"] for chunk in whole.low if chunk["__sls__"] in slses]
     assert mine
-    assert [chunk["__id__"] for chunk in alone.low if chunk["__sls__"] == sls] == mine
+    assert [chunk["__id__"] for chunk in alone.low if chunk["__sls__"] in slses] == mine
 
 
 def test_the_number_of_states_does_not_grow(render):
@@ -691,6 +701,43 @@ def test_where_there_is_no_master_nobody_is_told(render, without):
 def test_network_managers_leave_both_sides_alone(render):
     site = render("example", node="gw2", changes={"nodes:gw2:public_interface": "wan0"})
     assert site.ids["systemd-networkd keeps what is ours"]["interfaces"] == ["eth0", "wan0"]
+
+
+def test_conntrackd(render):
+    """The nodes send to each other; what is the nodes' own stays where it is."""
+    ends = {}
+    for site in ("public virtual IP", "link of their own"):
+        for node in ("gw1", "gw2"):
+            found = render(site, node=node)
+            text = re.sub(r"(?m)^\s*#.*\n", "", found.files["/etc/conntrackd/conntrackd.conf"])
+            words = dict(re.findall(r"(?m)^ {8}(\w+) (\S+)$", text))
+            assert words["Port"] == "3780"
+            assert words["DisableExternalCache"] == "yes"
+            ends[site, node] = (
+                words["Interface"],
+                words["IPv4_address"],
+                words["IPv4_Destination_Address"],
+            )
+            [ignored] = re.findall(r"Address Ignore \{(.*?)\}", text, re.DOTALL)
+            addresses = re.findall(r"IPv4_address (\S+)", ignored)
+            assert addresses == [*found.plan["sync"]["ignored"], "172.17.0.1"]
+            assert text.count("{") == text.count("}")
+            watcher = found.files["/etc/systemd/system/gateway-sync.service"]
+            assert "ExecStart=/usr/lib/gateway/sync 198.51.100.1\n" in watcher
+    assert ends == {
+        ("public virtual IP", "gw1"): ("eth0", "10.77.0.2", "10.77.0.3"),
+        ("public virtual IP", "gw2"): ("eth0", "10.77.0.3", "10.77.0.2"),
+        ("link of their own", "gw1"): ("eth3", "10.78.0.1", "10.78.0.2"),
+        ("link of their own", "gw2"): ("eth4", "10.78.0.2", "10.78.0.1"),
+    }
+
+
+def test_without_state_sync_nothing_of_it_is_there(render):
+    """conntrackd itself is stopped only if it was ours."""
+    found = render("example")
+    assert "/etc/conntrackd/conntrackd.conf" not in found.files
+    assert found.ids["no state sync"]["onlyif"].endswith("/conntrackd.service.d/gateway.conf")
+    assert "kernel modules" not in found.ids
 
 
 def test_routes(render):
