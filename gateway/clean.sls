@@ -1,6 +1,7 @@
 # Removes configuration, rules, routes and services that are ours. Packages stay.
 include:
   - gateway.keepalived.clean
+  - gateway.health.clean
   - gateway.follow.clean
   - gateway.dnsmasq.clean
   - gateway.openvpn.clean
@@ -17,6 +18,7 @@ gateway folders are gone:
       - /var/lib/gateway
     - require:
       - sls: gateway.keepalived.clean
+      - sls: gateway.health.clean
       - sls: gateway.follow.clean
       - sls: gateway.dnsmasq.clean
       - sls: gateway.openvpn.clean

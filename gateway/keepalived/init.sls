@@ -3,6 +3,7 @@
 include:
   - gateway.valid
   - gateway.follow
+  - gateway.health
 
 {%- if plan %}
 
@@ -28,6 +29,7 @@ keepalived configuration:
     - require:
       - pkg: keepalived package
       - gateway: keepalived configuration as it was
+      - file: health scripts
 
 keepalived service:
   service.running:
@@ -36,6 +38,7 @@ keepalived service:
     - reload: True
     - require:
       - service: follower service
+      - service: health service
       - file: keepalived unit settings
     - watch:
       - gateway: keepalived configuration
