@@ -26,7 +26,15 @@ CHRONY = (
     "C6336464,198.51.100.100,3,1700000000.1,0.000012,0.000010,0.000020,-1.2,0.0,0.1,0.001,0.002,"
     "64.2,{leap}\n"
 )
-SERVICES = ["keepalived", "gateway-follow", "gateway-dns", "chrony", "openvpn-server@gateway-main"]
+SERVICES = [
+    "keepalived",
+    "gateway-health",
+    "gateway-follow",
+    "gateway-dns",
+    "chrony",
+    "openvpn-server@gateway-main",
+]
+HEALTHY = {"penalty": 0, "holder": True, "cold": False, "drained": False, "uplink": [], "faults": []}
 
 
 def firewall_status(**changes):
@@ -105,9 +113,15 @@ def node(module, monkeypatch, tmp_path, edit):
             (folder / name).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, "INTERFACES", str(folder))
         monkeypatch.setattr(module, "APPLIED", str(system.applied))
+        for name in ("HEALTH", "DRAINING", "DRAINED"):
+            monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
+        system.health = tmp_path / "health"
+        system.drained, system.draining = tmp_path / "drained", tmp_path / "draining"
         functions = {
             "cmd.run_all": run_all,
             "service.status": lambda name: name in system.running,
+            "service.stop": system.running.remove,
+            "service.start": system.running.add,
         }
         for name, value in {
             "__salt__": functions,
@@ -120,6 +134,7 @@ def node(module, monkeypatch, tmp_path, edit):
 
     inject()
     system.applied.write_text(module.digest() + "\n")
+    system.health.write_text(json.dumps(HEALTHY) + "\n")
     return system
 
 
@@ -380,6 +395,7 @@ def test_status_of_a_healthy_primary(module, node):
     assert module.status() == {
         "node": "gw1",
         "vrrp": {"internal": {"virtual_ip": "10.77.0.1", "role": "MASTER"}},
+        "health": {"penalty": 0, "cold": False, "uplink": [], "faults": [], "drained": None},
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
         "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},

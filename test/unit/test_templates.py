@@ -344,6 +344,7 @@ SLSES = ["gateway"] + [
         "dnsmasq",
         "firewall",
         "follow",
+        "health",
         "keepalived",
         "kernel",
         "ntp",
