@@ -1797,6 +1797,7 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
         "virtual_ip": str(site.internal.virtual_ip),
         "preempt": failover.preempt,
         "preempt_delay": failover.preempt_delay,
+        "advert": max(1, int(failover.advert_interval * 80)),
         "penalties": {
             **{name: number * step for name, number in PENALTIES.items()},
             # A drain that has to be proven first: just below a peer that is cold and else in

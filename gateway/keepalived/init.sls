@@ -14,7 +14,8 @@ keepalived package:
 keepalived unit settings:
   file.managed:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
-    - source: salt://gateway/keepalived/files/unit.conf
+    - source: salt://gateway/keepalived/files/unit.conf.jinja
+    - template: jinja
     - makedirs: True
 
 keepalived configuration as it was:
@@ -39,7 +40,7 @@ keepalived service:
     - require:
       - service: follower service
       - service: health service
-      - file: keepalived unit settings
     - watch:
+      - file: keepalived unit settings
       - gateway: keepalived configuration
 {%- endif %}

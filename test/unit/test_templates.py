@@ -203,6 +203,7 @@ def render(compiler, module, kept, edit):
             "gateway.validate": lambda warnings: warnings or gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
+            "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
             "saltutil.sync_modules": sync,
             "saltutil.sync_states": sync,
         }, synced
