@@ -1795,6 +1795,17 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
             "targets": [str(target) for target in site.health.internal_targets],
         },
         "virtual_ip": str(site.internal.virtual_ip),
+        # Interface and address by turns.
+        "announced": [
+            text
+            for interface, address in [
+                (node.internal_interface, site.internal.virtual_ip),
+                (node.public_interface, site.public.virtual_ip),
+                *((node.public_interface, address) for address in site.public.addresses),
+            ]
+            if address
+            for text in (interface, str(address))
+        ],
         "preempt": failover.preempt,
         "preempt_delay": failover.preempt_delay,
         "advert": max(1, int(failover.advert_interval * 80)),

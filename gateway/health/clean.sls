@@ -11,6 +11,7 @@ health files are gone:
       - /etc/gateway/health.d
       - /usr/lib/gateway/health
       - /usr/lib/gateway/alive
+      - /usr/lib/gateway/announce
       - /var/lib/gateway/drained
     - require:
       - service: health service is stopped

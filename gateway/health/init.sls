@@ -13,6 +13,8 @@ health scripts:
         - source: salt://gateway/health/files/health
       - /usr/lib/gateway/alive:
         - source: salt://gateway/health/files/alive
+      - /usr/lib/gateway/announce:
+        - source: salt://gateway/health/files/announce
     - mode: '0755'
     - makedirs: True
 
