@@ -305,9 +305,9 @@ class Failover:
 
 # At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
 FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
-    "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1, "garp_refresh": 10},
-    "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1, "garp_refresh": 10},
-    "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2, "garp_refresh": 10},
+    "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
+    "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
+    "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
 }
 
 
@@ -929,7 +929,7 @@ def _read_failover(section: _Section) -> Failover:
         down_adverts=section.get("down_adverts", _whole(2, 100), values["down_adverts"]),
         garp_repeat=section.get("garp_repeat", _whole(1, 20), 5),
         garp_delay=section.get("garp_delay", _whole(0, 60), values["garp_delay"]),
-        garp_refresh=section.get("garp_refresh", _whole(0, 3600), values["garp_refresh"]),
+        garp_refresh=section.get("garp_refresh", _whole(0, 3600), 0),
         startup_delay=section.get("startup_delay", _whole(0, 60), 1),
         realtime_priority=section.get("realtime_priority", _whole(0, 99), 50),
         preempt=section.get("preempt", _boolean, True),

@@ -1142,7 +1142,7 @@ def test_vrrp(plan):
         "priority": 249,
         "advert_interval": 0.1,
         "down_adverts": 3,
-        "garp": {"repeat": 5, "delay": 1, "refresh": 10},
+        "garp": {"repeat": 5, "delay": 1, "refresh": 0},
         "startup_delay": 1,
         "realtime_priority": 50,
         "penalties": {"cold": 2, "monitor": 8},
