@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import socket
+import time
 from datetime import datetime, timezone
 from ipaddress import ip_address, ip_network
 
@@ -38,8 +39,11 @@ MANAGEMENT = "/run/{instance}/control/management"
 SYNC_REPORT = "/run/gateway/sync.json"
 SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
 SYNC_TROUBLE = 60  # seconds
-UPTIME = "/proc/uptime"
 CONNECTIONS = "/proc/sys/net/netfilter/nf_conntrack_count"
+HEALTH = "/run/gateway/health.json"
+DRAINING = "/run/gateway/draining"  # read by /usr/lib/gateway/health
+DRAINED = "/var/lib/gateway/drained"
+UPTIME = "/proc/uptime"
 EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
 EXPIRY_WARNING = 30  # days
 
@@ -351,12 +355,111 @@ def pem(material, **kwargs):
     return gateway_plan.pem_blocks(value).strip()
 
 
+def drain(force=False, **kwargs):
+    """
+    Take this node out of service, for maintenance: the virtual IPs go to a peer and no packet is
+    lost, its VPN servers stop and tell their clients, who then use the other gateway. It stays so
+    through reboots and applies until ``gateway.undrain``.
+
+    Nothing is changed unless a peer in good health takes the virtual IPs. While this node is drained
+    it has them only if there is nobody else.
+
+    force
+        Drain it also where no peer takes over.
+
+    Returns what was done. Raises CommandExecutionError when no peer took the virtual IPs, or, where
+    another node has them, that node does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.drain
+        salt gw1 gateway.drain force=True
+    """
+    _called(kwargs)
+    wanted = plan()
+    if os.path.exists(DRAINED):
+        return "this node is drained already"
+    try:
+        if not force:
+            _hand_over(wanted["health"])
+        _write(DRAINED, datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"))
+    finally:
+        _remove(DRAINING)
+    for server in wanted["vpn"]["servers"]:
+        __salt__["service.stop"](_vpn_unit(server))
+    return "this node is drained"
+
+
+def undrain(**kwargs):
+    """
+    Put a drained node into service again. It gets the virtual IPs back as a node does that comes
+    back: after ``failover:preempt_delay``, if it is the better one and there is ``preempt``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.undrain
+    """
+    _called(kwargs)
+    wanted = plan()
+    if not os.path.exists(DRAINED):
+        return "this node is not drained"
+    _remove(DRAINED)
+    for server in wanted["vpn"]["servers"]:
+        __salt__["service.start"](_vpn_unit(server))
+    return "this node is in service again"
+
+
+def _hand_over(health):
+    """Return when another node has the virtual IP, and could keep it."""
+    address = health["virtual_ip"]
+    if address not in _addresses():
+        # Whoever has it is in as good a state as this node at least, else this one would have it.
+        if not _output("ping", "-c", "1", "-W", "2", address):
+            raise CommandExecutionError(
+                f"no other node answers on the virtual IP {address}; nothing was changed"
+                " (force=True drains this node all the same)"
+            )
+        return
+    with open(UPTIME, encoding="ascii") as file:
+        _write(DRAINING, file.read().split(".")[0])
+    end = time.monotonic() + health["takeover"]
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        if address not in _addresses():
+            return
+    raise CommandExecutionError(
+        f"no healthy peer took the virtual IP {address}; nothing was changed"
+        " (force=True drains this node all the same)"
+    )
+
+
+def _write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    os.replace(f"{path}.new", path)
+
+
+def _remove(path):
+    if os.path.exists(path):
+        os.remove(path)
+
+
+def _vpn_unit(server):
+    return f"openvpn-server@{server['instance']}"
+
+
 def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
-    ``services``, ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by
-    hand, wait for their confirmation), ``sync`` (whether the peer is heard, how many connections
-    it was told of, and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
+    ``health`` (what its priority loses, and why; since when it is drained), ``services``,
+    ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by hand, wait for
+    their confirmation), ``sync`` (whether the peer is heard, how many connections it was told of,
+    and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
     and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
     should look at.
 
@@ -371,9 +474,13 @@ def status(**kwargs):
     addresses = _addresses()
     problems = []
     vrrp = _vrrp_status(wanted, addresses, problems)
+    health = _health_status(problems)
+    if health["drained"]:
+        wanted = wanted | {"vpn": wanted["vpn"] | {"servers": []}}
     return {
         "node": wanted["node"]["name"],
         "vrrp": vrrp,
+        "health": health,
         "services": _service_status(wanted, vrrp["internal"]["role"], problems),
         "routes": _route_status(wanted, problems),
         "firewall": _firewall_status(problems),
@@ -396,10 +503,32 @@ def _vrrp_status(wanted, addresses, problems):
     return found
 
 
+def _health_status(problems):
+    """What the monitor says; a node that is drained has nothing more to say."""
+    nothing = {"penalty": None, "cold": None, "uplink": [], "faults": []}
+    found = json.loads(_text(HEALTH) or "null") or nothing
+    drained = _text(DRAINED)
+    if drained is not None:
+        problems.append(f"this node is drained since {drained}")
+    problems += found["uplink"] + found["faults"]
+    if found["penalty"] is None:
+        problems.append("nothing is known of this node's health")
+    return {name: found[name] for name in nothing} | {"drained": drained}
+
+
+def _text(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None
+
+
 def _service_status(wanted, role, problems):
-    names = ["keepalived", "gateway-follow", "gateway-dns", wanted["ntp"]["provider"]]
+    names = ["keepalived", "gateway-health", "gateway-follow", "gateway-dns"]
+    names += [wanted["ntp"]["provider"]]
     names += ["conntrackd", "gateway-sync"] if wanted["sync"]["enabled"] else []
-    names += [f"openvpn-server@{server['instance']}" for server in wanted["vpn"]["servers"]]
+    names += [_vpn_unit(server) for server in wanted["vpn"]["servers"]]
     found = {name: _service_state(name) for name in names}
     problems += [f"service {name} is {now}" for name, now in found.items() if now != "running"]
     if wanted["dhcp"]["enabled"]:
@@ -629,11 +758,3 @@ def _ntp(provider):
 
 def _applied():
     return _text(APPLIED)
-
-
-def _text(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except FileNotFoundError:
-        return None

@@ -19,9 +19,14 @@ from typing import Any
 # ((256 - priority) / 256 advert intervals), and with it a clean hand-over, at milliseconds.
 HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
-ADVERT_INTERVAL = 0.1  # seconds; below one second only VRRP version 3 can
 ROUTER_ID = 51  # keepalived's customary one
 SYNC_PORT = 3780  # conntrackd's customary one
+# What is taken off the priority of a node, in steps; any one step outweighs all differences of
+# rank, so it is as large as there are nodes. Each outweighs what stands before it.
+PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
+MONITOR_PENALTY = 4  # keepalived's own, while nothing is heard of the one who counts the others
+# So many nodes that the last one with all penalties still has a priority of 1.
+MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + MONITOR_PENALTY + 1)
 
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
@@ -42,6 +47,7 @@ _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 # OpenVPN looks for a client's file by its common name, after replacing all other characters. 64 is
 # X.520's upper bound for a common name, as in RFC 5280 appendix A.
 _CLIENT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]{0,200}")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
@@ -296,6 +302,40 @@ class Dhcp:
 
 
 @dataclass(frozen=True)
+class Failover:
+    """How fast the virtual IPs move; times in seconds. ``down_adverts`` is how many adverts in
+    a row have to be missed."""
+
+    advert_interval: float
+    down_adverts: int
+    garp_repeat: int
+    garp_delay: int
+    garp_refresh: int
+    startup_delay: int
+    realtime_priority: int
+    preempt: bool
+    preempt_delay: int
+
+
+# At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
+FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
+    "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
+    "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
+    "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
+}
+
+
+@dataclass(frozen=True)
+class Health:
+    """What has to work on a node that is to have the virtual IPs: systemd units, and of each side
+    one of the addresses has to answer."""
+
+    services: tuple[str, ...]
+    public_targets: tuple[IPv4Address, ...]
+    internal_targets: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True)
 class Service:
     """What DNS, NTP and keepalived have in common: upstream servers, pass-through settings."""
 
@@ -313,6 +353,8 @@ class Site:
     public: Network
     router_id: int
     state_sync: StateSync
+    failover: Failover
+    health: Health
     vpn_servers: tuple[VpnServer, ...]
     vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
@@ -802,6 +844,8 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         public=public,
         router_id=keepalived.get("router_id", _whole(1, 255), ROUTER_ID),
         state_sync=state_sync,
+        failover=_read_failover(top.section("failover")),
+        health=_read_health(top.section("health")),
         vpn_servers=servers,
         vpn_clients=clients,
         vpn_pki=pki,
@@ -869,6 +913,8 @@ def _read_nodes(
         nodes.append(_read_node(entry.name, entry.section, internal, public, link))
     if top.readable and top.values.get("nodes", {}) == {}:
         top.reader.fault(top.at("nodes"), "a site needs at least one node")
+    if len(nodes) > MOST_NODES:
+        top.reader.fault(top.at("nodes"), f"{len(nodes)} nodes; a site has at most {MOST_NODES}")
     return tuple(sorted(nodes, key=lambda node: (node.id or 0, node.name)))
 
 
@@ -977,6 +1023,51 @@ def _read_state_sync(
     if enabled and len(nodes) != 2:
         top.reader.fault(path, f"needs a site of two nodes; this one has {len(nodes)}")
     return StateSync(enabled=bool(enabled), interface=link)
+
+
+def _read_failover(section: _Section) -> Failover:
+    profile = section.get("profile", _one_of(*FAILOVER_PROFILES), "normal")
+    values = FAILOVER_PROFILES[profile or "normal"]
+    failover = Failover(
+        advert_interval=section.get("advert_interval", _advert, values["advert_interval"]),
+        down_adverts=section.get("down_adverts", _whole(2, 100), values["down_adverts"]),
+        garp_repeat=section.get("garp_repeat", _whole(1, 20), 5),
+        garp_delay=section.get("garp_delay", _whole(0, 60), values["garp_delay"]),
+        garp_refresh=section.get("garp_refresh", _whole(0, 3600), 0),
+        startup_delay=section.get("startup_delay", _whole(0, 60), 1),
+        realtime_priority=section.get("realtime_priority", _whole(0, 99), 50),
+        preempt=section.get("preempt", _boolean, True),
+        preempt_delay=section.get("preempt_delay", _whole(0, 3600), 5),
+    )
+    section.close()
+    return failover
+
+
+def _advert(value: object) -> float:
+    """Seconds between two adverts. VRRP version 3 has 12 bits for hundredths (RFC 9568 5.2.7)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number of seconds, is {_kind(value)} ({_show(value)})")
+    if not 0.01 <= value <= 40:
+        raise ValueError(f"{_show(value)} is not in 0.01 to 40 seconds")
+    if abs(value * 100 - round(value * 100)) > 1e-6:
+        raise ValueError(f"{_show(value)} is not a whole number of hundredths of a second")
+    return round(value * 100) / 100
+
+
+def _read_health(section: _Section) -> Health:
+    def targets(side: str) -> tuple[IPv4Address, ...]:
+        part = section.section(side)
+        found = part.items("targets", _address)
+        part.close()
+        return found
+
+    health = Health(
+        services=section.items("services", _matching(_UNIT_PATTERN, "the name of a systemd unit")),
+        public_targets=targets("public"),
+        internal_targets=targets("internal"),
+    )
+    section.close()
+    return health
 
 
 def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ...]:
@@ -1689,6 +1780,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "kernel": _plan_kernel(site, node),
         "vrrp": _plan_vrrp(site, node, peers),
         "sync": _plan_sync(site, node, peers),
+        "health": _plan_health(site, node),
         "vpn": _plan_vpn(site, node),
         "routes": [
             {"destination": str(server.subnet(peer)), "via": str(peer.internal)}
@@ -1767,10 +1859,24 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
                 "peers": [str(peer.public) for peer in peers],
             }
         )
+    failover = site.failover
+    step = len(site.nodes)
     return {
         "router_id": site.router_id,
-        "priority": node.priority,
-        "advert_interval": ADVERT_INTERVAL,
+        "priority": _priority(site, node),
+        "advert_interval": failover.advert_interval,
+        "down_adverts": failover.down_adverts,
+        "garp": {
+            "repeat": failover.garp_repeat,
+            "delay": failover.garp_delay,
+            "refresh": failover.garp_refresh,
+        },
+        "startup_delay": failover.startup_delay,
+        "realtime_priority": failover.realtime_priority,
+        "penalties": {
+            "cold": PENALTIES["cold"] * step,
+            "monitor": MONITOR_PENALTY * step,
+        },
         "instances": instances,
         "settings": _plan_settings(site.keepalived.settings),
     }
@@ -1798,6 +1904,56 @@ def _plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
             *(str(address) for address in addresses if address),
             *(str(server.network) for server in site.vpn_servers),
         ],
+    }
+
+
+def _priority(site: Site, node: Node) -> int:
+    """VRRP's number. Of the pillar's numbers only the order counts: close together, any penalty
+    outweighs them."""
+    better = [other for other in site.nodes if other.priority > node.priority]
+    return HIGHEST_PRIORITY - len(better)
+
+
+def _plan_health(site: Site, node: Node) -> dict[str, Any]:
+    """What the monitor of a node looks at, and what it takes off the node's priority for it."""
+    step = len(site.nodes)
+    lowest_peer = min(
+        (_priority(site, other) for other in site.nodes if other is not node), default=0
+    )
+    failover = site.failover
+    return {
+        "services": list(site.health.services),
+        "public": {
+            "interface": node.public_interface,
+            "targets": [str(target) for target in site.health.public_targets],
+        },
+        "internal": {
+            "interface": node.internal_interface,
+            "targets": [str(target) for target in site.health.internal_targets],
+        },
+        "virtual_ip": str(site.internal.virtual_ip),
+        # Interface and address by turns.
+        "announced": [
+            text
+            for interface, address in [
+                (node.internal_interface, site.internal.virtual_ip),
+                (node.public_interface, site.public.virtual_ip),
+                *((node.public_interface, address) for address in site.public.addresses),
+            ]
+            if address
+            for text in (interface, str(address))
+        ],
+        "preempt": failover.preempt,
+        "preempt_delay": failover.preempt_delay,
+        "advert": max(1, int(failover.advert_interval * 80)),
+        "penalties": {
+            **{name: number * step for name, number in PENALTIES.items()},
+            # A drain that has to be proven first: just below a peer that is cold and else in
+            # good health, and above one that is not.
+            "draining": _priority(site, node) - (lowest_peer - step - 1),
+        },
+        # Seconds in which a healthy peer has taken over from a node that is worse.
+        "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
     }
 
 

@@ -1,6 +1,7 @@
 # Removes configuration, rules, routes and services that are ours. Packages stay.
 include:
   - gateway.keepalived.clean
+  - gateway.health.clean
   - gateway.follow.clean
   - gateway.dnsmasq.clean
   - gateway.openvpn.clean
@@ -21,6 +22,7 @@ gateway folders are gone:
     - keep: [follow.d, health.d]
     - require:
       - sls: gateway.keepalived.clean
+      - sls: gateway.health.clean
       - sls: gateway.follow.clean
       - sls: gateway.dnsmasq.clean
       - sls: gateway.openvpn.clean

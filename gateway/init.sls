@@ -11,6 +11,7 @@ include:
   - gateway.openvpn
   - gateway.dnsmasq
   - gateway.follow
+  - gateway.health
   - gateway.keepalived
 
 {%- if plan %}
@@ -32,5 +33,6 @@ gateway digest of what was applied:
       - sls: gateway.openvpn
       - sls: gateway.dnsmasq
       - sls: gateway.follow
+      - sls: gateway.health
       - sls: gateway.keepalived
 {%- endif %}

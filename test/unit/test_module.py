@@ -32,7 +32,15 @@ LINK = {
     "nodes:gw1:sync": "10.78.0.1",
     "nodes:gw2:sync": "10.78.0.2",
 }
-SERVICES = ["keepalived", "gateway-follow", "gateway-dns", "chrony", "openvpn-server@gateway-main"]
+SERVICES = [
+    "keepalived",
+    "gateway-health",
+    "gateway-follow",
+    "gateway-dns",
+    "chrony",
+    "openvpn-server@gateway-main",
+]
+HEALTHY = {"penalty": 0, "holder": True, "cold": False, "drained": False, "uplink": [], "faults": []}
 
 
 def firewall_status(**changes):
@@ -112,9 +120,15 @@ def node(module, monkeypatch, tmp_path, edit):
         monkeypatch.setattr(module, "INTERFACES", str(folder))
         monkeypatch.setattr(module, "APPLIED", str(system.applied))
         monkeypatch.setattr(module, "ROLE", str(tmp_path / "no role"))
+        for name in ("HEALTH", "DRAINING", "DRAINED"):
+            monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
+        system.health = tmp_path / "health"
+        system.drained, system.draining = tmp_path / "drained", tmp_path / "draining"
         functions = {
             "cmd.run_all": run_all,
             "service.status": lambda name: name in system.running,
+            "service.stop": system.running.remove,
+            "service.start": system.running.add,
         }
         for name, value in {
             "__salt__": functions,
@@ -127,6 +141,7 @@ def node(module, monkeypatch, tmp_path, edit):
 
     inject()
     system.applied.write_text(module.digest() + "\n")
+    system.health.write_text(json.dumps(HEALTHY) + "\n")
     return system
 
 
@@ -416,6 +431,7 @@ def test_status_of_a_healthy_primary(module, node):
     assert module.status() == {
         "node": "gw1",
         "vrrp": {"internal": {"virtual_ip": "10.77.0.1", "role": "MASTER"}},
+        "health": {"penalty": 0, "cold": False, "uplink": [], "faults": [], "drained": None},
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
         "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},

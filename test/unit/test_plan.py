@@ -1142,6 +1142,11 @@ def test_vrrp(plan):
         "router_id": 51,
         "priority": 249,
         "advert_interval": 0.1,
+        "down_adverts": 3,
+        "garp": {"repeat": 5, "delay": 1, "refresh": 0},
+        "startup_delay": 1,
+        "realtime_priority": 50,
+        "penalties": {"cold": 2, "monitor": 8},
         "instances": [
             {
                 "name": "internal",
@@ -1552,7 +1557,7 @@ def test_overrides_of_a_node(plan):
         "keepalived": {"router_id": 7},
     }
     one, two = plan(changes, "gw1"), plan(changes, "gw2")
-    assert (one["vrrp"]["priority"], two["vrrp"]["priority"]) == (250, 254)
+    assert (one["vrrp"]["priority"], two["vrrp"]["priority"]) == (249, 250)
     assert (two["internal"]["interface"], two["public"]["interface"]) == ("lan0", "wan0")
     assert (one["internal"]["interface"], one["public"]["interface"]) == ("eth0", "eth1")
     assert two["vrrp"]["instances"][0]["interface"] == "lan0"

@@ -213,6 +213,7 @@ def render(compiler, module, kept, edit):
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
             "gateway.sync_ignored": lambda: [*module.plan()["sync"]["ignored"], "172.17.0.1"],
+            "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
             "saltutil.sync_modules": sync,
             "saltutil.sync_states": sync,
         }, synced
@@ -363,6 +364,7 @@ SLSES = ["gateway"] + [
         "dnsmasq",
         "firewall",
         "follow",
+        "health",
         "keepalived",
         "kernel",
         "network",

@@ -1,0 +1,17 @@
+health service is stopped:
+  service.dead:
+    - name: gateway-health
+    - enable: False
+
+health files are gone:
+  file.absent:
+    - names:
+      - /etc/systemd/system/gateway-health.service
+      - /etc/gateway/health.conf
+      - /etc/gateway/health.d
+      - /usr/lib/gateway/health
+      - /usr/lib/gateway/alive
+      - /usr/lib/gateway/announce
+      - /var/lib/gateway/drained
+    - require:
+      - service: health service is stopped
