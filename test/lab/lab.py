@@ -320,6 +320,75 @@ class Probe:
         self.stop()
 
 
+@dataclass(frozen=True)
+class SessionsResult:
+    """What became of the sessions. A session is alive if it still does what it is for; it stood
+    still for as long as it did not."""
+
+    start: float  # time.monotonic() when all were open
+    opened: int
+    alive: int
+    alive_talking: int  # of those in which the client talks, every second one
+    deaths: dict[str, int]  # why: ECONNRESET, closed, silent, ...
+    stalls_ms: tuple[float, ...]  # the longest of each that is alive, in ascending order
+
+    @property
+    def worst_stall_ms(self) -> float:
+        return max(self.stalls_ms, default=0.0)
+
+
+class Sessions:
+    """TCP connections on which a line comes each `interval` seconds, from entry to exit of a
+    `with` block (or start() to stop()), but never longer than `seconds`. On every second one the
+    client only listens. They go to two ports, of which the echo server's is the first."""
+
+    def __init__(
+        self, host: Host, dst: str, port: int, count: int, seconds: float, interval: float
+    ) -> None:
+        self._host = host
+        script = "/usr/local/lib/lab/sessions.py"
+        arguments = (dst, port, count, seconds, interval)
+        self._command = ["python3", script, *map(str, arguments)]
+        self._result: SessionsResult | None = None
+
+    def start(self) -> Sessions:
+        """Start; return when all are open, or 15 s later."""
+        self._process = self._host.spawn(self._command)
+        assert self._process.stdout
+        opened = self._process.stdout.readline()
+        if not opened:
+            raise LabError(f"sessions: {self._process.communicate()[1].strip()}")
+        self._start = float(json.loads(opened)["start"])
+        return self
+
+    def stop(self) -> SessionsResult:
+        """Stop and return the result, at once or, if one is silent, five seconds later."""
+        if not self._result:
+            output, errors = self._process.communicate(timeout=60)
+            if self._process.returncode:
+                raise LabError(f"sessions: {errors.strip()}")
+            raw = json.loads(output)
+            stalls = tuple(seconds * 1000 for seconds in raw.pop("stalls"))
+            self._result = SessionsResult(start=self._start, stalls_ms=stalls, **raw)
+        return self._result
+
+    @property
+    def result(self) -> SessionsResult:
+        """The result of the sessions, which stops them."""
+        return self.stop()
+
+    def __enter__(self) -> Sessions:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
 # --- the lab ------------------------------------------------------------------------------------
 
 
@@ -457,6 +526,19 @@ class Lab:
     ) -> Probe:
         """Return a probe (see there): `with lab.probe() as p: ...` and then `p.result`."""
         return Probe(self.host(src), dst, port, seconds)
+
+    def sessions(
+        self,
+        count: int = 200,
+        src: str = "backend01",
+        dst: str = "198.51.100.100",
+        port: int = 7007,
+        seconds: float = 120,
+        interval: float = 0.1,
+    ) -> Sessions:
+        """Return sessions (see there): `with lab.sessions() as s: ...` and then `s.result`. A
+        line each 0.1 s is for some hundred of them; for thousands take a second."""
+        return Sessions(self.host(src), dst, port, count, seconds, interval)
 
     def dhcp_offers(
         self, mac: str, src: str = "backend01", seconds: float = 4
