@@ -16,7 +16,8 @@ ROW, HEAD, TOP = 38, 34, 74
 # Without variables, which not every viewer knows.
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
-.title { font-size: 17px; font-weight: 600; } .head { font-weight: 600; } .quiet { font-size: 12px; }
+.title { font-size: 17px; font-weight: 600; } .head { font-weight: 600; }
+.quiet { font-size: 12px; }
 .end { text-anchor: end; } .middle { text-anchor: middle; }
 .dot { fill-opacity: 0.45; } .mark { stroke-width: 2; }
 .paper { fill: #ffffff; } text { fill: #1f2328; } .quiet { fill: #59636e; }

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import checks
 import faults
+import play
 import pytest
 from conftest import GATEWAYS
 from lab import OUT, Lab, LabError
@@ -21,12 +22,12 @@ class Matrix:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.site = ""
-        self.outcomes: list[faults.Outcome] = []
+        self.outcomes: list[play.Outcome] = []
 
     def visit(self, site: str) -> None:
         """Have a whole site of this kind."""
         stage = faults.Stage(self.lab, faults.SITES[site])
-        if site == self.site and not faults.whole(stage):
+        if site == self.site and not play.whole(stage):
             return
         self.repair()
         self.lab.set_pillar({"gateway": stage.pillar})
@@ -34,7 +35,7 @@ class Matrix:
         results = self.lab.apply()
         for name in GATEWAYS:
             assert checks.failures(results.get(name, "no answer")) == {}, name
-        assert faults.wait_whole(stage, 60) == ""
+        assert play.wait_whole(stage, 60) == ""
 
     def repair(self) -> None:
         """Undo what a row that failed half-way may have left."""
@@ -53,7 +54,7 @@ def matrix(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Matrix]:
     yield matrix
     tell = request.config.pluginmanager.getplugin("terminalreporter").write_line
     tell("")
-    for text in (faults.header(), *map(faults.line, matrix.outcomes)):
+    for text in (play.header(), *map(play.line, matrix.outcomes)):
         tell(text)
     done = [asdict(outcome) for outcome in matrix.outcomes]
     (OUT / "faults.json").write_text(json.dumps(done, indent=1))
@@ -72,10 +73,10 @@ def matrix(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Matrix]:
 def test_fault(matrix: Matrix, fault: faults.Fault, capsys: pytest.CaptureFixture[str]) -> None:
     matrix.visit(fault.site)
     try:
-        outcome = faults.play(matrix.lab, fault)
+        outcome = play.play(matrix.lab, fault)
     except LabError as error:
-        outcome = faults.Outcome(fault.name, fault.site, failed=[f"could not be played: {error}"])
+        outcome = play.Outcome(fault.name, fault.site, failed=[f"could not be played: {error}"])
     matrix.outcomes.append(outcome)
     with capsys.disabled():
-        print(f"\n{faults.line(outcome)}", end=" ")
+        print(f"\n{play.line(outcome)}", end=" ")
     assert outcome.failed == []
