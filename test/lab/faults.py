@@ -1,8 +1,8 @@
 """The fault matrix: what is broken on purpose, and what must hold.
 
 Each row of FAULTS says beforehand what has to be true; play.py plays the rows and judges. A row
-never repairs what it broke by anything but undoing its cause: that the site is whole again by itself
-is part of every row.
+never repairs what it broke by anything but undoing its cause: that the site is whole again by
+itself is part of every row.
 """
 
 from __future__ import annotations
