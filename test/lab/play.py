@@ -28,6 +28,7 @@ class Outcome:
     figures: dict[str, Any] = field(default_factory=dict)
     masters: str = ""
     failed: list[str] = field(default_factory=list)
+    whole: bool = False  # the site was as it should be at the end
 
 
 def whole(stage: Stage) -> str:
@@ -87,6 +88,7 @@ def play(lab: Lab, fault: Fault) -> Outcome:
     amiss = wait_whole(stage, max(5.0, fault.must.whole_s - (time.monotonic() - mended)))
     outcome = judge(fault, record, broken, mended, healed)
     outcome.figures["whole_s"] = round(time.monotonic() - mended, 1)
+    outcome.whole = not amiss
     if amiss:
         outcome.failed.append(f"not whole again after {fault.must.whole_s:g} s: {amiss}")
     return outcome
