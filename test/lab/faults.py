@@ -512,6 +512,7 @@ FAULTS: tuple[Fault, ...] = (
         # The status tells for a minute that the peer could not be told of all of them.
         Must(whole_s=150),
         before=(on("gw1", FULL_TABLE),),
+        after=(on("gw1", "rm -rf /tmp/connections"),),
         seconds=10,
     ),
     Fault(
