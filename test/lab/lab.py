@@ -268,12 +268,15 @@ class ProbeResult:
 
 class Probe:
     """Sends from one host to the echo server at an address, 1000 datagrams a second, from entry
-    to exit of a `with` block (or start() to stop()), but never longer than `seconds`."""
+    to exit of a `with` block (or start() to stop()), but never longer than `seconds`. With `name`
+    it asks a DNS server for that name, 100 times a second."""
 
-    def __init__(self, host: Host, dst: str, port: int, seconds: float) -> None:
+    def __init__(self, host: Host, dst: str, port: int, seconds: float, name: str = "") -> None:
         self._host = host
         script = "/usr/local/lib/lab/probe.py"
         self._command = ["python3", script, dst, str(port), str(seconds)]
+        if name:
+            self._command += ["0.01", name]
         self._result: ProbeResult | None = None
 
     def start(self) -> Probe:
@@ -498,6 +501,32 @@ class Lab:
         network = TOPOLOGY[host].ports[int(iface.removeprefix("eth"))].network
         run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "master", network])
 
+    def part(self, *hosts: str, apart: bool = True) -> None:
+        """Keep these hosts from hearing each other; all others still hear all of them."""
+        on_switch(
+            *(
+                f"link set {name}-eth{number} type bridge_slave isolated {'on' if apart else 'off'}"
+                for name in hosts
+                for number, port in enumerate(TOPOLOGY[name].ports)
+                if port.network != "mgmt"
+            )
+        )
+
+    @contextmanager
+    def tap(self, network: str, mac: str) -> Iterator[list[str]]:
+        """Have one more socket on a network, with a card in the switch itself; return how to run
+        a command there. The card is called tap and has no address."""
+        run(["ip", "-n", LAB_NAME, "link", "del", "tap"], check=False)
+        on_switch(
+            f"link add tap address {mac} type veth peer name tap-socket",
+            f"link set tap-socket master {network} addrgenmode none up",
+            "link set tap addrgenmode none up",
+        )
+        try:
+            yield ["ip", "netns", "exec", LAB_NAME]
+        finally:
+            run(["ip", "-n", LAB_NAME, "link", "del", "tap"])
+
     # Salt
 
     def wait_minions(self, timeout: float = 60) -> None:
@@ -539,6 +568,10 @@ class Lab:
     ) -> Probe:
         """Return a probe (see there): `with lab.probe() as p: ...` and then `p.result`."""
         return Probe(self.host(src), dst, port, seconds)
+
+    def questions(self, name: str, dst: str, src: str = "backend01", seconds: float = 120) -> Probe:
+        """Return a probe that asks the DNS server at `dst` for a name, every 10 ms."""
+        return Probe(self.host(src), dst, 53, seconds, name)
 
     def sessions(
         self,
