@@ -330,8 +330,8 @@ def drain(force=False, **kwargs):
     lost, its VPN servers stop and tell their clients, who then use the other gateway. It stays so
     through reboots and applies until ``gateway.undrain``.
 
-    Nothing is changed unless a peer in good health takes the virtual IPs. While this node is drained
-    it has them only if there is nobody else.
+    Nothing is changed unless a peer in good health takes the virtual IPs. While this node is
+    drained it has them only if there is nobody else.
 
     force
         Drain it also where no peer takes over.
@@ -425,10 +425,10 @@ def _vpn_unit(server):
 def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
-    ``health`` (what its priority loses, and why; since when it is drained), ``services``, ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by
-    hand, wait for their confirmation), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
-    and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
-    should look at.
+    ``health`` (what its priority loses, and why; since when it is drained), ``services``,
+    ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by hand, wait for
+    their confirmation), ``vpn`` (tunnel addresses, and who is connected), ``ntp`` and ``digest``
+    (of what was last applied, and of the pillar). ``problems`` lists what a person should look at.
 
     CLI Example:
 
