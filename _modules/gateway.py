@@ -361,8 +361,8 @@ def drain(force=False, **kwargs):
     lost, its VPN servers stop and tell their clients, who then use the other gateway. It stays so
     through reboots and applies until ``gateway.undrain``.
 
-    Nothing is changed unless a peer in good health takes the virtual IPs. While this node is drained
-    it has them only if there is nobody else.
+    Nothing is changed unless a peer in good health takes the virtual IPs. While this node is
+    drained it has them only if there is nobody else.
 
     force
         Drain it also where no peer takes over.

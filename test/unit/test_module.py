@@ -40,7 +40,14 @@ SERVICES = [
     "chrony",
     "openvpn-server@gateway-main",
 ]
-HEALTHY = {"penalty": 0, "holder": True, "cold": False, "drained": False, "uplink": [], "faults": []}
+HEALTHY = {
+    "penalty": 0,
+    "holder": True,
+    "cold": False,
+    "drained": False,
+    "uplink": [],
+    "faults": [],
+}
 
 
 def firewall_status(**changes):
@@ -741,3 +748,72 @@ def test_what_is_shown_is_plain_and_not_secret(module, node, break_pillar):
     for answer in (module.plan(), module.status(), module.routes(), module.ruleset()):
         assert json.loads(json.dumps(answer)) == answer
         assert SECRET not in json.dumps(answer)
+
+
+# --------------------------------------------------------------------------------------------------
+# Drain
+
+
+@pytest.fixture
+def takeover(module, node, monkeypatch):
+    """A peer takes the virtual IP as soon as this node is worse; no time passes."""
+
+    def sleep(seconds):
+        clock[0] += seconds
+        assert node.draining.exists()
+        if node.peer and "10.77.0.1" in node.addresses["eth0"]:
+            node.addresses["eth0"].remove("10.77.0.1")
+
+    clock = [0.0]
+    node.peer = True
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
+    )
+    return node
+
+
+def test_drain_and_undrain(module, takeover):
+    assert module.drain() == "this node is drained"
+    assert takeover.drained.exists()
+    assert not takeover.draining.exists()
+    assert "openvpn-server@gateway-main" not in takeover.running
+    takeover.running.remove("gateway-dhcp")
+    [problem] = module.status()["problems"]
+    assert problem.startswith("this node is drained since 2")
+    assert module.drain() == "this node is drained already"
+    assert module.undrain() == "this node is in service again"
+    assert "openvpn-server@gateway-main" in takeover.running
+    assert not takeover.drained.exists()
+    assert module.undrain() == "this node is not drained"
+
+
+def test_drain_without_a_peer(module, takeover):
+    takeover.peer = False
+    with pytest.raises(CommandExecutionError, match="no healthy peer took the virtual IP"):
+        module.drain()
+    assert not takeover.drained.exists()
+    assert not takeover.draining.exists()
+    assert "openvpn-server@gateway-main" in takeover.running
+    module.drain(force=True)
+    assert takeover.drained.exists()
+
+
+def test_drain_of_the_secondary(module, takeover):
+    takeover.addresses["eth0"].remove("10.77.0.1")
+    with pytest.raises(CommandExecutionError, match="no other node answers on the virtual IP"):
+        module.drain()
+    takeover.tools["ping"] = "1 received"
+    assert module.drain() == "this node is drained"
+
+
+def test_status_says_what_ails_the_node(module, node):
+    ill = {
+        "penalty": 6,
+        "cold": True,
+        "uplink": ["no carrier on eth1"],
+        "faults": ["check x fails"],
+    }
+    node.health.write_text(json.dumps(HEALTHY | ill))
+    assert module.status()["problems"] == ["no carrier on eth1", "check x fails"]
+    node.health.unlink()
+    assert module.status()["problems"] == ["nothing is known of this node's health"]

@@ -575,6 +575,9 @@ def test_keepalived(render, name):
             assert given["virtual_router_id"] == [str(vrrp["router_id"])]
             assert given["priority"] == [str(vrrp["priority"])]
             assert given["advert_int"] == ["0.1"]
+            # In a sync group it is the group that tracks.
+            grouped = len(names) > 1
+            assert any(words[0] == "track_file" for words, _ in body) is not grouped
             assert block(body, "virtual_ipaddress") == [
                 ([f"{instance['virtual_ip']}/32", "dev", instance["interface"]], None)
             ]
@@ -603,6 +606,10 @@ def test_keepalived_moves_both_addresses_together(render):
     tree = keepalived(render("public virtual IP"))
     group = block(block(tree, "vrrp_sync_group", "gateway"), "group")
     assert group == [(["internal"], None), (["public"], None)]
+    group = block(tree, "vrrp_sync_group", "gateway")
+    assert (["sync_group_tracking_weight"], None) in group
+    assert block(group, "track_file") == [(["penalty"], None)]
+    assert block(group, "track_script") == [(["monitor"], None)]
     assert not [header for header, _ in keepalived(render("example")) if "sync" in header[0]]
 
 
@@ -618,6 +625,31 @@ def test_keepalived_moves_further_addresses_without_announcing_them(render):
         "virtual_ipaddress_excluded"
         not in render("example").files["/etc/keepalived/keepalived.conf"]
     )
+
+
+def test_keepalived_follows_the_monitor(render):
+    found = render("example")
+    tree = keepalived(found)
+    # Both FIFOs are theirs who are named before.
+    words = [header[0] for header, _ in block(tree, "global_defs")]
+    assert words.index("script_user") < words.index("vrrp_notify_fifo")
+    health = found.files["/usr/lib/gateway/health"]
+    [fifo] = options(block(tree, "global_defs"))["notify_fifo"]
+    [path] = options(block(tree, "track_file", "penalty"))["file"]
+    assert fifo == path.replace("penalty", "health.fifo")
+    assert f"run={path.removesuffix('/penalty')} " in health
+    script = options(block(tree, "vrrp_script", "monitor"))
+    assert script["script"] == ["/usr/lib/gateway/alive"]
+    assert script["weight"] == ["-8"]
+
+
+def test_no_openvpn_server_is_started_on_a_drained_node(render):
+    """And its unit would not let anybody else do it."""
+    found = render("example", stubs={"file.file_exists": lambda path: True})
+    assert found.ids["openvpn server main"]["fun"] == "enabled"
+    assert "watch" not in found.ids["openvpn server main"]
+    [unit] = [text for name, text in found.files.items() if "openvpn-server@" in name]
+    assert "ConditionPathExists=!/var/lib/gateway/drained\n" in unit
 
 
 def test_the_follower_reads_what_keepalived_writes(render):
