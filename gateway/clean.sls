@@ -16,6 +16,7 @@ gateway folders are gone:
   gateway.folder_gone:
     - names:
       - /etc/gateway
+      - /run/gateway
       - /usr/lib/gateway
       - /var/lib/gateway
     # The user's own executables are in them.

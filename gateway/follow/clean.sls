@@ -28,6 +28,9 @@ follower files are gone:
       - /etc/systemd/system/gateway-virtual-ip.target.wants
       - /usr/lib/gateway/follow
       - /usr/lib/gateway/follow-tell
-      - /run/gateway
+      - /run/gateway/vrrp.fifo
+      - /run/gateway/role
+      - /run/gateway/hooks.told
+      - /run/gateway/event.told
     - require:
       - service: nothing follows the virtual IP

@@ -8,10 +8,12 @@ health files are gone:
     - names:
       - /etc/systemd/system/gateway-health.service
       - /etc/gateway/health.conf
-      - /etc/gateway/health.d
       - /usr/lib/gateway/health
       - /usr/lib/gateway/alive
       - /usr/lib/gateway/announce
       - /var/lib/gateway/drained
+      - /run/gateway/penalty
+      - /run/gateway/health.json
+      - /run/gateway/health
     - require:
       - service: health service is stopped

@@ -316,7 +316,7 @@ def test_a_revocation_list_that_ends(site: Lab, pillar: Change) -> None:
     status = site.salt("gw*", "gateway.status")
     for name in GATEWAYS:
         (problem,) = status[name]["problems"]
-        assert "gateway:vpn:pki:crl: the revocation list of example ends on" in problem
+        assert "gateway:vpn:pki:crl: the revocation list of example VPN CA ends on" in problem
     with later(site, 11):
         refused(site, GW1)
         ok(pillar(vpn()))
