@@ -340,6 +340,7 @@ OTHER_VERSION = f"""
 printf '#!/bin/sh\\nexec %s --library-path %s %s "$@"\\n' {TRIXIE}/lib64/ld-linux-x86-64.so.2 \
     {TRIXIE}/lib/x86_64-linux-gnu {TRIXIE}/sbin/keepalived > /run/keepalived-2.3
 chmod 755 /run/keepalived-2.3
+cp /opt/trixie/etc/keepalived/keepalived.config-opts /etc/keepalived/
 systemctl stop keepalived
 mount --bind /run/keepalived-2.3 /usr/sbin/keepalived
 systemctl start keepalived
@@ -348,6 +349,7 @@ keepalived --version 2>&1 | grep -q v2.3.3
 OWN_VERSION = """
 systemctl stop keepalived
 umount /usr/sbin/keepalived
+rm -f /etc/keepalived/keepalived.config-opts
 systemctl start keepalived
 """
 
