@@ -126,7 +126,7 @@ class Bench:
     def handover(self, interval: float) -> tuple[float, float]:
         """Stop keepalived where the virtual IP is; return from when until when it was stopped."""
         # Ready means: it listens, and was there long enough to hear the other one.
-        master = self.wait_for_one(*GATEWAYS, calm=1.5 + 2 * interval)
+        master = self.wait_for_one(*GATEWAYS, calm=1.5 + interval)
         time.sleep(random.uniform(0, interval))
         other = next(name for name in GATEWAYS if name != master)
         start = time.monotonic()

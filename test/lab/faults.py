@@ -21,7 +21,7 @@ from observe import Observation
 
 Pillar = dict[str, Any]
 NOTHING = 0.0  # not a single datagram
-VANISH_MS = {"fast": 250.0, "normal": 400.0, "lossy": 5000.0}
+VANISH_MS = {"fast": 250.0, "normal": 400.0, "lossy": 8500.0}
 ZOMBIE_MS = 500.0
 HEAL_MS = 50.0
 SOON_MS = 1500.0  # the uplink's carrier is gone: the next look of the health monitor
@@ -621,7 +621,7 @@ FAULTS: tuple[Fault, ...] = (
         seconds=61,
         site="fast",
     ),
-    Fault("primary vanishes, lossy", CUT, vanishes("lossy"), mends=UNCUT, seconds=8, site="lossy"),
+    Fault("primary vanishes, lossy", CUT, vanishes("lossy"), mends=UNCUT, seconds=12, site="lossy"),
     Fault(
         "30 % of adverts lost for two minutes",
         (on("gw1 gw2", LOSS.format("I")),),
