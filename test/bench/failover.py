@@ -31,7 +31,7 @@ import pki
 import svg
 from engine import LabError
 from lab import GATEWAYS, OUT, Lab, ProbeResult, on_switch, step
-from observe import Holder
+from observe import Holder, Timeline
 
 PICTURE = Path(__file__).with_suffix(".svg")
 PROFILES = {"fast": 0.05, "normal": 0.1, "lossy": 1.0, "article": 1.0}  # s between adverts
@@ -39,7 +39,12 @@ CARDS = ("eth0", "eth1")
 # The default of preempt_delay keeps a primary that returned waiting. Crashes come one after the
 # other here, so it is short; hand-overs go back and forth, so it is long.
 QUICK, NEVER = 1, 600
-SERIES = {"crash": "primary vanishes", "handover": "clean hand-over"}
+SERIES = {
+    "crash": "primary vanishes",
+    "handover": "clean hand-over",
+    # Its forwarder goes on until the other one announces itself; what asks the virtual IP waits.
+    "vacancy": "clean hand-over: the virtual IP is nowhere",
+}
 
 # Keywords as in every tutorial; whatever is not said is keepalived's default.
 ARTICLE = """
@@ -126,7 +131,7 @@ class Bench:
     def handover(self, interval: float) -> tuple[float, float]:
         """Stop keepalived where the virtual IP is; return from when until when it was stopped."""
         # Ready means: it listens, and was there long enough to hear the other one.
-        master = self.wait_for_one(*GATEWAYS, calm=1.5 + 2 * interval)
+        master = self.wait_for_one(*GATEWAYS, calm=1.5 + interval)
         time.sleep(random.uniform(0, interval))
         other = next(name for name in GATEWAYS if name != master)
         start = time.monotonic()
@@ -139,13 +144,26 @@ class Bench:
             self.lab.host(master).run("systemctl start keepalived")
         return start, end
 
-    def measure(self, what: str, runs: int, interval: float) -> list[float]:
-        """Return the longest outage of each run in ms, 0 where nothing was lost."""
+    def measure(self, what: str, runs: int, interval: float) -> dict[str, list[float]]:
+        """Return the longest outage of each run in ms, 0 where nothing was lost; of hand-overs
+        also for how long nobody had the virtual IP."""
         play = {"crash": self.crash, "handover": self.handover}[what]
         with self.lab.probe(seconds=1500) as probe:
             spans = [play(interval) for _ in range(runs)]
             self.wait_for_one(*GATEWAYS)
-        return [longest(probe.result, *span) for span in spans]
+        found = {what: [longest(probe.result, *span) for span in spans]}
+        if what == "handover":
+            found["vacancy"] = [round(self.history(*span).nobody_ms, 1) for span in spans]
+        return found
+
+    def history(self, since: float, until: float) -> Timeline:
+        """Return who had the virtual IP in this time."""
+        changes = [
+            (when, name, bool(held))
+            for name, holder in self.holders.items()
+            for when, held in holder.changes
+        ]
+        return Timeline.of_changes(changes, 0, until).between(since, until)
 
 
 def longest(result: ProbeResult, since: float, until: float) -> float:
@@ -273,7 +291,7 @@ def main() -> None:
                 elif what == "crash":
                     use_article(lab)
                 with step(f"{profile}: {options.runs} times {SERIES[what]}"):
-                    measured[what] = bench.measure(what, options.runs, PROFILES[profile])
+                    measured |= bench.measure(what, options.runs, PROFILES[profile])
             if profile == "article":
                 leave_article(lab)
         if counts:
@@ -290,10 +308,10 @@ def report(
     """Print the figures, and write them and the picture."""
     drawn = rows(found)
     if drawn:
-        print(f"\n{'outage in ms':18}{'adverts':18}{'runs':>5}{'p50':>8}{'p95':>8}{'worst':>8}")
+        print(f"\n{'in ms':42}{'adverts':18}{'runs':>5}{'p50':>8}{'p95':>8}{'worst':>8}")
         for row in drawn:
             print(
-                f"{row.group:18}{row.name:18}{len(row.values):5}"
+                f"{row.group:42}{row.name:18}{len(row.values):5}"
                 f"{row.p50:8.0f}{row.p95:8.0f}{max(row.values):8.0f}"
             )
         subtitle = f"a datagram each ms through NAT; {machine()}, all hosts in containers on it"

@@ -21,7 +21,7 @@ from observe import Observation
 
 Pillar = dict[str, Any]
 NOTHING = 0.0  # not a single datagram
-VANISH_MS = {"fast": 250.0, "normal": 400.0, "lossy": 5000.0}
+VANISH_MS = {"fast": 250.0, "normal": 400.0, "lossy": 8500.0}
 ZOMBIE_MS = 500.0
 HEAL_MS = 50.0
 SOON_MS = 1500.0  # the uplink's carrier is gone: the next look of the health monitor
@@ -340,6 +340,7 @@ OTHER_VERSION = f"""
 printf '#!/bin/sh\\nexec %s --library-path %s %s "$@"\\n' {TRIXIE}/lib64/ld-linux-x86-64.so.2 \
     {TRIXIE}/lib/x86_64-linux-gnu {TRIXIE}/sbin/keepalived > /run/keepalived-2.3
 chmod 755 /run/keepalived-2.3
+cp /opt/trixie/etc/keepalived/keepalived.config-opts /etc/keepalived/
 systemctl stop keepalived
 mount --bind /run/keepalived-2.3 /usr/sbin/keepalived
 systemctl start keepalived
@@ -348,6 +349,7 @@ keepalived --version 2>&1 | grep -q v2.3.3
 OWN_VERSION = """
 systemctl stop keepalived
 umount /usr/sbin/keepalived
+rm -f /etc/keepalived/keepalived.config-opts
 systemctl start keepalived
 """
 
@@ -619,7 +621,7 @@ FAULTS: tuple[Fault, ...] = (
         seconds=61,
         site="fast",
     ),
-    Fault("primary vanishes, lossy", CUT, vanishes("lossy"), mends=UNCUT, seconds=8, site="lossy"),
+    Fault("primary vanishes, lossy", CUT, vanishes("lossy"), mends=UNCUT, seconds=12, site="lossy"),
     Fault(
         "30 % of adverts lost for two minutes",
         (on("gw1 gw2", LOSS.format("I")),),
