@@ -48,7 +48,7 @@ unit: $(VENV)/ready
 	$(PYTHON) -m pytest test/unit $(PYTEST_ARGS)
 
 lab: $(VENV)/ready
-	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
+	$(PYTHON) -m pytest test/lab -m 'not long' $(PYTEST_ARGS)
 
 test-vpn: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab/test_vpn.py $(PYTEST_ARGS)
