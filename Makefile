@@ -50,7 +50,7 @@ unit: $(VENV)/ready
 	$(PYTHON) -m pytest test/unit $(PYTEST_ARGS)
 
 lab: $(VENV)/ready
-	$(PYTHON) -m pytest test/lab -m 'core or not fault' $(PYTEST_ARGS)
+	$(PYTHON) -m pytest test/lab -m 'not long' $(PYTEST_ARGS)
 
 faults: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab/test_faults.py $(PYTEST_ARGS)

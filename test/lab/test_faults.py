@@ -62,11 +62,10 @@ def matrix(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Matrix]:
     lab.apply()
 
 
-@pytest.mark.fault
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(fault, id=fault.name, marks=[pytest.mark.core] if fault.core else [])
+        pytest.param(fault, id=fault.name, marks=[] if fault.core else [pytest.mark.long])
         for fault in ROWS
     ],
 )

@@ -537,15 +537,16 @@ def test_a_server_that_is_killed(site: Lab) -> None:
         assert page(tunnel.client, checks.BACKEND) == f"backend01 saw {tunnel.address}"
 
 
-def test_an_idle_client_on_a_bad_line_stays(site: Lab) -> None:
-    """One packet in ten is lost, each way, for a minute: one connection, from begin to end."""
+@pytest.mark.parametrize("seconds", [60, pytest.param(300, marks=pytest.mark.long)])
+def test_an_idle_client_on_a_bad_line_stays(site: Lab, seconds: int) -> None:
+    """One packet in ten is lost, each way: one connection, from begin to end."""
     laptop = site.host("laptop")
     with Tunnel(site, GW1, GW2) as tunnel:
         rule = f"-p udp -s {GW1} -m statistic --mode random --probability 0.1 -j DROP"
         out = f"-p udp -d {GW1} -m statistic --mode random --probability 0.1 -j DROP"
         laptop.run(f"iptables -A INPUT {rule}; iptables -A OUTPUT {out}")
         try:
-            time.sleep(60)
+            time.sleep(seconds)
         finally:
             laptop.run(f"iptables -D INPUT {rule}; iptables -D OUTPUT {out}")
         assert tunnel.log.count("Initialization Sequence Completed") == 1
