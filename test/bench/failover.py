@@ -167,8 +167,8 @@ class Bench:
 
 
 def longest(result: ProbeResult, since: float, until: float) -> float:
-    """Return the longest outage in ms that began in this time."""
-    found = (outage.ms for outage in result.all_outages if since <= outage.start < until)
+    """Return the longest outage in ms of this time. What was under way at its begin counts."""
+    found = (o.ms for o in result.all_outages if since < o.end and o.start < until)
     return round(max(found, default=0.0), 1)
 
 
@@ -308,10 +308,10 @@ def report(
     """Print the figures, and write them and the picture."""
     drawn = rows(found)
     if drawn:
-        print(f"\n{'in ms':42}{'adverts':18}{'runs':>5}{'p50':>8}{'p95':>8}{'worst':>8}")
+        print(f"\n{'in ms':46}{'adverts':18}{'runs':>5}{'p50':>8}{'p95':>8}{'worst':>8}")
         for row in drawn:
             print(
-                f"{row.group:42}{row.name:18}{len(row.values):5}"
+                f"{row.group:46}{row.name:18}{len(row.values):5}"
                 f"{row.p50:8.0f}{row.p95:8.0f}{max(row.values):8.0f}"
             )
         subtitle = f"a datagram each ms through NAT; {machine()}, all hosts in containers on it"

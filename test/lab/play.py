@@ -106,9 +106,10 @@ def judge(fault: Fault, record: Record, broken: float, mended: float, healed: fl
 
     outcome = Outcome(fault.name, fault.site, masters=holders.text(broken))
     found: dict[str, float] = {
-        "outage_ms": record.outage_ms(broken, mended),
+        # What was under way when it broke counts.
+        "outage_ms": record.outage_ms(broken - 0.05, mended),
         "heal_ms": record.outage_ms(mended),
-        "dns_ms": record.dns_ms(broken),
+        "dns_ms": record.dns_ms(broken - 0.05),
         "moves": holders.moves,
         "two_masters_ms": longest(list(record.holders.values())),
         "two_dhcp_ms": longest([record.dhcp]),
@@ -121,8 +122,8 @@ def judge(fault: Fault, record: Record, broken: float, mended: float, healed: fl
         if limit is not None and value > limit:
             outcome.failed.append(f"{name} is {value:.0f}, allowed {limit:.0f}")
     outcome.figures = {name: round(value, 1) for name, value in found.items()} | {
-        "total_ms": round(record.total_ms(broken), 1),
-        "lost": record.lost(broken),
+        "total_ms": round(record.total_ms(broken - 0.05), 1),
+        "lost": record.lost(broken - 0.05),
         "sessions": sessions.opened if sessions else 0,
         "deaths": sessions.deaths if sessions else {},
         "nobody_ms": round(holders.nobody_ms, 1),
