@@ -20,6 +20,7 @@ from typing import Any
 HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
 ROUTER_ID = 51  # keepalived's customary one
+WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
 SYNC_PORT = 3780  # conntrackd's customary one
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
@@ -1922,7 +1923,7 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
     )
     failover = site.failover
     return {
-        "services": list(site.health.services),
+        "services": list(dict.fromkeys((*WATCHED, *site.health.services))),
         "public": {
             "interface": node.public_interface,
             "targets": [str(target) for target in site.health.public_targets],

@@ -30,7 +30,7 @@ ONE_MASTER_MS = 150.0  # within some adverts
 DHCP_MS = 1500.0  # asked each 200 ms; a server that stops needs a moment
 
 PUBLIC = {"virtual_ip": checks.PUBLIC_VIRTUAL_IP}
-HEALTH = {"services": ["gateway-dns.service"], "public": {"targets": [checks.INTERNET]}}
+HEALTH = {"public": {"targets": [checks.INTERNET]}}
 # What is merged over pillar.example. All but `plain` have a public virtual IP and replicate the
 # state of connections.
 SITES: dict[str, Pillar] = {

@@ -191,6 +191,7 @@ def test_what_leaves_the_pillar_leaves_the_machine(site: Lab, pillar: Change) ->
 
 def test_routes_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
     gw1 = site.host("gw1")
+    gw1.run("systemctl stop gateway-follow")  # which would put ours back
     gw1.run("ip route add 10.200.0.0/24 via 10.77.0.9; ip route add 10.201.0.0/24 via 10.77.0.9")
     gw1.run("ip route add 10.202.0.0/24 via 10.77.0.9 proto 119; ip route del 10.8.1.0/24")
     try:
@@ -212,6 +213,7 @@ def test_routes_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
     finally:
         gw1.run("for n in 10.200.0.0/24 10.201.0.0/24 10.8.1.0/24; do ip route del $n; done")
         ok(site.apply("gw1", "gateway.routes"), "gw1")
+        gw1.run("systemctl start gateway-follow")
 
 
 def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
@@ -220,7 +222,7 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
     master.run(
         "cd /srv/formula && rm _modules _states gateway && cp -a /srv/repo/_modules"
         " /srv/repo/_states /srv/repo/gateway . &&"
-        " sed -i 's/^ADVERT_INTERVAL = .*/ADVERT_INTERVAL = 0.25/' _modules/gateway_plan.py &&"
+        " sed -i 's/^ROUTER_ID = 51/ROUTER_ID = 52/' _modules/gateway_plan.py &&"
         " sed -i 's/60-gateway.conf/61-gateway.conf/' gateway/kernel/init.sls &&"
         " sed -i 's/Kernel settings set/Upgraded/' _states/gateway.py &&"
         " sed -i 's/# Managed by/# Maintained by/' gateway/keepalived/files/keepalived.conf.jinja"
@@ -230,7 +232,7 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
         comments = {state["__id__"]: state["comment"] for state in results.values()}
         assert comments["kernel settings"] == "Upgraded."
         config = site.host("gw2").run("cat /etc/keepalived/keepalived.conf").stdout
-        assert "advert_int 0.25" in config
+        assert "virtual_router_id 52" in config
         assert "Maintained by Salt" in config
     finally:
         master.run(

@@ -276,7 +276,7 @@ def later(lab: Lab, days: int) -> Iterator[None]:
     """gw1's VPN server lives so many days later than everybody else."""
     gw1 = lab.host("gw1")
     drop_in = "/run/systemd/system/openvpn-server@gateway-main.service.d/lab-clock.conf"
-    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+    library = "/opt/faketime/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
     clock = f"[Service]\nEnvironment=LD_PRELOAD={library} FAKETIME=+{days}d\n"
     restart = "systemctl daemon-reload; systemctl restart openvpn-server@gateway-main"
     gw1.write(drop_in, clock)

@@ -254,13 +254,13 @@ def test_status(node):
         ({"silent": 40}, ["state sync: nothing is heard of the peer, 10.77.0.3"]),
         ({"uptime": 4900}, ["state sync: it does not run, or has not for the last seconds"]),
         (
-            {"trouble": 4970},
+            {"trouble": 4990},
             [
                 "state sync: messages of the peer's were lost, or the kernel did not take them, in"
-                " the last 60 seconds"
+                " the last 20 seconds"
             ],
         ),
-        ({"trouble": 4900}, []),
+        ({"trouble": 4970}, []),
     ],
     ids=["silent", "old report", "trouble", "trouble in the past"],
 )
