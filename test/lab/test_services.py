@@ -8,7 +8,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, ok
+from conftest import GATEWAYS, converge, ok
 from lab import Host, Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -190,9 +190,13 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
 def test_salt_ssh(site: Lab) -> None:
     """The same over salt-ssh: functions, and an apply that finds nothing to do."""
     master = site.host("master")
-    for function in ("gateway.digest", "gateway.validate", "gateway.routes", "gateway.plan"):
-        answer = checks.local(master, f"salt-ssh -i --out=json gw1 {function}", "gw1")
-        assert answer == site.salt("gw1", function)["gw1"]
-    results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
-    assert checks.failures(results) == {}
-    assert checks.changes(results) == {}
+    # There the pillar is made without the master's modules.
+    with pki.brought_by_the_user(site):
+        ok(site.apply())
+        for function in ("gateway.digest", "gateway.validate", "gateway.routes", "gateway.plan"):
+            answer = checks.local(master, f"salt-ssh -i --out=json gw1 {function}", "gw1")
+            assert answer == site.salt("gw1", function)["gw1"]
+        results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
+        assert checks.failures(results) == {}
+        assert checks.changes(results) == {}
+    converge(site)
