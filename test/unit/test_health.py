@@ -320,7 +320,7 @@ def test_peers_that_do_not_hear_it(monitor):
             monitor.tell(line)
         time.sleep(0.6)
         assert monitor.penalty() == 0
-    for _ in range(3):  # one advert after the other
+    for _ in range(6):  # one advert after the other
         monitor.tell(line)
         time.sleep(0.12)
     monitor.wait(-8, 2)
