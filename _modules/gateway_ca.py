@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, hmac, serialization
@@ -322,12 +322,20 @@ def write(path: Path, text: str | bytes) -> None:
     Root leaves it to whoever owns the folder: a Salt master may run as a user of its own.
     """
     content = text.encode() if isinstance(text, str) else text
+    with _new(path) as file:
+        _give(file.fileno(), path.parent)
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its place when it is whole and on the disk, and otherwise never was."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_UNFINISHED}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(unfinished, flags, 0o600)
     try:
-        with open(descriptor, "wb") as file:
-            _give(descriptor, path.parent)
-            file.write(content)
+        with open(descriptor, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(descriptor)
         os.rename(unfinished, path)
@@ -725,20 +733,8 @@ class Authority:
         with _locked(self.folder):
             if target.exists():
                 raise ValueError(f"{target} is there already")
-            unfinished = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_UNFINISHED}")
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            try:
-                with open(os.open(unfinished, flags, 0o600), "w+b") as file:
-                    with tarfile.open(fileobj=file, mode="w:gz") as archive:
-                        archive.add(self.folder, self.site, filter=_without_unfinished)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(unfinished, target)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(unfinished)
-                raise
-            _sync_folder(target.parent)
+            with _new(target) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+                archive.add(self.folder, self.site, filter=_without_unfinished)
 
 
 def _without_unfinished(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -503,18 +503,24 @@ def reappear(lab: Lab) -> None:
         lab.rejoin("gw2", card)
 
 
-def test_a_gateway_that_is_stopped(site: Lab) -> None:
+STOPS: dict[str, Callable[[Lab], Any]] = {
+    "its server": lambda lab: lab.host("gw2").run("systemctl stop openvpn-server@gateway-main"),
+    "reboot": lambda lab: lab.host("gw2").restart(),
+}
+
+
+@pytest.mark.parametrize("how", STOPS)
+def test_a_gateway_that_is_stopped(site: Lab, how: str) -> None:
     """Its clients are back within 3 s; those of the other gateway notice nothing."""
-    gw2 = site.host("gw2")
-    stop = "systemctl stop openvpn-server@gateway-main"
     with Tunnel(site, GW2, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:
         assert tunnel.address.startswith("10.8.1.")
         with nothing_lost(other.client):
             try:
-                assert 0.5 < checks.gap(tunnel.client, lambda: gw2.run(stop), 6) < 3
+                assert 0.5 < checks.gap(tunnel.client, lambda: STOPS[how](site), 6) < 3
             finally:
-                gw2.run("systemctl start openvpn-server@gateway-main")
+                site.host("gw2").run("systemctl start openvpn-server@gateway-main")
         assert tunnel.address.startswith("10.8.0.")
+    site.wait_minions()
 
 
 def test_a_gateway_that_vanishes(site: Lab) -> None:
