@@ -25,9 +25,8 @@ SYNC_PORT = 3780  # conntrackd's customary one
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
-MONITOR_PENALTY = 4  # keepalived's own, while nothing is heard of the one who counts the others
 # So many nodes that the last one with all penalties still has a priority of 1.
-MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + MONITOR_PENALTY + 1)
+MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
@@ -1874,10 +1873,7 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
         },
         "startup_delay": failover.startup_delay,
         "realtime_priority": failover.realtime_priority,
-        "penalties": {
-            "cold": PENALTIES["cold"] * step,
-            "monitor": MONITOR_PENALTY * step,
-        },
+        "penalties": {"cold": PENALTIES["cold"] * step},
         "instances": instances,
         "settings": _plan_settings(site.keepalived.settings),
     }
@@ -1926,12 +1922,22 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
         "services": list(dict.fromkeys((*WATCHED, *site.health.services))),
         "public": {
             "interface": node.public_interface,
+            "address": str(node.public) if node.public else "",
             "targets": [str(target) for target in site.health.public_targets],
         },
         "internal": {
             "interface": node.internal_interface,
+            "address": str(node.internal),
             "targets": [str(target) for target in site.health.internal_targets],
         },
+        # From where adverts come.
+        "peers": [
+            str(address)
+            for peer in site.nodes
+            if peer is not node
+            for address in (peer.internal, peer.public)
+            if address
+        ],
         "virtual_ip": str(site.internal.virtual_ip),
         # Interface and address by turns.
         "announced": [

@@ -9,7 +9,6 @@ health files are gone:
       - /etc/systemd/system/gateway-health.service
       - /etc/gateway/health.conf
       - /usr/lib/gateway/health
-      - /usr/lib/gateway/alive
       - /usr/lib/gateway/announce
       - /var/lib/gateway/drained
       - /run/gateway/penalty

@@ -11,8 +11,6 @@ health scripts:
     - names:
       - /usr/lib/gateway/health:
         - source: salt://gateway/health/files/health
-      - /usr/lib/gateway/alive:
-        - source: salt://gateway/health/files/alive
       - /usr/lib/gateway/announce:
         - source: salt://gateway/health/files/announce
     - mode: '0755'

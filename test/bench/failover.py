@@ -30,12 +30,11 @@ import checks
 import pki
 import svg
 from engine import LabError
-from lab import GATEWAYS, OUT, Lab, ProbeResult, on_switch, step
+from lab import GATEWAYS, OUT, Lab, ProbeResult, step
 from observe import Holder, Timeline
 
 PICTURE = Path(__file__).with_suffix(".svg")
 PROFILES = {"fast": 0.05, "normal": 0.1, "lossy": 1.0, "article": 1.0}  # s between adverts
-CARDS = ("eth0", "eth1")
 # The default of preempt_delay keeps a primary that returned waiting. Crashes come one after the
 # other here, so it is short; hand-overs go back and forth, so it is long.
 QUICK, NEVER = 1, 600
@@ -106,26 +105,18 @@ class Bench:
                 raise LabError(f"{name} did not take the virtual IP")
             time.sleep(0.002)
 
-    def isolate(self, name: str) -> None:
-        """Take all cables of a host off the switch in one stroke."""
-        on_switch(*(f"link set {name}-{card} nomaster" for card in CARDS))
-
-    def rejoin(self, name: str) -> None:
-        for card in CARDS:
-            self.lab.rejoin(name, card)
-
     def crash(self, interval: float) -> tuple[float, float]:
         """Let gw1 vanish and return; return from when until when it was away."""
         self.wait_for_one("gw1")
         time.sleep(random.uniform(0, interval))
         start = time.monotonic()
         try:
-            self.isolate("gw1")
+            self.lab.isolate("gw1")
             self.wait_until_on("gw2")
             time.sleep(0.4)
         finally:
             end = time.monotonic()
-            self.rejoin("gw1")
+            self.lab.rejoin("gw1")
         return start, end
 
     def handover(self, interval: float) -> tuple[float, float]:

@@ -126,13 +126,14 @@ def make_switch() -> None:
 
 def allow_real_time(pid: int) -> None:
     """Let daemons on a host have real-time priority, as on a real machine. With control groups of
-    version 1 that takes a share of each second for the host, and for all of them together."""
+    version 1 that takes a share of each second for the host, and for all of them together. What
+    has used up its share stands still until the next second."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         group = Path("/sys/fs/cgroup", controllers, path[1:])
         if "cpu" in controllers.split(",") and (group / "cpu.rt_runtime_us").exists():
             (group.parent / "cpu.rt_runtime_us").write_text("900000")
-            (group / "cpu.rt_runtime_us").write_text("20000")
+            (group / "cpu.rt_runtime_us").write_text("200000")
 
 
 def wire(name: str, pid: int) -> None:
@@ -482,24 +483,34 @@ class Lab:
         text = f"#!json\n{json.dumps(overrides, indent=1)}\n"
         (OUT / "pillar" / "overrides.sls").write_text(text)
 
-    # cables; `iface` is the host's own name of the card
+    # cables, in one stroke; `ifaces` are the host's own names of the cards, without them all but
+    # the one that Salt's master is on
 
-    def unplug(self, host: str, iface: str) -> None:
-        """Pull a cable: both ends lose their carrier."""
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "down"])
+    def unplug(self, host: str, *ifaces: str) -> None:
+        """Pull cables: both ends lose their carrier."""
+        self._cables(host, ifaces, "down")
 
-    def plug(self, host: str, iface: str) -> None:
-        """Put the cable back."""
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "up"])
+    def plug(self, host: str, *ifaces: str) -> None:
+        """Put the cables back."""
+        self._cables(host, ifaces, "up")
 
-    def isolate(self, host: str, iface: str) -> None:
-        """Cut a card off its network without a sign of it: the carrier stays."""
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "nomaster"])
+    def isolate(self, host: str, *ifaces: str) -> None:
+        """Cut cards off their networks without a sign of it: the carrier stays."""
+        self._cables(host, ifaces, "nomaster")
 
-    def rejoin(self, host: str, iface: str) -> None:
+    def rejoin(self, host: str, *ifaces: str) -> None:
         """Undo isolate."""
-        network = TOPOLOGY[host].ports[int(iface.removeprefix("eth"))].network
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "master", network])
+        self._cables(host, ifaces, "master {network}")
+
+    @staticmethod
+    def _cables(host: str, ifaces: tuple[str, ...], setting: str) -> None:
+        on_switch(
+            *(
+                f"link set {host}-eth{number} {setting.format(network=port.network)}"
+                for number, port in enumerate(TOPOLOGY[host].ports)
+                if (f"eth{number}" in ifaces if ifaces else port.network != "mgmt")
+            )
+        )
 
     def part(self, *hosts: str, apart: bool = True) -> None:
         """Keep these hosts from hearing each other; all others still hear all of them."""

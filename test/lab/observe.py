@@ -96,9 +96,8 @@ class Timeline:
 
     @property
     def moves(self) -> int:
-        """How often it went from one holder to another one."""
-        alone = [span.who[0] for span in self.spans if len(span.who) == 1]
-        return sum(before != after for before, after in pairwise(alone))
+        """How often somebody came to have it, for how short a time ever."""
+        return sum(len(set(after.who) - set(before.who)) for before, after in pairwise(self.spans))
 
     def text(self, zero: float) -> str:
         """Return it in ms since `zero`: "gw1 -1203, none 1203-1490, gw2 1490-"."""

@@ -493,19 +493,17 @@ def test_the_management_socket_is_root_s(site: Lab) -> None:
 # Failover
 
 
-def vanish(lab: Lab) -> None:
-    for card in ("eth0", "eth1"):
-        lab.isolate("gw2", card)
+def systemctl(action: str) -> Callable[[Lab], Any]:
+    return lambda lab: lab.host("gw2").run(f"systemctl {action} openvpn-server@gateway-main")
 
 
-def reappear(lab: Lab) -> None:
-    for card in ("eth0", "eth1"):
-        lab.rejoin("gw2", card)
-
-
-STOPS: dict[str, Callable[[Lab], Any]] = {
-    "its server": lambda lab: lab.host("gw2").run("systemctl stop openvpn-server@gateway-main"),
-    "reboot": lambda lab: lab.host("gw2").restart(),
+STOPS: dict[str, tuple[Callable[[Lab], Any], Callable[[Lab], Any]]] = {  # and how it is undone
+    "its server": (systemctl("stop"), systemctl("start")),
+    "reboot": (lambda lab: lab.host("gw2").restart(), systemctl("start")),
+    "drain": (
+        lambda lab: lab.salt("gw2", "gateway.drain"),
+        lambda lab: lab.salt("gw2", "gateway.undrain"),
+    ),
 }
 
 
@@ -514,11 +512,12 @@ def test_a_gateway_that_is_stopped(site: Lab, how: str) -> None:
     """Its clients are back within 3 s; those of the other gateway notice nothing."""
     with Tunnel(site, GW2, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:
         assert tunnel.address.startswith("10.8.1.")
+        stop, undo = STOPS[how]
         with nothing_lost(other.client):
             try:
-                assert 0.5 < checks.gap(tunnel.client, lambda: STOPS[how](site), 6) < 3
+                assert 0.5 < checks.gap(tunnel.client, lambda: stop(site), 6) < 3
             finally:
-                site.host("gw2").run("systemctl start openvpn-server@gateway-main")
+                undo(site)
         assert tunnel.address.startswith("10.8.0.")
     site.wait_minions()
 
@@ -529,9 +528,9 @@ def test_a_gateway_that_vanishes(site: Lab) -> None:
         assert tunnel.address.startswith("10.8.1.")
         with nothing_lost(other.client):
             try:
-                assert 0.5 < checks.gap(tunnel.client, lambda: vanish(site), 14) < 10
+                assert 0.5 < checks.gap(tunnel.client, lambda: site.isolate("gw2"), 14) < 10
             finally:
-                reappear(site)
+                site.rejoin("gw2")
         assert tunnel.address.startswith("10.8.0.")
 
 

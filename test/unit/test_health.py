@@ -70,11 +70,11 @@ def many(count):
 
 
 def test_more_nodes_than_priorities(errors):
-    assert errors(many(12)) == []
-    assert errors(many(13)) == ["gateway:nodes: 13 nodes; a site has at most 12"]
+    assert errors(many(15)) == []
+    assert errors(many(16)) == ["gateway:nodes: 16 nodes; a site has at most 15"]
 
 
-@pytest.mark.parametrize("count", [2, 3, 12])
+@pytest.mark.parametrize("count", [2, 3, 15])
 def test_each_state_outweighs_the_ones_below_it(plan, count):
     """Whatever the ranks. And all of them together still leave a priority."""
     plans = [plan(many(count), f"gw{n}") for n in range(1, count + 1)]
@@ -85,7 +85,7 @@ def test_each_state_outweighs_the_ones_below_it(plan, count):
     assert uplink > cold + max(ranks) - min(ranks) - 1
     assert fault > uplink + cold
     assert drained > fault + uplink + cold
-    everything = cold + uplink + fault + drained + plans[0]["vrrp"]["penalties"]["monitor"]
+    everything = cold + uplink + fault + drained
     assert min(ranks) - everything >= 1
 
 
@@ -115,7 +115,11 @@ def monitor(tool, root, tmp_path):
     mark, config = tmp_path / "drained", tmp_path / "health.conf"
     address, dead, silent = (tmp_path / name for name in ("address", "dead", "silent"))
     text = (root / "gateway/health/files/health").read_text()
+    (tmp_path / "keepalived").write_text("0\n")
     for old, new in {
+        "-ge 2000": "-ge 300",
+        "-ge 1000": "-ge 150",
+        "patience=$((now + 2000))": "patience=$((now + 100))",
         "/run/gateway": run,
         "/etc/gateway/health.d": checks,
         "/etc/gateway/health.conf": config,
@@ -126,18 +130,41 @@ def monitor(tool, root, tmp_path):
         text = text.replace(old, str(new))
     script = tmp_path / "health"
     script.write_text(text)
+    own = {name: tmp_path / f"own-{name}" for name in ("eth0", "eth1")}
+    own["eth0"].write_text("2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\n")
+    own["eth1"].write_text("3: eth1    inet 198.51.100.2/24 scope global eth1\n")
     tool(
         "ip",
-        f"case $2 in monitor) exec sleep 60;; esac\n! test -e {address} || echo 10.77.0.1",
+        f"""
+case "$*" in
+    *monitor*) exec sleep 60 ;;
+    *address*)
+        cat {tmp_path}/own-*
+        ! test -e {address} || echo '2: eth0    inet 10.77.0.1/32 scope global eth0' ;;
+    *) echo "$*" >> {tmp_path}/asked ;;
+esac
+""",
     )
-    tool("systemctl", f"test -e {dead} && echo failed || echo active")
+    tool(
+        "systemctl",
+        f"""
+case $1 in
+    show) cat {tmp_path}/keepalived ;;
+    kill) echo "$*" >> {tmp_path}/killed ;;
+    *) test -e {dead} && echo failed || echo active ;;
+esac
+""",
+    )
     tool("ping", f"! test -e {silent}")
     tool("announce", f'echo "$*" >> {tmp_path}/announced')
     settings = {
         "virtual_ip": "10.77.0.1",
         "announced": "(eth0 10.77.0.1)",
         "internal": "eth0",
+        "internal_address": "10.77.0.2",
         "public": "eth1",
+        "public_address": "198.51.100.2",
+        "peers": "(10.77.0.3 198.51.100.3)",
         "public_targets": "(192.0.2.1)",
         "internal_targets": "()",
         "services": "(some.service)",
@@ -201,6 +228,7 @@ def monitor(tool, root, tmp_path):
         checks=checks,
         mark=mark,
         address=address,
+        own=own,
         dead=dead,
         silent=silent,
         home=tmp_path,
@@ -268,6 +296,30 @@ def test_uplink(monitor):
     monitor.wait(0)
 
 
+def test_addresses_that_are_taken_away(monitor):
+    monitor.address.touch()
+    monitor.start()
+    monitor.wait(0)
+    text = monitor.own["eth1"].read_text()
+    monitor.own["eth1"].write_text("")
+    monitor.wait(-4, 2)
+    monitor.says("uplink", "eth1 has lost its address 198.51.100.2")
+    monitor.own["eth1"].write_text(text)
+    monitor.wait(0, 2)
+    # On another interface it is of no use.
+    monitor.own["eth0"].write_text(monitor.own["eth0"].read_text().replace("eth0", "eth1"))
+    monitor.wait(-8, 2)
+    monitor.says("faults", "eth0 has lost its address 10.77.0.2")
+
+
+def test_a_public_address_that_nobody_promised(monitor):
+    monitor.address.touch()
+    monitor.own["eth1"].write_text("")
+    monitor.start(public_address="")
+    monitor.wait(0, 2)
+    monitor.says("uplink")
+
+
 def test_faults(monitor):
     monitor.address.touch()
     check = monitor.checks / "mine"
@@ -310,6 +362,25 @@ def test_a_drain_that_is_tried(monitor):
     monitor.wait(0, 2)
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_keepalived_that_does_nothing_is_ended(monitor, works):
+    """But not before it had a reason to wake: the file that it follows is a new one."""
+    child = f"(while true; do sleep {0.2 if works else 60}; done) & wait"
+    with subprocess.Popen(["bash", "-c", child], start_new_session=True) as keepalived:
+        (monitor.home / "keepalived").write_text(f"{keepalived.pid}\n")
+        monitor.start()
+        monitor.wait(0)
+        file = (monitor.run / "penalty").stat().st_ino
+        time.sleep(5)
+        os.killpg(keepalived.pid, signal.SIGKILL)
+    killed = monitor.home / "killed"
+    assert (monitor.run / "penalty").stat().st_ino == file or not works
+    assert killed.exists() != works
+    if not works:
+        assert killed.read_text().splitlines()[0] == "kill --signal=KILL keepalived"
+        assert (monitor.run / "penalty").stat().st_ino != file
+
+
 def test_peers_that_do_not_hear_it(monitor):
     monitor.address.touch()
     monitor.start()
@@ -325,3 +396,6 @@ def test_peers_that_do_not_hear_it(monitor):
         time.sleep(0.12)
     monitor.wait(-8, 2)
     monitor.says("faults", "its peers do not hear this node")
+    # What it knew of the peers' hardware addresses is from before the partition.
+    flushed = (monitor.home / "asked").read_text().splitlines()
+    assert flushed == ["neigh flush to 10.77.0.3", "neigh flush to 198.51.100.3"] * 3

@@ -609,7 +609,6 @@ def test_keepalived_moves_both_addresses_together(render):
     group = block(tree, "vrrp_sync_group", "gateway")
     assert (["sync_group_tracking_weight"], None) in group
     assert block(group, "track_file") == [(["penalty"], None)]
-    assert block(group, "track_script") == [(["monitor"], None)]
     assert not [header for header, _ in keepalived(render("example")) if "sync" in header[0]]
 
 
@@ -638,9 +637,9 @@ def test_keepalived_follows_the_monitor(render):
     [path] = options(block(tree, "track_file", "penalty"))["file"]
     assert fifo == path.replace("penalty", "health.fifo")
     assert f"run={path.removesuffix('/penalty')} " in health
-    script = options(block(tree, "vrrp_script", "monitor"))
-    assert script["script"] == ["/usr/lib/gateway/alive"]
-    assert script["weight"] == ["-8"]
+    # While it starts a process it says nothing, and a busy machine takes seconds for that.
+    text = found.files["/etc/keepalived/keepalived.conf"]
+    assert not re.search(r"(?m)^\s*(vrrp_script|track_script|notify(_(?!fifo)\w+)?)\b", text)
 
 
 def test_no_openvpn_server_is_started_on_a_drained_node(render):
