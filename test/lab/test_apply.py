@@ -222,7 +222,7 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
     master.run(
         "cd /srv/formula && rm _modules _states gateway && cp -a /srv/repo/_modules"
         " /srv/repo/_states /srv/repo/gateway . &&"
-        " sed -i 's/^ROUTER_ID = 51/ROUTER_ID = 52/' _modules/gateway_plan.py &&"
+        " sed -i 's/^HIGHEST_PRIORITY = 250/HIGHEST_PRIORITY = 240/' _modules/gateway_plan.py &&"
         " sed -i 's/60-gateway.conf/61-gateway.conf/' gateway/kernel/init.sls &&"
         " sed -i 's/Kernel settings set/Upgraded/' _states/gateway.py &&"
         " sed -i 's/# Managed by/# Maintained by/' gateway/keepalived/files/keepalived.conf.jinja"
@@ -232,7 +232,7 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
         comments = {state["__id__"]: state["comment"] for state in results.values()}
         assert comments["kernel settings"] == "Upgraded."
         config = site.host("gw2").run("cat /etc/keepalived/keepalived.conf").stdout
-        assert "virtual_router_id 52" in config
+        assert "priority 239" in config
         assert "Maintained by Salt" in config
     finally:
         master.run(

@@ -11,15 +11,15 @@ from conftest import converge, ok, snapshot
 from lab import Lab
 
 # Those that leave something on every site; what state sync does is in test_sync, networkd's part in
-# test_follow.
+# test_follow. dnsmasq brings the follower along, which therefore comes first.
 PARTS = (
     "ntp",
+    "follow",
     "dnsmasq",
     "openvpn",
     "firewall",
     "routes",
     "kernel",
-    "follow",
     "health",
     "keepalived",
 )

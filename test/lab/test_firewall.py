@@ -408,7 +408,7 @@ FORWARDS = {
     "last of a list": ("tcp", "virtual", 82, "open"),
     "in a range": ("tcp", "virtual", 7007, "open"),
     "in a range of UDP": ("udp", "virtual", 7007, "open"),
-    "a closed port in a range": ("tcp", "virtual", 7008, "refused"),
+    "a closed port in a range": ("tcp", "virtual", 7009, "refused"),
     "a range to another range": ("tcp", "virtual", 9007, "open"),
     "another range is TCP only": ("udp", "virtual", 9007, "silent"),
     "allowed source": ("tcp", "virtual", 8081, "open"),

@@ -166,6 +166,15 @@ def test_status_and_the_other_functions(site: Lab) -> None:
         ok(site.apply("gw2"), "gw2")
 
 
+# What tells the master who has the virtual IP goes, where there is none.
+WITHOUT_MASTER = {
+    "nobody tells a Salt master",
+    "systemd reads them",
+    "follower unit",
+    "follower service",
+}
+
+
 @pytest.mark.parametrize("series", SERIES)
 def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     """Module from the command line and states, masterless, from an empty cache."""
@@ -174,7 +183,7 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     gw1.run("rm -rf /var/cache/salt/masterless")
     results = checks.local(gw1, f"{call} state.apply gateway")
     assert checks.failures(results) == {}
-    assert checks.changes(results) == {}
+    assert checks.changes(results).keys() <= WITHOUT_MASTER
     master = site.salt("gw1", "gateway.plan")["gw1"]
     assert checks.local(gw1, f"{call} gateway.plan") == master
     assert checks.local(gw1, f"{call} gateway.plan node=gw2")["node"]["name"] == "gw2"
@@ -198,5 +207,5 @@ def test_salt_ssh(site: Lab) -> None:
             assert answer == site.salt("gw1", function)["gw1"]
         results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
         assert checks.failures(results) == {}
-        assert checks.changes(results) == {}
+        assert checks.changes(results).keys() == WITHOUT_MASTER
     converge(site)

@@ -325,8 +325,8 @@ def added(pillar, where):
 
 @given(pillars(spare=True))
 def test_adding_a_node_changes_nothing_that_exists(pillar):
-    instances = {"vrrp.instances.peers"}
-    expected = {"peers", "routes", "dhcp.ntp", "dns.records", "ntp.peers"} | instances
+    heard = {"vrrp.instances.peers", "health.peers"}
+    expected = {"peers", "routes", "dhcp.ntp", "dns.records", "ntp.peers"} | heard
     # State sync is for two; a third one ends it where the pillar does not insist.
     assert all(where == expected for where in added({**pillar, "state_sync": False}, "nodes"))
 
