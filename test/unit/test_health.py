@@ -267,17 +267,17 @@ def test_a_restart_leaves_it_as_warm_or_cold_as_it_was(monitor):
 def test_who_has_the_virtual_ip_is_not_cold(monitor):
     monitor.address.touch()
     monitor.start(preempt_delay=60)
-    monitor.wait(0, 2)
+    monitor.wait(0)
     monitor.address.unlink()
-    monitor.wait(-2, 2)
+    monitor.wait(-2)
 
 
 def test_a_link_that_was_down_for_a_moment(monitor):
     monitor.start()
     monitor.wait(0)
     (monitor.net / "eth0/carrier_down_count").write_text("2\n")
-    monitor.wait(-2, 2)
-    monitor.wait(0, 4)
+    monitor.wait(-2)
+    monitor.wait(0)
 
 
 def test_uplink(monitor):
@@ -285,10 +285,10 @@ def test_uplink(monitor):
     monitor.start()
     monitor.wait(0)
     (monitor.net / "eth1/carrier").write_text("0\n")
-    monitor.wait(-4, 2)
+    monitor.wait(-4)
     monitor.says("uplink", "no carrier on eth1")
     (monitor.net / "eth1/carrier").write_text("1\n")
-    monitor.wait(0, 2)
+    monitor.wait(0)
     monitor.silent.touch()
     monitor.wait(-4)
     monitor.says("uplink", "no answer from 192.0.2.1 on eth1")
@@ -302,13 +302,13 @@ def test_addresses_that_are_taken_away(monitor):
     monitor.wait(0)
     text = monitor.own["eth1"].read_text()
     monitor.own["eth1"].write_text("")
-    monitor.wait(-4, 2)
+    monitor.wait(-4)
     monitor.says("uplink", "eth1 has lost its address 198.51.100.2")
     monitor.own["eth1"].write_text(text)
-    monitor.wait(0, 2)
+    monitor.wait(0)
     # On another interface it is of no use.
     monitor.own["eth0"].write_text(monitor.own["eth0"].read_text().replace("eth0", "eth1"))
-    monitor.wait(-8, 2)
+    monitor.wait(-8)
     monitor.says("faults", "eth0 has lost its address 10.77.0.2")
 
 
@@ -316,7 +316,7 @@ def test_a_public_address_that_nobody_promised(monitor):
     monitor.address.touch()
     monitor.own["eth1"].write_text("")
     monitor.start(public_address="")
-    monitor.wait(0, 2)
+    monitor.wait(0)
     monitor.says("uplink")
 
 
@@ -346,7 +346,7 @@ def test_drained(monitor):
     monitor.start()
     assert monitor.penalty() == -18
     monitor.mark.unlink()
-    monitor.wait(-2, 2)
+    monitor.wait(-2)
     monitor.wait(0)
 
 
@@ -356,10 +356,10 @@ def test_a_drain_that_is_tried(monitor):
     monitor.wait(0)
     uptime = Path("/proc/uptime").read_text().split(".")[0]
     (monitor.run / "draining").write_text(f"{uptime}\n")
-    monitor.wait(-3, 2)
+    monitor.wait(-3)
     # Who asked for it was killed.
     (monitor.run / "draining").write_text(f"{int(uptime) - 61}\n")
-    monitor.wait(0, 2)
+    monitor.wait(0)
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -394,7 +394,7 @@ def test_peers_that_do_not_hear_it(monitor):
     for _ in range(6):  # one advert after the other
         monitor.tell(line)
         time.sleep(0.12)
-    monitor.wait(-8, 2)
+    monitor.wait(-8)
     monitor.says("faults", "its peers do not hear this node")
     # What it knew of the peers' hardware addresses is from before the partition.
     flushed = (monitor.home / "asked").read_text().splitlines()
