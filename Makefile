@@ -5,14 +5,14 @@ PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
-.PHONY: help demo up down shell test test-vpn lint unit lab faults bench bench-failover kitchen \
+.PHONY: help demo up down shell test test-all lint unit lab faults bench bench-failover kitchen \
 	clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
 	@echo 'make test              lint, unit tests, lab tests'
 	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
-	@echo 'make test-vpn          the lab tests of the VPN alone'
+	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
@@ -34,6 +34,9 @@ shell:
 
 test: lint unit lab
 
+test-all: lint unit
+	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
+
 $(VENV)/ready: test/requirements.txt test/setup
 	test/setup $(VENV)
 	touch $@
@@ -54,9 +57,6 @@ lab: $(VENV)/ready
 
 faults: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab/test_faults.py $(PYTEST_ARGS)
-
-test-vpn: $(VENV)/ready
-	$(PYTHON) -m pytest test/lab/test_vpn.py $(PYTEST_ARGS)
 
 kitchen: $(VENV)/ready
 	kitchen test

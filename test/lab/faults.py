@@ -640,7 +640,6 @@ FAULTS: tuple[Fault, ...] = (
         vanishes(stall_ms=None, lost_sessions=None),
         mends=UNCUT,
         site="plain",
-        core=True,
     ),
     Fault(
         "keepalived stopped, plain",

@@ -365,6 +365,7 @@ def invalid_drops(lab: Lab) -> int:
     return sum(int(lab.host(name).run(count).stdout) for name in GATEWAYS)
 
 
+@pytest.mark.long
 def test_the_asymmetric_way_carries_much(site: Lab) -> None:
     """A client of the standby's VPN: what it gets goes by the virtual IP, what it sends does not.
     Opened from either side, before and after a failover, and with one in between."""

@@ -232,6 +232,7 @@ def networkd(site: Lab) -> Iterator[Host]:
     converge(site)
 
 
+@pytest.mark.long
 def test_networkd_takes_nothing_away(site: Lab, networkd: Host) -> None:
     state = "systemd-networkd keeps what is ours"
     predicted = checks.changes(ok(site.apply(sls="gateway.network", test=True))["gw1"])[state]

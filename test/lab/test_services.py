@@ -104,6 +104,7 @@ def test_time_goes_on_without_uplink(site: Lab) -> None:
     lan_time_without_uplink(site, "chrony")
 
 
+@pytest.mark.long
 def test_time_by_ntpsec(site: Lab, pillar: Change) -> None:
     """The other provider replaces chrony, serves the same, and gives way again."""
     backend = site.host("backend01")
@@ -196,6 +197,7 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     assert checks.local(gw1, f"{call} gateway.status")["problems"] == []
 
 
+@pytest.mark.long
 def test_salt_ssh(site: Lab) -> None:
     """The same over salt-ssh: functions, and an apply that finds nothing to do."""
     master = site.host("master")

@@ -101,6 +101,7 @@ def test_sessions_from_outside_outlive_the_primary(synced: Lab) -> None:
     assert_unharmed(one_to_one)
 
 
+@pytest.mark.long
 def test_without_state_sync_the_sessions_end(synced: Lab) -> None:
     """Those of which the client only listens: nobody knows any more to whom the answers belong."""
     synced.set_pillar({"gateway": {**SITE, "state_sync": False}})
@@ -154,6 +155,7 @@ def test_a_rebooted_node_has_all_sessions_again(synced: Lab) -> None:
     wait_until_synced(synced)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_conntrackd_is_killed(synced: Lab, name: str) -> None:
     """It is back in a moment, and what began or ended meanwhile is known on both nodes."""
@@ -169,6 +171,7 @@ def test_conntrackd_is_killed(synced: Lab, name: str) -> None:
     assert_unharmed(sessions)
 
 
+@pytest.mark.long
 def test_an_apply_that_restarts_conntrackd_loses_nothing(synced: Lab) -> None:
     with synced.sessions(COUNT) as sessions:
         wait_known(synced, "gw2")

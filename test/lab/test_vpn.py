@@ -1,5 +1,5 @@
 """The VPN with real clients: who is let in, under which address, what each one reaches, and what
-the others notice when something changes. `make test-vpn` runs these alone."""
+the others notice when something changes."""
 
 from __future__ import annotations
 
@@ -199,6 +199,7 @@ def test_who_is_revoked_is_out_and_the_others_notice_nothing(site: Lab, pillar: 
     assert server_processes(site) == before
 
 
+@pytest.mark.long
 def test_who_is_disabled_is_out_and_the_others_notice_nothing(site: Lab, pillar: Change) -> None:
     ok(pillar(vpn()))
     before = server_processes(site)
@@ -310,6 +311,7 @@ def test_certificates_end_and_are_renewed(site: Lab) -> None:
     pki.call(site, "revoke", "visitor")
 
 
+@pytest.mark.long
 def test_a_revocation_list_that_ends(site: Lab, pillar: Change) -> None:
     """It is named a month before; when it has ended nobody is let in until there is a new one."""
     ok(pillar(vpn(pki={"crl": pki.crl(site)})))
@@ -404,6 +406,7 @@ def test_passwords_and_tokens(site: Lab, pillar: Change, accounts: None, how: st
 # Servers
 
 
+@pytest.mark.long
 def test_udp_and_tcp_side_by_side(site: Lab, pillar: Change) -> None:
     """Also where UDP is blocked. One that stops leaves the other alone."""
     tcp = {"network": "10.9.0.0/16", "port": 443, "proto": "tcp"}
@@ -542,16 +545,16 @@ def test_a_server_that_is_killed(site: Lab) -> None:
         assert page(tunnel.client, checks.BACKEND) == f"backend01 saw {tunnel.address}"
 
 
-@pytest.mark.parametrize("seconds", [60, pytest.param(300, marks=pytest.mark.long)])
-def test_an_idle_client_on_a_bad_line_stays(site: Lab, seconds: int) -> None:
-    """One packet in ten is lost, each way: one connection, from begin to end."""
+@pytest.mark.long
+def test_an_idle_client_on_a_bad_line_stays(site: Lab) -> None:
+    """One packet in ten is lost, each way, for five minutes: one connection, from begin to end."""
     laptop = site.host("laptop")
     with Tunnel(site, GW1, GW2) as tunnel:
         rule = f"-p udp -s {GW1} -m statistic --mode random --probability 0.1 -j DROP"
         out = f"-p udp -d {GW1} -m statistic --mode random --probability 0.1 -j DROP"
         laptop.run(f"iptables -A INPUT {rule}; iptables -A OUTPUT {out}")
         try:
-            time.sleep(seconds)
+            time.sleep(300)
         finally:
             laptop.run(f"iptables -D INPUT {rule}; iptables -D OUTPUT {out}")
         assert tunnel.log.count("Initialization Sequence Completed") == 1
