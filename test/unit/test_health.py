@@ -399,3 +399,5 @@ def test_peers_that_do_not_hear_it(monitor):
     # What it knew of the peers' hardware addresses is from before the partition.
     flushed = (monitor.home / "asked").read_text().splitlines()
     assert flushed == ["neigh flush to 10.77.0.3", "neigh flush to 198.51.100.3"] * 3
+    # And each time the hosts are told once more who has the virtual IP.
+    assert (monitor.home / "announced").read_text() == "eth0 10.77.0.1\n" * 3
