@@ -5,14 +5,16 @@ PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
-.PHONY: help demo up down shell test test-vpn lint unit lab bench kitchen clean
+.PHONY: help demo up down shell test test-all lint unit lab faults bench bench-failover kitchen \
+	clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
 	@echo 'make test              lint, unit tests, lab tests'
 	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
-	@echo 'make test-vpn          the lab tests of the VPN alone'
-	@echo 'make bench             measurements'
+	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
+	@echo 'make faults            everything that is broken on purpose, and what came of it'
+	@echo 'make bench             measurements; make bench-failover: how long failovers take'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
 	@echo 'make shell HOST=gw1    a shell on master, gw1, gw2, backend01, internet or laptop'
@@ -32,6 +34,9 @@ shell:
 
 test: lint unit lab
 
+test-all: lint unit
+	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
+
 $(VENV)/ready: test/requirements.txt test/setup
 	test/setup $(VENV)
 	touch $@
@@ -50,8 +55,8 @@ unit: $(VENV)/ready
 lab: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab -m 'not long' $(PYTEST_ARGS)
 
-test-vpn: $(VENV)/ready
-	$(PYTHON) -m pytest test/lab/test_vpn.py $(PYTEST_ARGS)
+faults: $(VENV)/ready
+	$(PYTHON) -m pytest test/lab/test_faults.py $(PYTEST_ARGS)
 
 kitchen: $(VENV)/ready
 	kitchen test
@@ -61,6 +66,9 @@ bench: $(VENV)/ready
 	$(PYTHON) test/bench/apply.py
 	$(PYTHON) test/bench/firewall.py
 	$(PYTHON) test/bench/vpn.py
+
+bench-failover: $(VENV)/ready
+	$(PYTHON) test/bench/failover.py $(BENCH_ARGS)
 
 clean: down
 	rm -rf $(VENV) test/lab/out

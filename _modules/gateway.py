@@ -8,7 +8,9 @@ import importlib
 import json
 import os
 import socket
+import time
 from datetime import datetime, timezone
+from ipaddress import ip_address, ip_network
 
 import gateway_plan
 import gateway_rules
@@ -29,8 +31,19 @@ if gateway_ca:
 
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
+ROLE = "/run/gateway/role"
+HOOKS = "/run/gateway/hooks.told"
+HOOKS_GRACE = 10  # seconds
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
+SYNC_REPORT = "/run/gateway/sync.json"
+SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
+SYNC_TROUBLE = 20  # seconds
+CONNECTIONS = "/proc/sys/net/netfilter/nf_conntrack_count"
+HEALTH = "/run/gateway/health.json"
+DRAINING = "/run/gateway/draining"  # read by /usr/lib/gateway/health
+DRAINED = "/var/lib/gateway/drained"
+UPTIME = "/proc/uptime"
 EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
 EXPIRY_WARNING = 30  # days
 
@@ -83,15 +96,16 @@ def _valid_site():
 def _interface_errors(plan):
     """What the pillar says of this node's interfaces and the node itself does not have."""
     errors = []
-    for side in ("internal", "public"):
-        interface = plan[side]["interface"]
+    sides = {side: (plan[side]["interface"], plan["node"][side]) for side in ("internal", "public")}
+    if plan["node"]["sync"]:
+        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"])
+    for side, (interface, address) in sides.items():
         if not os.path.exists(f"{INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(INTERFACES)))
             errors.append(
                 f"{_interface_key(plan, side)}: this node has no interface {interface}, only {have}"
             )
             continue
-        address = plan["node"][side]
         if address and address not in _addresses(interface):
             errors.append(
                 f"gateway:nodes:{plan['node']['name']}:{side}:"
@@ -160,7 +174,7 @@ def _interface_key(plan, side):
     name = plan["node"]["name"]
     if f"{side}_interface" in _pillar()["nodes"][name]:
         return f"gateway:nodes:{name}:{side}_interface"
-    return f"gateway:{side}:interface"
+    return f"gateway:{'state_sync' if side == 'sync' else side}:interface"
 
 
 def _addresses(interface=None):
@@ -302,6 +316,28 @@ def ruleset(node=None, **kwargs):
     return gateway_rules.ruleset(plan(node))
 
 
+def sync_ignored(**kwargs):
+    """
+    Addresses and networks whose connections are no business of the peer's: those of the plan, and
+    this node's addresses on interfaces that the pillar does not know. Empty without state sync.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.sync_ignored
+    """
+    _called(kwargs)
+    sync = plan()["sync"]
+    if not sync["enabled"]:
+        return []
+    ignored = sync["ignored"]
+    networks = [ip_network(network) for network in ignored]
+    own = {ip_address(address) for address in _addresses() if ":" not in address}
+    others = {address for address in own if not any(address in network for network in networks)}
+    return [*ignored, *map(str, sorted(others))]
+
+
 def pem(material, **kwargs):
     """
     A certificate or key from the pillar, for the templates: PEM text without a last line break.
@@ -319,11 +355,111 @@ def pem(material, **kwargs):
     return gateway_plan.pem_blocks(value).strip()
 
 
+def drain(force=False, **kwargs):
+    """
+    Take this node out of service, for maintenance: the virtual IPs go to a peer and no packet is
+    lost, its VPN servers stop and tell their clients, who then use the other gateway. It stays so
+    through reboots and applies until ``gateway.undrain``.
+
+    Nothing is changed unless a peer in good health takes the virtual IPs. While this node is
+    drained it has them only if there is nobody else.
+
+    force
+        Drain it also where no peer takes over.
+
+    Returns what was done. Raises CommandExecutionError when no peer took the virtual IPs, or, where
+    another node has them, that node does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.drain
+        salt gw1 gateway.drain force=True
+    """
+    _called(kwargs)
+    wanted = plan()
+    if os.path.exists(DRAINED):
+        return "this node is drained already"
+    try:
+        if not force:
+            _hand_over(wanted["health"])
+        _write(DRAINED, datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"))
+    finally:
+        _remove(DRAINING)
+    for server in wanted["vpn"]["servers"]:
+        __salt__["service.stop"](_vpn_unit(server))
+    return "this node is drained"
+
+
+def undrain(**kwargs):
+    """
+    Put a drained node into service again. It gets the virtual IPs back as a node does that comes
+    back: after ``failover:preempt_delay``, if it is the better one and there is ``preempt``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.undrain
+    """
+    _called(kwargs)
+    wanted = plan()
+    if not os.path.exists(DRAINED):
+        return "this node is not drained"
+    _remove(DRAINED)
+    for server in wanted["vpn"]["servers"]:
+        __salt__["service.start"](_vpn_unit(server))
+    return "this node is in service again"
+
+
+def _hand_over(health):
+    """Return when another node has the virtual IP, and could keep it."""
+    address = health["virtual_ip"]
+    if address not in _addresses():
+        # Whoever has it is in as good a state as this node at least, else this one would have it.
+        if not _output("ping", "-c", "1", "-W", "2", address):
+            raise CommandExecutionError(
+                f"no other node answers on the virtual IP {address}; nothing was changed"
+                " (force=True drains this node all the same)"
+            )
+        return
+    with open(UPTIME, encoding="ascii") as file:
+        _write(DRAINING, file.read().split(".")[0])
+    end = time.monotonic() + health["takeover"]
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        if address not in _addresses():
+            return
+    raise CommandExecutionError(
+        f"no healthy peer took the virtual IP {address}; nothing was changed"
+        " (force=True drains this node all the same)"
+    )
+
+
+def _write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    os.replace(f"{path}.new", path)
+
+
+def _remove(path):
+    if os.path.exists(path):
+        os.remove(path)
+
+
+def _vpn_unit(server):
+    return f"openvpn-server@{server['instance']}"
+
+
 def status(**kwargs):
     """
     How this node is doing, as a mapping: ``vrrp`` (role and virtual IPs as the kernel has them),
-    ``services``, ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by
-    hand, wait for their confirmation), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
+    ``health`` (what its priority loses, and why; since when it is drained), ``services``,
+    ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by hand, wait for
+    their confirmation), ``sync`` (whether the peer is heard, how many connections it was told of,
+    and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
     and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
     should look at.
 
@@ -338,12 +474,17 @@ def status(**kwargs):
     addresses = _addresses()
     problems = []
     vrrp = _vrrp_status(wanted, addresses, problems)
+    health = _health_status(problems)
+    if health["drained"]:
+        wanted = wanted | {"vpn": wanted["vpn"] | {"servers": []}}
     return {
         "node": wanted["node"]["name"],
         "vrrp": vrrp,
+        "health": health,
         "services": _service_status(wanted, vrrp["internal"]["role"], problems),
         "routes": _route_status(wanted, problems),
         "firewall": _firewall_status(problems),
+        "sync": _sync_status(wanted, problems),
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted, problems),
@@ -362,9 +503,32 @@ def _vrrp_status(wanted, addresses, problems):
     return found
 
 
+def _health_status(problems):
+    """What the monitor says; a node that is drained has nothing more to say."""
+    nothing = {"penalty": None, "cold": None, "uplink": [], "faults": []}
+    found = json.loads(_text(HEALTH) or "null") or nothing
+    drained = _text(DRAINED)
+    if drained is not None:
+        problems.append(f"this node is drained since {drained}")
+    problems += found["uplink"] + found["faults"]
+    if found["penalty"] is None:
+        problems.append("nothing is known of this node's health")
+    return {name: found[name] for name in nothing} | {"drained": drained}
+
+
+def _text(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None
+
+
 def _service_status(wanted, role, problems):
-    names = ["keepalived", "gateway-follow", "gateway-dns", wanted["ntp"]["provider"]]
-    names += [f"openvpn-server@{server['instance']}" for server in wanted["vpn"]["servers"]]
+    names = ["keepalived", "gateway-health", "gateway-follow", "gateway-dns"]
+    names += [wanted["ntp"]["provider"]]
+    names += ["conntrackd", "gateway-sync"] if wanted["sync"]["enabled"] else []
+    names += [_vpn_unit(server) for server in wanted["vpn"]["servers"]]
     found = {name: _service_state(name) for name in names}
     problems += [f"service {name} is {now}" for name, now in found.items() if now != "running"]
     if wanted["dhcp"]["enabled"]:
@@ -372,7 +536,33 @@ def _service_status(wanted, role, problems):
         # It runs where the virtual IP is, and only there.
         if (now == "running") != (role == "MASTER"):
             problems.append(f"service gateway-dhcp is {now} while this node is {role}")
+    return found | _followers_status(wanted, role, problems)
+
+
+def _followers_status(wanted, role, problems):
+    """The units of ``follow_virtual_ip``, and whether follow.d knows the role."""
+    found = {}
+    for unit in wanted["follow"]["units"]:
+        command = ("systemctl", "show", "--property", "LoadState,ActiveState,Type", unit)
+        shown = dict(line.split("=", 1) for line in _output(*command).splitlines() if "=" in line)
+        now = found[unit] = shown.get("ActiveState", "unknown")
+        if shown.get("LoadState") != "loaded":
+            problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
+        elif now == "failed" or not _in_place(now, role, shown.get("Type")):
+            problems.append(f"{unit} is {now} while this node is {role}")
+    # "primary 1800000000.25": the role and since when. They are given some time to hear of it.
+    now = _text(ROLE)
+    late = now and _now().timestamp() - float(now.split()[1]) > HOOKS_GRACE
+    if late and now != _text(HOOKS):
+        problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
     return found
+
+
+def _in_place(now, role, kind):
+    """Whether a unit runs where the virtual IP is; a one-shot service may be through already."""
+    if role == "MASTER":
+        return now == "active" or kind == "oneshot"
+    return now != "active"
 
 
 def _service_state(name):
@@ -400,6 +590,83 @@ def _firewall_status(problems):
     elif found["drift"]:
         problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
     return found
+
+
+def _sync_status(wanted, problems):
+    """
+    What conntrackd says: ``here`` are all connections in the kernel, ``sent`` those that the peer
+    was told of, ``received`` those that it told us of since conntrackd started. ``lost`` messages
+    of the peer's come again; ``failed`` could not be put into the kernel.
+    """
+    if not wanted["sync"]["enabled"]:
+        return {"enabled": False}
+    report = _sync_report()
+    counters = _sync_counters(_output("conntrackd", "-s"))
+    silent = report.get("silent")
+    found = {
+        "enabled": True,
+        "peer": wanted["sync"]["peer"],
+        "heard": silent is not None and silent < SYNC_SILENCE,
+        "here": _number(CONNECTIONS),
+        **counters,
+    }
+    if not report:
+        problems.append("state sync: it does not run, or has not for the last seconds")
+    elif not found["heard"]:
+        problems.append(f"state sync: nothing is heard of the peer, {found['peer']}")
+    elif report["trouble"] > report["uptime"] - SYNC_TROUBLE:
+        problems.append(
+            "state sync: messages of the peer's were lost, or the kernel did not take them,"
+            f" in the last {SYNC_TROUBLE} seconds"
+        )
+    return found
+
+
+def _sync_report():
+    """What gateway-sync noted in the last seconds, or nothing."""
+    try:
+        with open(SYNC_REPORT, encoding="utf-8") as file:
+            report = json.load(file)
+        age = _number(UPTIME, 0) - int(report["uptime"])
+        found = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if age < SYNC_SILENCE else {}
+
+
+def _sync_counters(text):
+    """The numbers that count in the output of ``conntrackd -s``; None for what is not there."""
+    part = ""
+    counters = {}
+    for line in text.splitlines():
+        words = line.split()
+        if line.endswith(":") and not line.startswith(("\t", " ")):
+            part = line.rstrip(":")
+        elif line.startswith("connections ") and len(words) == 5 and words[2].isdigit():
+            counters[part, words[1].rstrip(":")] = int(words[2])
+            counters[part, "failed"] = counters.get((part, "failed"), 0) + int(words[4])
+        elif line.startswith("current active connections:"):
+            counters[part, "active"] = int(words[-1])
+        elif len(words) > 2 and words[-2:] == ["Lost", "msgs"]:
+            counters["lost"] = int(words[-3])
+    received = counters.get(("external inject", "created"))
+    if received is not None:
+        received -= counters.get(("external inject", "destroyed"), 0)
+    return {
+        "sent": counters.get(("cache internal", "active")),
+        "received": received,
+        "lost": counters.get("lost"),
+        "failed": counters.get(("external inject", "failed")),
+    }
+
+
+def _number(path, default=None):
+    """The whole number at the beginning of a file of the kernel's."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return int(float(file.read().split()[0]))
+    except (OSError, ValueError, IndexError):
+        return default
 
 
 def _vpn_status(wanted, addresses, problems):
@@ -490,8 +757,4 @@ def _ntp(provider):
 
 
 def _applied():
-    try:
-        with open(APPLIED, encoding="utf-8") as file:
-            return file.read().strip()
-    except FileNotFoundError:
-        return None
+    return _text(APPLIED)

@@ -19,8 +19,14 @@ from typing import Any
 # ((256 - priority) / 256 advert intervals), and with it a clean hand-over, at milliseconds.
 HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
-ADVERT_INTERVAL = 0.1  # seconds; below one second only VRRP version 3 can
 ROUTER_ID = 51  # keepalived's customary one
+WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
+SYNC_PORT = 3780  # conntrackd's customary one
+# What is taken off the priority of a node, in steps; any one step outweighs all differences of
+# rank, so it is as large as there are nodes. Each outweighs what stands before it.
+PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
+# So many nodes that the last one with all penalties still has a priority of 1.
+MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
@@ -41,6 +47,7 @@ _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 # OpenVPN looks for a client's file by its common name, after replacing all other characters. 64 is
 # X.520's upper bound for a common name, as in RFC 5280 appendix A.
 _CLIENT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]{0,200}")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
@@ -50,6 +57,9 @@ _RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
+_UNIT_PATTERN = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.(?:service|timer|socket|path|target)"
+)
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
 # What xt_comment holds at most is 255 characters.
@@ -113,6 +123,8 @@ class Node:
     priority: int
     internal_interface: str
     public_interface: str
+    sync: IPv4Address | None
+    sync_interface: str | None
     pki: dict[str, Material]
 
     @property
@@ -131,6 +143,14 @@ class Network:
     network: IPv4Network | None
     virtual_ip: IPv4Address | None
     addresses: tuple[IPv4Address, ...] = ()
+
+
+@dataclass(frozen=True)
+class StateSync:
+    """Whether the nodes tell each other of connections, and over which interface of their own."""
+
+    enabled: bool
+    interface: str | None
 
 
 @dataclass(frozen=True)
@@ -282,6 +302,40 @@ class Dhcp:
 
 
 @dataclass(frozen=True)
+class Failover:
+    """How fast the virtual IPs move; times in seconds. ``down_adverts`` is how many adverts in
+    a row have to be missed."""
+
+    advert_interval: float
+    down_adverts: int
+    garp_repeat: int
+    garp_delay: int
+    garp_refresh: int
+    startup_delay: int
+    realtime_priority: int
+    preempt: bool
+    preempt_delay: int
+
+
+# At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
+FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
+    "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
+    "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
+    "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
+}
+
+
+@dataclass(frozen=True)
+class Health:
+    """What has to work on a node that is to have the virtual IPs: systemd units, and of each side
+    one of the addresses has to answer."""
+
+    services: tuple[str, ...]
+    public_targets: tuple[IPv4Address, ...]
+    internal_targets: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True)
 class Service:
     """What DNS, NTP and keepalived have in common: upstream servers, pass-through settings."""
 
@@ -298,6 +352,9 @@ class Site:
     internal: Network
     public: Network
     router_id: int
+    state_sync: StateSync
+    failover: Failover
+    health: Health
     vpn_servers: tuple[VpnServer, ...]
     vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
@@ -309,6 +366,7 @@ class Site:
     ntp: Service
     ntp_provider: str
     keepalived: Service
+    follow_virtual_ip: tuple[str, ...]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -563,6 +621,15 @@ def _setting(value: object) -> str:
     return text
 
 
+def _followed_unit(value: object) -> str:
+    unit = _matching(_UNIT_PATTERN, "the full name of a systemd unit such as nginx.service")(value)
+    if len(unit) > 200:  # systemd's limit is 255, a file's name too, and ours has a suffix
+        raise ValueError(f"{_show(value)} is longer than 200 characters")
+    if unit.startswith(("gateway-", "openvpn-server@gateway-")) or unit == "keepalived.service":
+        raise ValueError(f"{unit} is the formula's own")
+    return unit
+
+
 def _push(value: object) -> str:
     return _setting(_text(value))
 
@@ -745,7 +812,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     domain = top.get("domain", _dns_name)
     internal = _read_internal(top.section("internal", required=True))
     public = _read_public(top.section("public", required=True))
-    nodes = _read_nodes(top, internal, public)
+    link = _read_sync_link(top)
+    nodes = _read_nodes(top, internal, public, link)
+    state_sync = _read_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes)
     clients = _read_clients(vpn, servers, nodes)
@@ -774,6 +843,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         internal=internal,
         public=public,
         router_id=keepalived.get("router_id", _whole(1, 255), ROUTER_ID),
+        state_sync=state_sync,
+        failover=_read_failover(top.section("failover")),
+        health=_read_health(top.section("health")),
         vpn_servers=servers,
         vpn_clients=clients,
         vpn_pki=pki,
@@ -785,7 +857,10 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         ntp=Service(ntp.items("servers", _server_address), ntp.settings()),
         ntp_provider=ntp.get("provider", _one_of("chrony", "ntpsec"), "chrony"),
         keepalived=Service((), keepalived.settings()),
+        follow_virtual_ip=top.items("follow_virtual_ip", _followed_unit),
     )
+    for number, unit in enumerate(site.follow_virtual_ip):
+        reader.claim("unit", unit, f"gateway:follow_virtual_ip:{number}")
     for section in (dns, ntp, keepalived, top):
         section.close()
     return (None, reader.errors) if reader.errors else (site, [])
@@ -830,16 +905,22 @@ def _claim_side(section: _Section, side: Network) -> None:
     section.reader.inside(side.virtual_ip, side.network, section.at("virtual_ip"))
 
 
-def _read_nodes(top: _Section, internal: Network, public: Network) -> tuple[Node, ...]:
+def _read_nodes(
+    top: _Section, internal: Network, public: Network, link: str | None
+) -> tuple[Node, ...]:
     nodes = []
     for entry in top.entries("nodes", _matching(_MINION_PATTERN, "a minion id")):
-        nodes.append(_read_node(entry.name, entry.section, internal, public))
+        nodes.append(_read_node(entry.name, entry.section, internal, public, link))
     if top.readable and top.values.get("nodes", {}) == {}:
         top.reader.fault(top.at("nodes"), "a site needs at least one node")
+    if len(nodes) > MOST_NODES:
+        top.reader.fault(top.at("nodes"), f"{len(nodes)} nodes; a site has at most {MOST_NODES}")
     return tuple(sorted(nodes, key=lambda node: (node.id or 0, node.name)))
 
 
-def _read_node(name: str, section: _Section, internal: Network, public: Network) -> Node:
+def _read_node(
+    name: str, section: _Section, internal: Network, public: Network, link: str | None
+) -> Node:
     reader = section.reader
     number = section.get("id", _whole(1, HIGHEST_ID))
     node = Node(
@@ -851,6 +932,8 @@ def _read_node(name: str, section: _Section, internal: Network, public: Network)
         priority=section.get("priority", _whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)),
         internal_interface=section.get("internal_interface", _interface, internal.interface),
         public_interface=section.get("public_interface", _interface, public.interface),
+        sync=section.get("sync", _address, None),
+        sync_interface=section.get("sync_interface", _interface, link),
         pki=_read_pki(
             section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
         ),
@@ -872,7 +955,119 @@ def _read_node(name: str, section: _Section, internal: Network, public: Network)
             section.at("public_interface"),
             f"{node.public_interface} is the internal interface already",
         )
+    _check_sync_link(section, node, internal, public, link)
     return node
+
+
+def _read_sync_link(top: _Section) -> str | None:
+    """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
+    if not isinstance(top.values.get("state_sync"), dict):
+        return None
+    section = top.section("state_sync")
+    interface: str | None = section.get("interface", _interface)
+    section.close()
+    return interface or ""
+
+
+def _check_sync_link(
+    section: _Section, node: Node, internal: Network, public: Network, link: str | None
+) -> None:
+    """A node's end of the link: an interface, an address, and a network of its own."""
+    reader = section.reader
+    for key in ("sync", "sync_interface"):
+        if link is None and key in section.values:
+            reader.fault(section.at(key), "means nothing without gateway:state_sync:interface")
+    if link is None:
+        return
+    if "sync" not in section.values and section.readable:
+        reader.fault(section.at("sync"), "missing; gateway:state_sync:interface needs it")
+    reader.claim("address", node.sync, section.at("sync"))
+    for side in (internal, public):
+        if node.sync and side.network and node.sync in side.network:
+            reader.fault(
+                section.at("sync"),
+                f"{node.sync} is inside {side.network}; a link of its own has a network of its own",
+            )
+    place = section.at("sync_interface")
+    if "sync_interface" not in section.values:
+        place = "gateway:state_sync:interface"
+    sides = {"internal": node.internal_interface, "public": node.public_interface}
+    for name, interface in sides.items():
+        if node.sync_interface and node.sync_interface == interface:
+            reader.fault(
+                place, f"{interface} is the {name} interface; without a link say just true"
+            )
+
+
+def _read_state_sync(
+    top: _Section, public: Network, nodes: tuple[Node, ...], link: str | None
+) -> StateSync:
+    """Without a word in the pillar it is on where it is of use."""
+
+    def parse(value: object) -> bool:
+        if not isinstance(value, (bool, dict)):
+            shown = f"{_kind(value)} ({_show(value)})"
+            raise ValueError(f"must be true, false or a mapping with interface, is {shown}")
+        return bool(value) if isinstance(value, bool) else True
+
+    default = public.virtual_ip is not None and len(nodes) == 2
+    enabled = top.get("state_sync", parse, default)
+    path = top.at("state_sync")
+    sides = top.values.get("public")
+    if enabled and isinstance(sides, dict) and "virtual_ip" not in sides:
+        top.reader.fault(
+            path,
+            "needs gateway:public:virtual_ip: without it connections are translated to the address"
+            " of one node, and end with it",
+        )
+    if enabled and len(nodes) != 2:
+        top.reader.fault(path, f"needs a site of two nodes; this one has {len(nodes)}")
+    return StateSync(enabled=bool(enabled), interface=link)
+
+
+def _read_failover(section: _Section) -> Failover:
+    profile = section.get("profile", _one_of(*FAILOVER_PROFILES), "normal")
+    values = FAILOVER_PROFILES[profile or "normal"]
+    failover = Failover(
+        advert_interval=section.get("advert_interval", _advert, values["advert_interval"]),
+        down_adverts=section.get("down_adverts", _whole(2, 100), values["down_adverts"]),
+        garp_repeat=section.get("garp_repeat", _whole(1, 20), 5),
+        garp_delay=section.get("garp_delay", _whole(0, 60), values["garp_delay"]),
+        garp_refresh=section.get("garp_refresh", _whole(0, 3600), 0),
+        startup_delay=section.get("startup_delay", _whole(0, 60), 1),
+        realtime_priority=section.get("realtime_priority", _whole(0, 99), 50),
+        preempt=section.get("preempt", _boolean, True),
+        preempt_delay=section.get("preempt_delay", _whole(0, 3600), 5),
+    )
+    section.close()
+    return failover
+
+
+def _advert(value: object) -> float:
+    """Seconds between two adverts. VRRP version 3 has 12 bits for hundredths (RFC 9568 5.2.7)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number of seconds, is {_kind(value)} ({_show(value)})")
+    if not 0.01 <= value <= 40:
+        raise ValueError(f"{_show(value)} is not in 0.01 to 40 seconds")
+    if abs(value * 100 - round(value * 100)) > 1e-6:
+        raise ValueError(f"{_show(value)} is not a whole number of hundredths of a second")
+    return round(value * 100) / 100
+
+
+def _read_health(section: _Section) -> Health:
+    def targets(side: str) -> tuple[IPv4Address, ...]:
+        part = section.section(side)
+        found = part.items("targets", _address)
+        part.close()
+        return found
+
+    health = Health(
+        services=section.items("services", _matching(_UNIT_PATTERN, "the name of a systemd unit")),
+        public_targets=targets("public"),
+        internal_targets=targets("internal"),
+    )
+    section.close()
+    return health
 
 
 def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ...]:
@@ -1568,6 +1763,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             "id": node.id,
             "internal": str(node.internal),
             "public": _text_or_none(node.public),
+            "sync": _text_or_none(node.sync),
             "remote": node.remote or _text_or_none(node.public),
         },
         "peers": [
@@ -1581,8 +1777,10 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         ],
         "internal": _plan_side(site.internal, node.internal_interface),
         "public": _plan_side(site.public, node.public_interface),
-        "kernel": _plan_kernel(node),
+        "kernel": _plan_kernel(site, node),
         "vrrp": _plan_vrrp(site, node, peers),
+        "sync": _plan_sync(site, node, peers),
+        "health": _plan_health(site, node),
         "vpn": _plan_vpn(site, node),
         "routes": [
             {"destination": str(server.subnet(peer)), "via": str(peer.internal)}
@@ -1600,6 +1798,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "dhcp": _plan_dhcp(site),
         "dns": _plan_dns(site, node),
         "ntp": _plan_ntp(site, peers),
+        "follow": {"units": list(site.follow_virtual_ip)},
     }
 
 
@@ -1616,7 +1815,7 @@ def _plan_side(side: Network, interface: str) -> dict[str, Any]:
     }
 
 
-def _plan_kernel(node: Node) -> dict[str, str]:
+def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
     """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
     settings = {
         "net/ipv4/ip_forward": "1",
@@ -1630,6 +1829,11 @@ def _plan_kernel(node: Node) -> dict[str, str]:
     for scope in ("all", "default", node.internal_interface, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    if site.state_sync.enabled:
+        # What a node knows of a connection's sequence numbers is old when it takes over.
+        settings["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
+        # And what has not come through by then is picked up in the middle.
+        settings["net/netfilter/nf_conntrack_tcp_loose"] = "1"
     return settings
 
 
@@ -1655,12 +1859,108 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
                 "peers": [str(peer.public) for peer in peers],
             }
         )
+    failover = site.failover
+    step = len(site.nodes)
     return {
         "router_id": site.router_id,
-        "priority": node.priority,
-        "advert_interval": ADVERT_INTERVAL,
+        "priority": _priority(site, node),
+        "advert_interval": failover.advert_interval,
+        "down_adverts": failover.down_adverts,
+        "garp": {
+            "repeat": failover.garp_repeat,
+            "delay": failover.garp_delay,
+            "refresh": failover.garp_refresh,
+        },
+        "startup_delay": failover.startup_delay,
+        "realtime_priority": failover.realtime_priority,
+        "penalties": {"cold": PENALTIES["cold"] * step},
         "instances": instances,
         "settings": _plan_settings(site.keepalived.settings),
+    }
+
+
+def _plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+    """The link to the peer, and whose connections are no business of the peer's."""
+    if not site.state_sync.enabled:
+        return {"enabled": False}
+    (peer,) = peers
+    own_link = site.state_sync.interface is not None
+    addresses = [
+        *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
+        *(side.virtual_ip for side in (site.internal, site.public)),
+        *site.public.addresses,
+    ]
+    return {
+        "enabled": True,
+        "interface": node.sync_interface if own_link else node.internal_interface,
+        "address": str(node.sync if own_link else node.internal),
+        "peer": str(peer.sync if own_link else peer.internal),
+        "port": SYNC_PORT,
+        "ignored": [
+            "127.0.0.0/8",
+            *(str(address) for address in addresses if address),
+            *(str(server.network) for server in site.vpn_servers),
+        ],
+    }
+
+
+def _priority(site: Site, node: Node) -> int:
+    """VRRP's number. Of the pillar's numbers only the order counts: close together, any penalty
+    outweighs them."""
+    better = [other for other in site.nodes if other.priority > node.priority]
+    return HIGHEST_PRIORITY - len(better)
+
+
+def _plan_health(site: Site, node: Node) -> dict[str, Any]:
+    """What the monitor of a node looks at, and what it takes off the node's priority for it."""
+    step = len(site.nodes)
+    lowest_peer = min(
+        (_priority(site, other) for other in site.nodes if other is not node), default=0
+    )
+    failover = site.failover
+    return {
+        "services": list(dict.fromkeys((*WATCHED, *site.health.services))),
+        "public": {
+            "interface": node.public_interface,
+            "address": str(node.public) if node.public else "",
+            "targets": [str(target) for target in site.health.public_targets],
+        },
+        "internal": {
+            "interface": node.internal_interface,
+            "address": str(node.internal),
+            "targets": [str(target) for target in site.health.internal_targets],
+        },
+        # From where adverts come.
+        "peers": [
+            str(address)
+            for peer in site.nodes
+            if peer is not node
+            for address in (peer.internal, peer.public)
+            if address
+        ],
+        "virtual_ip": str(site.internal.virtual_ip),
+        # Interface and address by turns.
+        "announced": [
+            text
+            for interface, address in [
+                (node.internal_interface, site.internal.virtual_ip),
+                (node.public_interface, site.public.virtual_ip),
+                *((node.public_interface, address) for address in site.public.addresses),
+            ]
+            if address
+            for text in (interface, str(address))
+        ],
+        "preempt": failover.preempt,
+        "preempt_delay": failover.preempt_delay,
+        "advert": max(1, int(failover.advert_interval * 80)),
+        "penalties": {
+            **{name: number * step for name, number in PENALTIES.items()},
+            # A drain that has to be proven first: just below a peer that is cold and else in
+            # good health, and above one that is not.
+            "draining": _priority(site, node) - (lowest_peer - step - 1),
+        },
+        # Seconds in which a healthy peer has taken over from a node that is worse.
+        "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
     }
 
 

@@ -311,6 +311,7 @@ class _Family:
             self._note("raw", "PREROUTING", "A full conntrack table must not stop VRRP.")
             for chain in ("PREROUTING", "OUTPUT"):
                 self._add("raw", chain, f"-p {VRRP} -j CT --notrack")
+            self._sync_untracked()
         self._lines("raw", "PREROUTING")
         self._lines("raw", "OUTPUT")
         if self.firewall["spoof_protection"]:
@@ -338,6 +339,14 @@ class _Family:
         # Where the client is, is not known here: the other direction may or may not be seen.
         for network in self.client_networks if self.plan["routes"] else []:
             self._add("raw", "PREROUTING", f"-s {network} -d {self.network} -j CT --notrack")
+
+    def _sync_untracked(self) -> None:
+        sync = self.plan["sync"]
+        if sync["enabled"]:
+            message = f"-p udp --dport {sync['port']} -j CT --notrack"
+            self._note("raw", "PREROUTING", "State sync is tracked by nobody either.")
+            self._add("raw", "PREROUTING", f"-i {sync['interface']} -s {sync['peer']} {message}")
+            self._add("raw", "OUTPUT", f"-o {sync['interface']} -d {sync['peer']} {message}")
 
     def _mangle(self) -> None:
         for chain in CHAINS["mangle"]:
@@ -464,6 +473,7 @@ class _Family:
                         "filter", chain, f"-i {instance['interface']} -s {peer} -p {VRRP} -j ACCEPT"
                     )
             self._add("filter", chain, f"-p {VRRP} -j DROP")
+            self._sync()
         self._common(chain)
         self._icmp()
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
@@ -478,6 +488,15 @@ class _Family:
         for interface in self.inside:
             self._refuse(chain, "input", "reject", f"-i {interface}")
         self._refuse(chain, "input", "drop", f"-i {self.public}")
+
+    def _sync(self) -> None:
+        sync = self.plan["sync"]
+        if sync["enabled"]:
+            self._note("filter", "INPUT", "State sync: what the peer tells, and nobody else.")
+            message = f"-p udp --dport {sync['port']}"
+            link = f"-i {sync['interface']} -s {sync['peer']} -d {sync['address']}"
+            self._add("filter", "INPUT", link, message, "-j ACCEPT")
+            self._add("filter", "INPUT", message, "-j DROP")
 
     def _icmp(self) -> None:
         chain = "INPUT"

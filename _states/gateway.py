@@ -6,6 +6,7 @@ see the formula's execution modules in the run that brings them).
 
 import difflib
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -36,6 +37,11 @@ KEPT_SUFFIX = ".before-gateway"
 OURS = "Managed by Salt (gateway)"
 PROC_SYS = "/proc/sys"
 UNITS = "/etc/systemd/system"
+NETWORKD = "/etc/systemd/network"
+NETWORKD_FOLDERS = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+NETWORKD_LINKS = "/run/systemd/netif/links"  # what networkd itself tells networkctl
+INTERFACES = "/sys/class/net"
+FOLLOWERS = "gateway-follow.conf"
 OPENVPN_STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 OPENVPN_CLIENTS = "/etc/gateway/openvpn"
 OPENVPN_GRACE = 1  # seconds between telling a client to leave and cutting it off
@@ -95,6 +101,17 @@ def _remove(*paths):
             os.remove(path)
 
 
+def refused(name, errors):
+    """
+    Fails, in test mode too, with what keeps the pillar from being applied.
+
+    errors
+        List of texts.
+    """
+    title = "Nothing was changed: the pillar of this site cannot be used."
+    return _failed(name, "\n".join([title, *errors]))
+
+
 # --------------------------------------------------------------------------------------------------
 # Kernel settings
 
@@ -102,14 +119,24 @@ def _remove(*paths):
 def _kernel_value(key):
     text = _read(f"{PROC_SYS}/{key}")
     if text is None:
+        # What comes with a module may not be there before the run that loads it.
+        if __opts__["test"] and key.startswith("net/netfilter/"):
+            return None
         raise CommandExecutionError(f"the kernel has no setting {key}")
     return text.strip()
+
+
+def _set_kernel(values):
+    for key, value in values.items():
+        with open(f"{PROC_SYS}/{key}", "w", encoding="utf-8") as file:
+            file.write(value)
 
 
 def kernel_settings(name, settings):
     """
     Kernel settings in the file ``name``, for the next boot, and in the kernel, now. What they were
-    before is kept, so that ``kernel_settings_restored`` can bring it back.
+    before is kept: ``kernel_settings_restored`` brings it back, and so does this state for settings
+    that are not wanted any more.
 
     name
         The file, in /etc/sysctl.d.
@@ -128,18 +155,20 @@ def kernel_settings(name, settings):
         for key, value in settings.items()
         if live[key] != value
     }
+    unwanted = {key: value for key, value in originals.items() if key not in settings}
+    for key, value in unwanted.items():
+        now = (_read(f"{PROC_SYS}/{key}") or value).strip()
+        if now != value:
+            changes[key] = {"old": now, "new": value}
     if _read(name) != text:
         changes[name] = "written"
 
     def act():
-        missing = {key: value for key, value in live.items() if key not in originals}
-        if missing:
-            _write(originals_path, json.dumps(originals | missing, indent=1, sort_keys=True))
+        kept = {key: originals.get(key, value) for key, value in live.items()}
+        if kept != originals:
+            _write(originals_path, json.dumps(kept, indent=1, sort_keys=True))
         _write(name, text)
-        for key, value in settings.items():
-            if live[key] != value:
-                with open(f"{PROC_SYS}/{key}", "w", encoding="utf-8") as file:
-                    file.write(value)
+        _set_kernel({key: change["new"] for key, change in changes.items() if key != name})
 
     return _result(name, changes, "Kernel settings set.", "Kernel settings would be set.", act)
 
@@ -161,10 +190,7 @@ def kernel_settings_restored(name):
             changes[path] = "removed"
 
     def act():
-        for key in originals:
-            if key in changes:
-                with open(f"{PROC_SYS}/{key}", "w", encoding="utf-8") as file:
-                    file.write(originals[key])
+        _set_kernel({key: value for key, value in originals.items() if key in changes})
         _remove(name, originals_path)
 
     return _result(name, changes, "Restored.", "Kernel settings would be restored.", act)
@@ -220,6 +246,117 @@ def routes(name, routes):
                 _run("ip", "route", verb, destination, "via", via, "proto", ROUTE_PROTOCOL)
 
     return _result(name, changes, "Routes set.", "Routes would be set.", act)
+
+
+def _networkd_file(interface):
+    """The .network file by which systemd-networkd manages an interface; None if it does not."""
+    index = (_read(f"{INTERFACES}/{interface}/ifindex") or "").strip()
+    link = _read(f"{NETWORKD_LINKS}/{index}") if index else None
+    found = re.search(r"(?m)^NETWORK_FILE=(.+)$", link or "")
+    return found[1] if found and found[1] != "/dev/null" else None
+
+
+def _networkd_keeps(file):
+    """What a .network file and its drop-ins say of KeepConfiguration, but for ours."""
+    folders = [f"{root}/systemd/network" for root in NETWORKD_FOLDERS]
+    base = os.path.basename(file)
+    dropped = {}
+    for folder in reversed(folders):
+        for path in glob.glob(f"{folder}/{glob.escape(base)}.d/*.conf"):
+            dropped[os.path.basename(path)] = path
+    dropped.pop("gateway.conf", None)
+    keeps = "no"
+    for path in (file, *(dropped[key] for key in sorted(dropped))):
+        for value in re.findall(r"(?m)^\s*KeepConfiguration\s*=\s*(\S*)", _read(path) or ""):
+            keeps = value.lower() or "no"
+    return keeps
+
+
+def networkd(name, interfaces):
+    """
+    systemd-networkd leaves addresses and routes of others alone: the file ``name`` says so for
+    routes, and for each interface that it manages a drop-in below its .network file for addresses.
+    It reads them when it starts, which is left to others: nothing is lost meanwhile.
+
+    name
+        The file, in /etc/systemd/networkd.conf.d.
+    interfaces
+        Names of interfaces; none: there are no such files.
+    """
+    wanted = {}
+    for file in filter(None, map(_networkd_file, interfaces)):
+        # Who keeps even what DHCP gave has a reason.
+        more = _networkd_keeps(file) in ("yes", "true", "1", "on", "y", "t", "dhcp")
+        path = f"{NETWORKD}/{os.path.basename(file)}.d/gateway.conf"
+        wanted[path] = f"# {OURS}.\n[Network]\nKeepConfiguration={'yes' if more else 'static'}\n"
+    if wanted:
+        wanted[name] = (
+            f"# {OURS}.\n[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"
+        )
+    live = {path: _read(path) for path in glob.glob(f"{NETWORKD}/*.network.d/gateway.conf")}
+    live[name] = _read(name)
+    return _files(name, wanted, live)
+
+
+def _files(name, wanted, live, act_after=lambda changes: None):
+    """Finish a state of small files, ``{path: text}``; those that are live and not wanted go."""
+    changes = {path: "removed" for path, text in live.items() if text and path not in wanted}
+    changes |= {path: "written" for path, text in wanted.items() if _read(path) != text}
+
+    def act():
+        for path in changes:
+            if path in wanted:
+                _write(path, wanted[path])
+            else:
+                _remove(path)
+                folder = os.path.dirname(path)
+                if not os.listdir(folder):
+                    os.rmdir(folder)
+        act_after(changes)
+
+    return _result(name, changes, "Files written.", "Files would be written.", act)
+
+
+# --------------------------------------------------------------------------------------------------
+# What follows the virtual IP
+
+
+def followers(name, units):
+    """
+    These units run while the target ``name`` is active, and only then: drop-ins bind them to it.
+    Units that were bound before and are not listed any more stay as they are.
+
+    units
+        List of names of systemd units.
+    """
+    text = (
+        f"# {OURS}: runs where the virtual IP is.\n"
+        # Not BindsTo: a unit that the distribution starts at boot would start the target.
+        f"[Unit]\nRequisite={name}\nPartOf={name}\nAfter={name}\n"
+    )
+    wanted = {f"{UNITS}/{unit}.d/{FOLLOWERS}": text for unit in units}
+    if units:
+        lines = "".join(f"Wants={unit}\n" for unit in units)
+        wanted[f"{UNITS}/{name}.d/{FOLLOWERS}"] = f"# {OURS}.\n[Unit]\n{lines}"
+    live = {path: _read(path) for path in glob.glob(f"{UNITS}/*.d/{FOLLOWERS}")}
+
+    def converge(changes):
+        _run("systemctl", "daemon-reload")
+        for unit in units:
+            if f"{UNITS}/{unit}.d/{FOLLOWERS}" not in changes:
+                continue
+            if not _active(name) and _active(unit):
+                _run("systemctl", "stop", unit)
+            # Also where the virtual IP came meanwhile; elsewhere the drop-in refuses it.
+            if _active(name):
+                _run("systemctl", "start", "--no-block", unit)
+
+    return _files(name, wanted, live, converge)
+
+
+def _active(unit):
+    command = ["systemctl", "is-active", "--quiet", unit]
+    return not __salt__["cmd.retcode"](command, python_shell=False, ignore_retcode=True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -571,6 +708,31 @@ def original_restored(name):
     return _result(
         name, changes, "Restored.", "The file would be restored.", lambda: os.replace(kept, name)
     )
+
+
+def folder_gone(name, keep=()):
+    """
+    The folder ``name`` is gone, with all that is in it.
+
+    keep
+        Names of folders in it that stay, unless they are empty: what is in them is the user's.
+    """
+    entries = sorted(os.listdir(name)) if os.path.isdir(name) else []
+    kept = [entry for entry in keep if os.path.isdir(f"{name}/{entry}")]
+    kept = [entry for entry in kept if os.listdir(f"{name}/{entry}")]
+    gone = [f"{name}/{entry}" for entry in entries if entry not in kept]
+    changes = dict.fromkeys(gone, "removed")
+    if not kept and os.path.isdir(name):
+        changes = {name: "removed"}
+
+    def act():
+        for path in changes:
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+
+    return _result(name, changes, "Removed.", "They would be removed.", act)
 
 
 def openvpn_servers_only(name, service, instances):

@@ -1,26 +1,35 @@
 # Removes configuration, rules, routes and services that are ours. Packages stay.
 include:
   - gateway.keepalived.clean
+  - gateway.health.clean
   - gateway.follow.clean
   - gateway.dnsmasq.clean
   - gateway.openvpn.clean
   - gateway.ntp.clean
+  - gateway.conntrackd.clean
   - gateway.routes.clean
   - gateway.firewall.clean
+  - gateway.network.clean
   - gateway.kernel.clean
 
 gateway folders are gone:
-  file.absent:
+  gateway.folder_gone:
     - names:
       - /etc/gateway
+      - /run/gateway
       - /usr/lib/gateway
       - /var/lib/gateway
+    # The user's own executables are in them.
+    - keep: [follow.d, health.d]
     - require:
       - sls: gateway.keepalived.clean
+      - sls: gateway.health.clean
       - sls: gateway.follow.clean
       - sls: gateway.dnsmasq.clean
       - sls: gateway.openvpn.clean
       - sls: gateway.ntp.clean
+      - sls: gateway.conntrackd.clean
       - sls: gateway.routes.clean
       - sls: gateway.firewall.clean
+      - sls: gateway.network.clean
       - sls: gateway.kernel.clean

@@ -3,12 +3,15 @@
 include:
   - gateway.valid
   - gateway.kernel
+  - gateway.network
   - gateway.firewall
   - gateway.routes
+  - gateway.conntrackd
   - gateway.ntp
   - gateway.openvpn
   - gateway.dnsmasq
   - gateway.follow
+  - gateway.health
   - gateway.keepalived
 
 {%- if plan %}
@@ -22,11 +25,14 @@ gateway digest of what was applied:
     - makedirs: True
     - require:
       - sls: gateway.kernel
+      - sls: gateway.network
       - sls: gateway.firewall
       - sls: gateway.routes
+      - sls: gateway.conntrackd
       - sls: gateway.ntp
       - sls: gateway.openvpn
       - sls: gateway.dnsmasq
       - sls: gateway.follow
+      - sls: gateway.health
       - sls: gateway.keepalived
 {%- endif %}

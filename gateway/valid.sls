@@ -7,6 +7,6 @@ include:
 {%- if errors %}
 
 gateway pillar:
-  test.fail_without_changes:
-    - comment: {{ (['Nothing was changed: the pillar of this site cannot be used.'] + errors) | join('\n') | tojson }}
+  gateway.refused:
+    - errors: {{ errors | tojson }}
 {%- endif %}

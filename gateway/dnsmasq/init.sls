@@ -78,10 +78,12 @@ dhcp follows the virtual IP:
       - gateway: dhcp configuration
       - file: dhcp reservations
 
-# Only where it runs: that is the follower's decision.
+# Only where the virtual IP is.
 dhcp service takes the configuration:
   cmd.run:
-    - name: systemctl daemon-reload && systemctl try-restart gateway-dhcp
+    - name: |
+        systemctl daemon-reload
+        ! systemctl is-active --quiet gateway-virtual-ip.target || systemctl restart gateway-dhcp
     - onchanges:
       - gateway: dhcp configuration
       - file: dhcp unit

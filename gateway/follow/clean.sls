@@ -1,17 +1,36 @@
+include:
+  - gateway.loaded
+
+# Where they run now, they go on.
+no unit follows the virtual IP:
+  gateway.followers:
+    - name: gateway-virtual-ip.target
+    - units: []
+
 nothing follows the virtual IP:
   service.dead:
     - names:
       - gateway-follow
+      - gateway-follow-hooks
+      - gateway-follow-event
       - gateway-virtual-ip.target
     - enable: False
+    - require:
+      - gateway: no unit follows the virtual IP
 
 follower files are gone:
   file.absent:
     - names:
       - /etc/systemd/system/gateway-follow.service
+      - /etc/systemd/system/gateway-follow-hooks.service
+      - /etc/systemd/system/gateway-follow-event.service
       - /etc/systemd/system/gateway-virtual-ip.target
       - /etc/systemd/system/gateway-virtual-ip.target.wants
       - /usr/lib/gateway/follow
-      - /run/gateway
+      - /usr/lib/gateway/follow-tell
+      - /run/gateway/vrrp.fifo
+      - /run/gateway/role
+      - /run/gateway/hooks.told
+      - /run/gateway/event.told
     - require:
       - service: nothing follows the virtual IP

@@ -5,11 +5,19 @@ include:
   - gateway.valid
 
 {%- if plan %}
+{#- Whoever has a master tells it; not masterless, nor over salt-ssh. pip's and the onedir's are not always in PATH. #}
+{%- set event = opts.get('file_client') != 'local' and '__master_opts__' not in opts %}
+{%- set bin = grains.get('pythonexecutable', '').rpartition('/')[0] %}
+{%- set salt_call = event and (salt['cmd.which']('salt-call') or salt['cmd.which'](bin ~ '/salt-call')
+                               or salt['cmd.which'](bin.rpartition('/')[0] ~ '/salt-call')) %}
 
 follower of the virtual IP:
   file.managed:
-    - name: /usr/lib/gateway/follow
-    - source: salt://gateway/follow/files/follow
+    - names:
+      - /usr/lib/gateway/follow:
+        - source: salt://gateway/follow/files/follow
+      - /usr/lib/gateway/follow-tell:
+        - source: salt://gateway/follow/files/follow-tell
     - mode: '0755'
     - makedirs: True
 
@@ -18,11 +26,54 @@ virtual IP target:
     - name: /etc/systemd/system/gateway-virtual-ip.target
     - source: salt://gateway/follow/files/gateway-virtual-ip.target
 
+units that follow the virtual IP:
+  gateway.followers:
+    - name: gateway-virtual-ip.target
+    - units: {{ plan.follow.units | tojson }}
+    - require:
+      - file: virtual IP target
+
+# Executables in it are the user's own.
+folder for those who want to know the role:
+  file.directory:
+    - name: /etc/gateway/follow.d
+    - makedirs: True
+
+unit that calls them:
+  file.managed:
+    - name: /etc/systemd/system/gateway-follow-hooks.service
+    - source: salt://gateway/follow/files/gateway-follow-hooks.service.jinja
+    - template: jinja
+{%- if salt_call %}
+
+unit that tells the Salt master:
+  file.managed:
+    - name: /etc/systemd/system/gateway-follow-event.service
+    - source: salt://gateway/follow/files/gateway-follow-event.service.jinja
+    - template: jinja
+    - context:
+        command: {{ (salt_call ~ ' --config-dir=' ~ opts.get('config_dir', '/etc/salt')) | tojson }}
+{%- else %}
+
+nobody tells a Salt master:
+  file.absent:
+    - name: /etc/systemd/system/gateway-follow-event.service
+{%- endif %}
+
+systemd reads them:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: unit that calls them
+      - file: {{ 'unit that tells the Salt master' if salt_call else 'nobody tells a Salt master' }}
+
 follower unit:
   file.managed:
     - name: /etc/systemd/system/gateway-follow.service
     - source: salt://gateway/follow/files/gateway-follow.service.jinja
     - template: jinja
+    - context:
+        event: {{ (salt_call and True or False) | tojson }}
 
 follower service:
   service.running:
@@ -30,6 +81,7 @@ follower service:
     - enable: True
     - require:
       - file: virtual IP target
+      - cmd: systemd reads them
     - watch:
       - file: follower of the virtual IP
       - file: follower unit

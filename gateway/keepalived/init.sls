@@ -3,6 +3,7 @@
 include:
   - gateway.valid
   - gateway.follow
+  - gateway.health
 
 {%- if plan %}
 
@@ -13,7 +14,8 @@ keepalived package:
 keepalived unit settings:
   file.managed:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
-    - source: salt://gateway/keepalived/files/unit.conf
+    - source: salt://gateway/keepalived/files/unit.conf.jinja
+    - template: jinja
     - makedirs: True
 
 keepalived configuration as it was:
@@ -28,6 +30,7 @@ keepalived configuration:
     - require:
       - pkg: keepalived package
       - gateway: keepalived configuration as it was
+      - file: health scripts
 
 keepalived service:
   service.running:
@@ -36,7 +39,8 @@ keepalived service:
     - reload: True
     - require:
       - service: follower service
-      - file: keepalived unit settings
+      - service: health service
     - watch:
+      - file: keepalived unit settings
       - gateway: keepalived configuration
 {%- endif %}

@@ -6,3 +6,7 @@ include:
 kernel settings are as they were:
   gateway.kernel_settings_restored:
     - name: /etc/sysctl.d/60-gateway.conf
+
+no kernel modules:
+  file.absent:
+    - name: /etc/modules-load.d/gateway.conf

@@ -4,6 +4,29 @@ include:
   - gateway.valid
 
 {%- if plan %}
+{%- if plan.sync.enabled %}
+
+# At boot the settings come before the firewall, which would bring the module.
+kernel modules:
+  file.managed:
+    - name: /etc/modules-load.d/gateway.conf
+    - contents: |
+        # Managed by Salt (gateway).
+        nf_conntrack
+    - makedirs: True
+
+kernel module of connection tracking:
+  cmd.run:
+    - name: modprobe nf_conntrack
+    - unless: test -e /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal
+    - require_in:
+      - gateway: kernel settings
+{%- else %}
+
+no kernel modules:
+  file.absent:
+    - name: /etc/modules-load.d/gateway.conf
+{%- endif %}
 
 kernel settings:
   gateway.kernel_settings:

@@ -5,6 +5,7 @@ include:
 
 {%- if plan %}
 {%- set pki = plan.vpn.pki %}
+{%- set drained = salt['file.file_exists']('/var/lib/gateway/drained') %}
 {%- set crl = {} %}
 {%- if pki.crl is defined %}
 {%- do crl.update({'path': pki.crl.path} if pki.crl.path is defined
@@ -71,17 +72,25 @@ openvpn unit settings of {{ server.name }}:
     - source: salt://gateway/openvpn/files/unit.conf
     - makedirs: True
 
+{#- On a drained node gateway.undrain starts it, and it reads its configuration then. #}
 openvpn server {{ server.name }}:
+{%- if drained %}
+  service.enabled:
+    - name: {{ os.openvpn.service }}{{ server.instance }}
+{%- else %}
   service.running:
     - name: {{ os.openvpn.service }}{{ server.instance }}
     - enable: True
+{%- endif %}
     - require:
       - file: openvpn notes of who is connected
       - gateway: openvpn clients of {{ server.name }}
 {%- if crl.source is defined %}
       - gateway: openvpn revocation list
 {%- endif %}
+{%- if not drained %}
     - watch:
+{%- endif %}
       - gateway: openvpn configuration of {{ server.name }}
       - file: openvpn unit settings of {{ server.name }}
 

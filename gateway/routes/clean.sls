@@ -1,11 +1,16 @@
-{%- from "gateway/map.jinja" import os with context %}
-
 include:
   - gateway.loaded
+
+# First: the follower puts back what is in it.
+routes file is gone:
+  file.absent:
+    - name: /etc/gateway/routes
 
 no routes of ours:
   gateway.routes:
     - routes: []
+    - require:
+      - file: routes file is gone
 
 no routes at boot:
   service.dead:
@@ -14,10 +19,8 @@ no routes at boot:
     - require:
       - gateway: no routes of ours
 
-routes files are gone:
+routes unit is gone:
   file.absent:
-    - names:
-      - /etc/systemd/system/gateway-routes.service
-      - /etc/gateway/routes
+    - name: /etc/systemd/system/gateway-routes.service
     - require:
       - service: no routes at boot

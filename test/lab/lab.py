@@ -126,13 +126,14 @@ def make_switch() -> None:
 
 def allow_real_time(pid: int) -> None:
     """Let daemons on a host have real-time priority, as on a real machine. With control groups of
-    version 1 that takes a share of each second for the host, and for all of them together."""
+    version 1 that takes a share of each second for the host, and for all of them together. What
+    has used up its share stands still until the next second."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         group = Path("/sys/fs/cgroup", controllers, path[1:])
         if "cpu" in controllers.split(",") and (group / "cpu.rt_runtime_us").exists():
             (group.parent / "cpu.rt_runtime_us").write_text("900000")
-            (group / "cpu.rt_runtime_us").write_text("20000")
+            (group / "cpu.rt_runtime_us").write_text("200000")
 
 
 def wire(name: str, pid: int) -> None:
@@ -268,12 +269,15 @@ class ProbeResult:
 
 class Probe:
     """Sends from one host to the echo server at an address, 1000 datagrams a second, from entry
-    to exit of a `with` block (or start() to stop()), but never longer than `seconds`."""
+    to exit of a `with` block (or start() to stop()), but never longer than `seconds`. With `name`
+    it asks a DNS server for that name, 100 times a second."""
 
-    def __init__(self, host: Host, dst: str, port: int, seconds: float) -> None:
+    def __init__(self, host: Host, dst: str, port: int, seconds: float, name: str = "") -> None:
         self._host = host
         script = "/usr/local/lib/lab/probe.py"
         self._command = ["python3", script, dst, str(port), str(seconds)]
+        if name:
+            self._command += ["0.01", name]
         self._result: ProbeResult | None = None
 
     def start(self) -> Probe:
@@ -311,6 +315,75 @@ class Probe:
         )
 
     def __enter__(self) -> Probe:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+@dataclass(frozen=True)
+class SessionsResult:
+    """What became of the sessions. A session is alive if it still does what it is for; it stood
+    still for as long as it did not."""
+
+    start: float  # time.monotonic() when all were open
+    opened: int
+    alive: int
+    alive_talking: int  # of those in which the client talks, every second one
+    deaths: dict[str, int]  # why: ECONNRESET, closed, silent, ...
+    stalls_ms: tuple[float, ...]  # the longest of each that is alive, in ascending order
+
+    @property
+    def worst_stall_ms(self) -> float:
+        return max(self.stalls_ms, default=0.0)
+
+
+class Sessions:
+    """TCP connections on which a line comes each `interval` seconds, from entry to exit of a
+    `with` block (or start() to stop()), but never longer than `seconds`. On every second one the
+    client only listens. They go to two ports, of which the echo server's is the first."""
+
+    def __init__(
+        self, host: Host, dst: str, port: int, count: int, seconds: float, interval: float
+    ) -> None:
+        self._host = host
+        script = "/usr/local/lib/lab/sessions.py"
+        arguments = (dst, port, count, seconds, interval)
+        self._command = ["python3", script, *map(str, arguments)]
+        self._result: SessionsResult | None = None
+
+    def start(self) -> Sessions:
+        """Start; return when all are open, or 15 s later."""
+        self._process = self._host.spawn(self._command)
+        assert self._process.stdout
+        opened = self._process.stdout.readline()
+        if not opened:
+            raise LabError(f"sessions: {self._process.communicate()[1].strip()}")
+        self._start = float(json.loads(opened)["start"])
+        return self
+
+    def stop(self) -> SessionsResult:
+        """Stop and return the result, at once or, if one is silent, five seconds later."""
+        if not self._result:
+            output, errors = self._process.communicate(timeout=60)
+            if self._process.returncode:
+                raise LabError(f"sessions: {errors.strip()}")
+            raw = json.loads(output)
+            stalls = tuple(seconds * 1000 for seconds in raw.pop("stalls"))
+            self._result = SessionsResult(start=self._start, stalls_ms=stalls, **raw)
+        return self._result
+
+    @property
+    def result(self) -> SessionsResult:
+        """The result of the sessions, which stops them."""
+        return self.stop()
+
+    def __enter__(self) -> Sessions:
         return self.start()
 
     def __exit__(
@@ -410,24 +483,60 @@ class Lab:
         text = f"#!json\n{json.dumps(overrides, indent=1)}\n"
         (OUT / "pillar" / "overrides.sls").write_text(text)
 
-    # cables; `iface` is the host's own name of the card
+    # cables, in one stroke; `ifaces` are the host's own names of the cards, without them all but
+    # the one that Salt's master is on
 
-    def unplug(self, host: str, iface: str) -> None:
-        """Pull a cable: both ends lose their carrier."""
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "down"])
+    def unplug(self, host: str, *ifaces: str) -> None:
+        """Pull cables: both ends lose their carrier."""
+        self._cables(host, ifaces, "down")
 
-    def plug(self, host: str, iface: str) -> None:
-        """Put the cable back."""
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "up"])
+    def plug(self, host: str, *ifaces: str) -> None:
+        """Put the cables back."""
+        self._cables(host, ifaces, "up")
 
-    def isolate(self, host: str, iface: str) -> None:
-        """Cut a card off its network without a sign of it: the carrier stays."""
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "nomaster"])
+    def isolate(self, host: str, *ifaces: str) -> None:
+        """Cut cards off their networks without a sign of it: the carrier stays."""
+        self._cables(host, ifaces, "nomaster")
 
-    def rejoin(self, host: str, iface: str) -> None:
+    def rejoin(self, host: str, *ifaces: str) -> None:
         """Undo isolate."""
-        network = TOPOLOGY[host].ports[int(iface.removeprefix("eth"))].network
-        run(["ip", "-n", LAB_NAME, "link", "set", f"{host}-{iface}", "master", network])
+        self._cables(host, ifaces, "master {network}")
+
+    @staticmethod
+    def _cables(host: str, ifaces: tuple[str, ...], setting: str) -> None:
+        on_switch(
+            *(
+                f"link set {host}-eth{number} {setting.format(network=port.network)}"
+                for number, port in enumerate(TOPOLOGY[host].ports)
+                if (f"eth{number}" in ifaces if ifaces else port.network != "mgmt")
+            )
+        )
+
+    def part(self, *hosts: str, apart: bool = True) -> None:
+        """Keep these hosts from hearing each other; all others still hear all of them."""
+        on_switch(
+            *(
+                f"link set {name}-eth{number} type bridge_slave isolated {'on' if apart else 'off'}"
+                for name in hosts
+                for number, port in enumerate(TOPOLOGY[name].ports)
+                if port.network != "mgmt"
+            )
+        )
+
+    @contextmanager
+    def tap(self, network: str, mac: str) -> Iterator[list[str]]:
+        """Have one more socket on a network, with a card in the switch itself; return how to run
+        a command there. The card is called tap and has no address."""
+        run(["ip", "-n", LAB_NAME, "link", "del", "tap"], check=False)
+        on_switch(
+            f"link add tap address {mac} type veth peer name tap-socket",
+            f"link set tap-socket master {network} addrgenmode none up",
+            "link set tap addrgenmode none up",
+        )
+        try:
+            yield ["ip", "netns", "exec", LAB_NAME]
+        finally:
+            run(["ip", "-n", LAB_NAME, "link", "del", "tap"])
 
     # Salt
 
@@ -470,6 +579,23 @@ class Lab:
     ) -> Probe:
         """Return a probe (see there): `with lab.probe() as p: ...` and then `p.result`."""
         return Probe(self.host(src), dst, port, seconds)
+
+    def questions(self, name: str, dst: str, src: str = "backend01", seconds: float = 120) -> Probe:
+        """Return a probe that asks the DNS server at `dst` for a name, every 10 ms."""
+        return Probe(self.host(src), dst, 53, seconds, name)
+
+    def sessions(
+        self,
+        count: int = 200,
+        src: str = "backend01",
+        dst: str = "198.51.100.100",
+        port: int = 7007,
+        seconds: float = 120,
+        interval: float = 0.1,
+    ) -> Sessions:
+        """Return sessions (see there): `with lab.sessions() as s: ...` and then `s.result`. A
+        line each 0.1 s is for some hundred of them; for thousands take a second."""
+        return Sessions(self.host(src), dst, port, count, seconds, interval)
 
     def dhcp_offers(
         self, mac: str, src: str = "backend01", seconds: float = 4

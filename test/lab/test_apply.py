@@ -41,18 +41,23 @@ def test_a_wrong_pillar_names_every_error_and_changes_nothing(fresh: Lab) -> Non
     fresh.set_pillar({"gateway": WRONG})
     try:
         command = "salt --no-color 'gw*' state.apply gateway"
-        printed = fresh.host("master").run(command, check=False, timeout=120).stdout
-        results = fresh.apply()
+        printed = [
+            fresh.host("master").run(command + test, check=False, timeout=120).stdout
+            for test in (" test=True", "")
+        ]
+        results = [fresh.apply(test=True), fresh.apply()]
     finally:
         fresh.set_pillar({})
     for name in GATEWAYS:
-        (failure,) = checks.failures(results[name]).values()
-        assert failure.splitlines()[1:] == ERRORS
-        assert checks.changes(results[name]) == {}
+        for result in results:
+            (failure,) = checks.failures(result[name]).values()
+            assert failure.splitlines()[1:] == ERRORS
+            assert checks.changes(result[name]) == {}
         assert snapshot(fresh, name) == before[name]
-    for error in ERRORS:
-        assert printed.count(error) == len(GATEWAYS)
-    assert "Traceback" not in printed
+    for text in printed:
+        for error in ERRORS:
+            assert text.count(error) == len(GATEWAYS)
+        assert "Traceback" not in text
 
 
 def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:
@@ -186,6 +191,7 @@ def test_what_leaves_the_pillar_leaves_the_machine(site: Lab, pillar: Change) ->
 
 def test_routes_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
     gw1 = site.host("gw1")
+    gw1.run("systemctl stop gateway-follow")  # which would put ours back
     gw1.run("ip route add 10.200.0.0/24 via 10.77.0.9; ip route add 10.201.0.0/24 via 10.77.0.9")
     gw1.run("ip route add 10.202.0.0/24 via 10.77.0.9 proto 119; ip route del 10.8.1.0/24")
     try:
@@ -207,6 +213,7 @@ def test_routes_are_repaired_and_foreign_ones_left_alone(site: Lab) -> None:
     finally:
         gw1.run("for n in 10.200.0.0/24 10.201.0.0/24 10.8.1.0/24; do ip route del $n; done")
         ok(site.apply("gw1", "gateway.routes"), "gw1")
+        gw1.run("systemctl start gateway-follow")
 
 
 def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
@@ -215,7 +222,7 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
     master.run(
         "cd /srv/formula && rm _modules _states gateway && cp -a /srv/repo/_modules"
         " /srv/repo/_states /srv/repo/gateway . &&"
-        " sed -i 's/^ADVERT_INTERVAL = .*/ADVERT_INTERVAL = 0.25/' _modules/gateway_plan.py &&"
+        " sed -i 's/^HIGHEST_PRIORITY = 250/HIGHEST_PRIORITY = 240/' _modules/gateway_plan.py &&"
         " sed -i 's/60-gateway.conf/61-gateway.conf/' gateway/kernel/init.sls &&"
         " sed -i 's/Kernel settings set/Upgraded/' _states/gateway.py &&"
         " sed -i 's/# Managed by/# Maintained by/' gateway/keepalived/files/keepalived.conf.jinja"
@@ -225,7 +232,7 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
         comments = {state["__id__"]: state["comment"] for state in results.values()}
         assert comments["kernel settings"] == "Upgraded."
         config = site.host("gw2").run("cat /etc/keepalived/keepalived.conf").stdout
-        assert "advert_int 0.25" in config
+        assert "priority 239" in config
         assert "Maintained by Salt" in config
     finally:
         master.run(

@@ -86,6 +86,7 @@ def test_rules_that_cut_the_node_off_are_taken_back(site: Lab, rules: Rules) -> 
     assert site.salt("gw1", "gateway.status")["gw1"]["problems"] == []
 
 
+@pytest.mark.long
 def test_they_are_taken_back_without_the_minion(site: Lab, rules: Rules) -> None:
     """Killed between the new rules and the verdict on them."""
     gw1 = site.host("gw1")
@@ -317,6 +318,7 @@ def legacy(site: Lab) -> Iterator[Lab]:
     converge(site)
 
 
+@pytest.mark.long
 def test_iptables_legacy(legacy: Lab, rules: Rules) -> None:
     gw1 = legacy.host("gw1")
     assert legacy.salt("gw1", "gateway.status")["gw1"]["firewall"] == {
@@ -386,6 +388,7 @@ rm -r /tmp/0 /tmp/1
 """
 
 
+@pytest.mark.long
 def test_a_hundred_changes_lose_nothing(site: Lab, rules: Rules) -> None:
     """With a packet a millisecond through NAT, and a connection that is open all the time."""
     gw1, backend = site.host("gw1"), site.host("backend01")

@@ -104,6 +104,7 @@ def test_time_goes_on_without_uplink(site: Lab) -> None:
     lan_time_without_uplink(site, "chrony")
 
 
+@pytest.mark.long
 def test_time_by_ntpsec(site: Lab, pillar: Change) -> None:
     """The other provider replaces chrony, serves the same, and gives way again."""
     backend = site.host("backend01")
@@ -154,14 +155,25 @@ def test_status_and_the_other_functions(site: Lab) -> None:
     assert status["gw2"]["vrrp"]["internal"] == {"virtual_ip": "10.77.0.1", "role": "BACKUP"}
     assert status["gw1"]["digest"] == status["gw2"]["digest"]
     assert [status[name]["problems"] for name in GATEWAYS] == [[], []]
-    site.host("gw1").run("systemctl stop gateway-dns; ip route del 10.8.1.0/24")
+    site.host("gw2").run("systemctl stop gateway-follow gateway-dns; ip route del 10.8.0.0/24")
     try:
-        assert site.salt("gw1", "gateway.status")["gw1"]["problems"] == [
+        problems = site.salt("gw2", "gateway.status")["gw2"]["problems"]
+        assert {
             "service gateway-dns is dead",
-            "the route to 10.8.1.0/24 is missing",
-        ]
+            "service gateway-follow is dead",
+            "the route to 10.8.0.0/24 is missing",
+        } <= set(problems)
     finally:
-        ok(site.apply("gw1"), "gw1")
+        ok(site.apply("gw2"), "gw2")
+
+
+# What tells the master who has the virtual IP goes, where there is none.
+WITHOUT_MASTER = {
+    "nobody tells a Salt master",
+    "systemd reads them",
+    "follower unit",
+    "follower service",
+}
 
 
 @pytest.mark.parametrize("series", SERIES)
@@ -172,7 +184,7 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     gw1.run("rm -rf /var/cache/salt/masterless")
     results = checks.local(gw1, f"{call} state.apply gateway")
     assert checks.failures(results) == {}
-    assert checks.changes(results) == {}
+    assert checks.changes(results).keys() <= WITHOUT_MASTER
     master = site.salt("gw1", "gateway.plan")["gw1"]
     assert checks.local(gw1, f"{call} gateway.plan") == master
     assert checks.local(gw1, f"{call} gateway.plan node=gw2")["node"]["name"] == "gw2"
@@ -185,6 +197,7 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     assert checks.local(gw1, f"{call} gateway.status")["problems"] == []
 
 
+@pytest.mark.long
 def test_salt_ssh(site: Lab) -> None:
     """The same over salt-ssh: functions, and an apply that finds nothing to do."""
     master = site.host("master")
@@ -196,5 +209,5 @@ def test_salt_ssh(site: Lab) -> None:
             assert answer == site.salt("gw1", function)["gw1"]
         results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
         assert checks.failures(results) == {}
-        assert checks.changes(results) == {}
+        assert checks.changes(results).keys() == WITHOUT_MASTER
     converge(site)

@@ -1,5 +1,5 @@
 """The VPN with real clients: who is let in, under which address, what each one reaches, and what
-the others notice when something changes. `make test-vpn` runs these alone."""
+the others notice when something changes."""
 
 from __future__ import annotations
 
@@ -199,6 +199,7 @@ def test_who_is_revoked_is_out_and_the_others_notice_nothing(site: Lab, pillar: 
     assert server_processes(site) == before
 
 
+@pytest.mark.long
 def test_who_is_disabled_is_out_and_the_others_notice_nothing(site: Lab, pillar: Change) -> None:
     ok(pillar(vpn()))
     before = server_processes(site)
@@ -276,7 +277,7 @@ def later(lab: Lab, days: int) -> Iterator[None]:
     """gw1's VPN server lives so many days later than everybody else."""
     gw1 = lab.host("gw1")
     drop_in = "/run/systemd/system/openvpn-server@gateway-main.service.d/lab-clock.conf"
-    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+    library = "/opt/faketime/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
     clock = f"[Service]\nEnvironment=LD_PRELOAD={library} FAKETIME=+{days}d\n"
     restart = "systemctl daemon-reload; systemctl restart openvpn-server@gateway-main"
     gw1.write(drop_in, clock)
@@ -310,6 +311,7 @@ def test_certificates_end_and_are_renewed(site: Lab) -> None:
     pki.call(site, "revoke", "visitor")
 
 
+@pytest.mark.long
 def test_a_revocation_list_that_ends(site: Lab, pillar: Change) -> None:
     """It is named a month before; when it has ended nobody is let in until there is a new one."""
     ok(pillar(vpn(pki={"crl": pki.crl(site)})))
@@ -404,6 +406,7 @@ def test_passwords_and_tokens(site: Lab, pillar: Change, accounts: None, how: st
 # Servers
 
 
+@pytest.mark.long
 def test_udp_and_tcp_side_by_side(site: Lab, pillar: Change) -> None:
     """Also where UDP is blocked. One that stops leaves the other alone."""
     tcp = {"network": "10.9.0.0/16", "port": 443, "proto": "tcp"}
@@ -493,19 +496,17 @@ def test_the_management_socket_is_root_s(site: Lab) -> None:
 # Failover
 
 
-def vanish(lab: Lab) -> None:
-    for card in ("eth0", "eth1"):
-        lab.isolate("gw2", card)
+def systemctl(action: str) -> Callable[[Lab], Any]:
+    return lambda lab: lab.host("gw2").run(f"systemctl {action} openvpn-server@gateway-main")
 
 
-def reappear(lab: Lab) -> None:
-    for card in ("eth0", "eth1"):
-        lab.rejoin("gw2", card)
-
-
-STOPS: dict[str, Callable[[Lab], Any]] = {
-    "its server": lambda lab: lab.host("gw2").run("systemctl stop openvpn-server@gateway-main"),
-    "reboot": lambda lab: lab.host("gw2").restart(),
+STOPS: dict[str, tuple[Callable[[Lab], Any], Callable[[Lab], Any]]] = {  # and how it is undone
+    "its server": (systemctl("stop"), systemctl("start")),
+    "reboot": (lambda lab: lab.host("gw2").restart(), systemctl("start")),
+    "drain": (
+        lambda lab: lab.salt("gw2", "gateway.drain"),
+        lambda lab: lab.salt("gw2", "gateway.undrain"),
+    ),
 }
 
 
@@ -514,11 +515,12 @@ def test_a_gateway_that_is_stopped(site: Lab, how: str) -> None:
     """Its clients are back within 3 s; those of the other gateway notice nothing."""
     with Tunnel(site, GW2, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:
         assert tunnel.address.startswith("10.8.1.")
+        stop, undo = STOPS[how]
         with nothing_lost(other.client):
             try:
-                assert 0.5 < checks.gap(tunnel.client, lambda: STOPS[how](site), 6) < 3
+                assert 0.5 < checks.gap(tunnel.client, lambda: stop(site), 6) < 3
             finally:
-                site.host("gw2").run("systemctl start openvpn-server@gateway-main")
+                undo(site)
         assert tunnel.address.startswith("10.8.0.")
     site.wait_minions()
 
@@ -529,9 +531,9 @@ def test_a_gateway_that_vanishes(site: Lab) -> None:
         assert tunnel.address.startswith("10.8.1.")
         with nothing_lost(other.client):
             try:
-                assert 0.5 < checks.gap(tunnel.client, lambda: vanish(site), 14) < 10
+                assert 0.5 < checks.gap(tunnel.client, lambda: site.isolate("gw2"), 14) < 10
             finally:
-                reappear(site)
+                site.rejoin("gw2")
         assert tunnel.address.startswith("10.8.0.")
 
 
@@ -543,16 +545,16 @@ def test_a_server_that_is_killed(site: Lab) -> None:
         assert page(tunnel.client, checks.BACKEND) == f"backend01 saw {tunnel.address}"
 
 
-@pytest.mark.parametrize("seconds", [60, pytest.param(300, marks=pytest.mark.long)])
-def test_an_idle_client_on_a_bad_line_stays(site: Lab, seconds: int) -> None:
-    """One packet in ten is lost, each way: one connection, from begin to end."""
+@pytest.mark.long
+def test_an_idle_client_on_a_bad_line_stays(site: Lab) -> None:
+    """One packet in ten is lost, each way, for five minutes: one connection, from begin to end."""
     laptop = site.host("laptop")
     with Tunnel(site, GW1, GW2) as tunnel:
         rule = f"-p udp -s {GW1} -m statistic --mode random --probability 0.1 -j DROP"
         out = f"-p udp -d {GW1} -m statistic --mode random --probability 0.1 -j DROP"
         laptop.run(f"iptables -A INPUT {rule}; iptables -A OUTPUT {out}")
         try:
-            time.sleep(seconds)
+            time.sleep(300)
         finally:
             laptop.run(f"iptables -D INPUT {rule}; iptables -D OUTPUT {out}")
         assert tunnel.log.count("Initialization Sequence Completed") == 1

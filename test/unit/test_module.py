@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -26,7 +27,27 @@ CHRONY = (
     "C6336464,198.51.100.100,3,1700000000.1,0.000012,0.000010,0.000020,-1.2,0.0,0.1,0.001,0.002,"
     "64.2,{leap}\n"
 )
-SERVICES = ["keepalived", "gateway-follow", "gateway-dns", "chrony", "openvpn-server@gateway-main"]
+LINK = {
+    "public:virtual_ip": "198.51.100.10",
+    "nodes:gw1:sync": "10.78.0.1",
+    "nodes:gw2:sync": "10.78.0.2",
+}
+SERVICES = [
+    "keepalived",
+    "gateway-health",
+    "gateway-follow",
+    "gateway-dns",
+    "chrony",
+    "openvpn-server@gateway-main",
+]
+HEALTHY = {
+    "penalty": 0,
+    "holder": True,
+    "cold": False,
+    "drained": False,
+    "uplink": [],
+    "faults": [],
+}
 
 
 def firewall_status(**changes):
@@ -105,9 +126,16 @@ def node(module, monkeypatch, tmp_path, edit):
             (folder / name).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, "INTERFACES", str(folder))
         monkeypatch.setattr(module, "APPLIED", str(system.applied))
+        monkeypatch.setattr(module, "ROLE", str(tmp_path / "no role"))
+        for name in ("HEALTH", "DRAINING", "DRAINED"):
+            monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
+        system.health = tmp_path / "health"
+        system.drained, system.draining = tmp_path / "drained", tmp_path / "draining"
         functions = {
             "cmd.run_all": run_all,
             "service.status": lambda name: name in system.running,
+            "service.stop": system.running.remove,
+            "service.start": system.running.add,
         }
         for name, value in {
             "__salt__": functions,
@@ -120,6 +148,7 @@ def node(module, monkeypatch, tmp_path, edit):
 
     inject()
     system.applied.write_text(module.digest() + "\n")
+    system.health.write_text(json.dumps(HEALTHY) + "\n")
     return system
 
 
@@ -216,6 +245,15 @@ def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, mon
     assert calls.count(("read",)) == 2
 
 
+def test_what_is_not_told_to_the_peer(module, node, break_pillar):
+    """Nothing of the node's own, on whichever interface; tunnels are in their network already."""
+    break_pillar({"public:virtual_ip": "198.51.100.10"})
+    node.addresses["docker0"] = ["172.17.0.1"]
+    node.addresses["eth0"].append("10.99.0.2")
+    planned = module.plan()["sync"]["ignored"]
+    assert module.sync_ignored() == [*planned, "10.99.0.2", "172.17.0.1"]
+
+
 def test_pem(module, node, break_pillar):
     text = f"Bag attributes:\n{PRIVATE_KEY}</key>\nscript-security 3\n".replace("\n", "\r\n")
     break_pillar({"vpn:pki:key": text})
@@ -237,7 +275,16 @@ def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path, name):
     assert getattr(load("_modules/gateway.py"), name).VERSION == "two"
 
 
-FUNCTIONS = ["validate", "plan", "digest", "vpn_subnets", "routes", "ruleset", "status"]
+FUNCTIONS = [
+    "validate",
+    "plan",
+    "digest",
+    "vpn_subnets",
+    "routes",
+    "ruleset",
+    "status",
+    "sync_ignored",
+]
 
 
 @pytest.fixture
@@ -360,8 +407,19 @@ def test_a_minion_that_is_no_node(module, node):
             ],
         ),
         ({"nodes:gw2:internal_interface": "lan0", "nodes:gw1:public": ...}, []),
+        (
+            {**LINK, "state_sync": {"interface": "eth3"}},
+            ["gateway:state_sync:interface: this node has no interface eth3, only {}"],
+        ),
+        (
+            {**LINK, "state_sync": {"interface": "eth3"}, "nodes:gw1:sync_interface": "lo"},
+            ["gateway:nodes:gw1:sync: 10.78.0.1 is not on this node's interface lo"],
+        ),
     ],
-    ids=["interface", "a node's own interface", "addresses", "swapped", "not this node's"],
+    ids=[
+        *("interface", "a node's own interface", "addresses", "swapped", "not this node's"),
+        *("link", "address on the link"),
+    ],
 )
 def test_what_the_pillar_says_and_the_node_does_not_have(
     module, node, break_pillar, changes, expected
@@ -380,9 +438,11 @@ def test_status_of_a_healthy_primary(module, node):
     assert module.status() == {
         "node": "gw1",
         "vrrp": {"internal": {"virtual_ip": "10.77.0.1", "role": "MASTER"}},
+        "health": {"penalty": 0, "cold": False, "uplink": [], "faults": [], "drained": None},
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
         "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},
+        "sync": {"enabled": False},
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
@@ -568,8 +628,51 @@ def test_a_dead_service(module, node, service):
     assert status["problems"] == [f"service {service} is dead"]
 
 
+@pytest.mark.parametrize(
+    ("master", "shown", "problem"),
+    [
+        (True, "loaded active simple", None),
+        (True, "loaded inactive simple", "app.service is inactive while this node is MASTER"),
+        (True, "loaded inactive oneshot", None),
+        (True, "loaded failed oneshot", "app.service is failed while this node is MASTER"),
+        (True, "loaded activating simple", "app.service is activating while this node is MASTER"),
+        (False, "loaded inactive simple", None),
+        (False, "loaded active simple", "app.service is active while this node is BACKUP"),
+        (False, "loaded failed simple", "app.service is failed while this node is BACKUP"),
+        (
+            True,
+            "not-found inactive simple",
+            "there is no unit app.service, which shall follow the virtual IP",
+        ),
+    ],
+)
+def test_what_follows_the_virtual_ip(module, node, break_pillar, master, shown, problem):
+    break_pillar({"follow_virtual_ip": ["app.service"], "dhcp:enabled": False})
+    load, active, kind = shown.split()
+    node.tools["systemctl"] = f"LoadState={load}\nActiveState={active}\nType={kind}\n"
+    node.applied.write_text(module.digest())
+    if not master:
+        node.addresses["eth0"].remove("10.77.0.1")
+    status = module.status()
+    assert status["services"]["app.service"] == active
+    assert status["problems"] == ([problem] if problem else [])
+
+
+@pytest.mark.parametrize("told", [None, "primary 1.5", "secondary 1.5"])
+def test_executables_that_did_not_hear_of_it(module, node, monkeypatch, tmp_path, told):
+    monkeypatch.setattr(module, "ROLE", str(tmp_path / "role"))
+    monkeypatch.setattr(module, "HOOKS", str(tmp_path / "told"))
+    (tmp_path / "role").write_text("primary 1.5\n")
+    if told:
+        (tmp_path / "told").write_text(f"{told}\n")
+    problem = "not all in /etc/gateway/follow.d have ended well for the present role"
+    assert module.status()["problems"] == ([] if told == "primary 1.5" else [problem])
+    (tmp_path / "role").write_text(f"secondary {time.time()}\n")
+    assert module.status()["problems"] == []
+
+
 def test_virtual_ips_on_two_nodes(module, node, break_pillar):
-    break_pillar({"public:virtual_ip": "198.51.100.1"})
+    break_pillar({"public:virtual_ip": "198.51.100.1", "state_sync": False})
     node.applied.write_text(module.digest())
     status = module.status()
     assert [instance["role"] for instance in status["vrrp"].values()] == ["MASTER", "BACKUP"]
@@ -645,3 +748,72 @@ def test_what_is_shown_is_plain_and_not_secret(module, node, break_pillar):
     for answer in (module.plan(), module.status(), module.routes(), module.ruleset()):
         assert json.loads(json.dumps(answer)) == answer
         assert SECRET not in json.dumps(answer)
+
+
+# --------------------------------------------------------------------------------------------------
+# Drain
+
+
+@pytest.fixture
+def takeover(module, node, monkeypatch):
+    """A peer takes the virtual IP as soon as this node is worse; no time passes."""
+
+    def sleep(seconds):
+        clock[0] += seconds
+        assert node.draining.exists()
+        if node.peer and "10.77.0.1" in node.addresses["eth0"]:
+            node.addresses["eth0"].remove("10.77.0.1")
+
+    clock = [0.0]
+    node.peer = True
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
+    )
+    return node
+
+
+def test_drain_and_undrain(module, takeover):
+    assert module.drain() == "this node is drained"
+    assert takeover.drained.exists()
+    assert not takeover.draining.exists()
+    assert "openvpn-server@gateway-main" not in takeover.running
+    takeover.running.remove("gateway-dhcp")
+    [problem] = module.status()["problems"]
+    assert problem.startswith("this node is drained since 2")
+    assert module.drain() == "this node is drained already"
+    assert module.undrain() == "this node is in service again"
+    assert "openvpn-server@gateway-main" in takeover.running
+    assert not takeover.drained.exists()
+    assert module.undrain() == "this node is not drained"
+
+
+def test_drain_without_a_peer(module, takeover):
+    takeover.peer = False
+    with pytest.raises(CommandExecutionError, match="no healthy peer took the virtual IP"):
+        module.drain()
+    assert not takeover.drained.exists()
+    assert not takeover.draining.exists()
+    assert "openvpn-server@gateway-main" in takeover.running
+    module.drain(force=True)
+    assert takeover.drained.exists()
+
+
+def test_drain_of_the_secondary(module, takeover):
+    takeover.addresses["eth0"].remove("10.77.0.1")
+    with pytest.raises(CommandExecutionError, match="no other node answers on the virtual IP"):
+        module.drain()
+    takeover.tools["ping"] = "1 received"
+    assert module.drain() == "this node is drained"
+
+
+def test_status_says_what_ails_the_node(module, node):
+    ill = {
+        "penalty": 6,
+        "cold": True,
+        "uplink": ["no carrier on eth1"],
+        "faults": ["check x fails"],
+    }
+    node.health.write_text(json.dumps(HEALTHY | ill))
+    assert module.status()["problems"] == ["no carrier on eth1", "check x fails"]
+    node.health.unlink()
+    assert module.status()["problems"] == ["nothing is known of this node's health"]

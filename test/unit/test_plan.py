@@ -1120,6 +1120,7 @@ def test_node(plan):
         "id": 2,
         "internal": "10.77.0.3",
         "public": "198.51.100.3",
+        "sync": None,
         "remote": "198.51.100.3",
     }
     assert found["peers"] == [
@@ -1141,6 +1142,11 @@ def test_vrrp(plan):
         "router_id": 51,
         "priority": 249,
         "advert_interval": 0.1,
+        "down_adverts": 3,
+        "garp": {"repeat": 5, "delay": 1, "refresh": 0},
+        "startup_delay": 1,
+        "realtime_priority": 50,
+        "penalties": {"cold": 2},
         "instances": [
             {
                 "name": "internal",
@@ -1551,7 +1557,7 @@ def test_overrides_of_a_node(plan):
         "keepalived": {"router_id": 7},
     }
     one, two = plan(changes, "gw1"), plan(changes, "gw2")
-    assert (one["vrrp"]["priority"], two["vrrp"]["priority"]) == (250, 254)
+    assert (one["vrrp"]["priority"], two["vrrp"]["priority"]) == (249, 250)
     assert (two["internal"]["interface"], two["public"]["interface"]) == ("lan0", "wan0")
     assert (one["internal"]["interface"], one["public"]["interface"]) == ("eth0", "eth1")
     assert two["vrrp"]["instances"][0]["interface"] == "lan0"
@@ -1601,6 +1607,41 @@ def test_settings(plan, key, where):
         ["push", "x"],
         ["ratio", "0.5"],
         ["sndbuf", "0"],
+    ]
+
+
+def test_units_that_follow(plan):
+    assert plan()["follow"] == {"units": []}
+    units = ["nginx.service", "vm@web.01.service", "report.timer", "app.socket", "my.target"]
+    assert plan({"follow_virtual_ip": units})["follow"] == {"units": units}
+
+
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        ("nginx", "is not the full name of a systemd unit"),
+        ("nginx.servce", "is not the full name of a systemd unit"),
+        ("vm@.service", "is not the full name of a systemd unit"),
+        ("../x.service", "is not the full name of a systemd unit"),
+        ("a b.service", "is not the full name of a systemd unit"),
+        ("x.mount", "is not the full name of a systemd unit"),
+        (7, "must be text"),
+        ("x" * 200 + ".service", "is longer than 200 characters"),
+        ("keepalived.service", "is the formula's own"),
+        ("gateway-dns.service", "is the formula's own"),
+        ("openvpn-server@gateway-main.service", "is the formula's own"),
+    ],
+)
+def test_units_that_cannot_follow(errors, unit, message):
+    [error] = errors({"follow_virtual_ip": [unit]})
+    assert error.startswith("gateway:follow_virtual_ip:0: ")
+    assert message in error
+
+
+def test_units_that_follow_twice(errors):
+    assert errors({"follow_virtual_ip": ["a.service", "a.service"]}) == [
+        "gateway:follow_virtual_ip:1: unit a.service is taken already,"
+        " by gateway:follow_virtual_ip:0"
     ]
 
 
@@ -1657,6 +1698,7 @@ def test_no_change_escapes_the_digest(plan):
         "dhcp:enabled": False,
         "dns:forwarders": [],
         "ntp:provider": "ntpsec",
+        "follow_virtual_ip": ["app.service"],
     }
     digests = {plan(ADDRESSES)["digest"]}
     digests |= {plan({**ADDRESSES, key: value})["digest"] for key, value in changes.items()}

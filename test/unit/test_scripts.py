@@ -358,9 +358,18 @@ def test_usage(firewall, arguments):
 @pytest.fixture
 def follower(tool, root, tmp_path):
     """Start the follower on a node; what it calls is in ``calls``."""
-    log, address, active = (tmp_path / name for name in ("log", "address", "active"))
+    names = ("log", "address", "active", "routes", "kernel", "broken")
+    log, address, active, routes, kernel, broken = (tmp_path / name for name in names)
     fifo = tmp_path / "fifo"
-    tool("ip", f'echo look >>{log}; test ! -e {address} || echo "3: eth0 inet $5/32"')
+    tool(
+        "ip",
+        f"""test ! -e {broken} || exit 1
+        case $* in
+            *address*) echo look >>{log}; test ! -e {address} || echo "3: eth0 inet $5/32" ;;
+            "-4 route show proto 119") cat {kernel} ;;
+            "-force -batch -") sed 's/^route add //; s/proto 119/dev eth0 /; /^$/d' >>{kernel} ;;
+        esac""",
+    )
     tool(
         "systemctl",
         f"""echo "$*" >>{log}
@@ -372,10 +381,11 @@ def follower(tool, root, tmp_path):
     )
     os.mkfifo(fifo)
     log.touch()
+    kernel.touch()
     processes = []
 
-    def start():
-        command = ["bash", root / FOLLOW, fifo, "10.77.0.1"]
+    def start(*names):
+        command = ["bash", root / FOLLOW, fifo, "10.77.0.1", routes, *names]
         processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
     def tell(text):
@@ -394,6 +404,11 @@ def follower(tool, root, tmp_path):
         wait=wait,
         address=address,
         active=active,
+        routes=routes,
+        kernel=kernel,
+        broken=broken,
+        processes=processes,
+        run=tmp_path,
         calls=lambda: log.read_text().splitlines(),
     )
     yield node
@@ -422,6 +437,9 @@ def test_the_target_is_up_where_the_address_is(follower):
     follower.start()
     follower.wait(follower.active.exists)
     assert follower.calls()[:2] == ["look", f"start {TARGET}"]
+    looked(follower, times=2)
+    # A one-shot unit that follows would run again and again.
+    assert follower.calls().count(f"start {TARGET}") == 1
 
 
 def test_the_target_of_an_earlier_reader_is_stopped(follower):
@@ -486,6 +504,230 @@ def test_garbage_does_no_harm(follower, garbage, tmp_path, monkeypatch):
 
 def test_without_its_fifo_it_fails(follower, root, tmp_path):
     """systemd then starts it again."""
-    command = ["bash", root / FOLLOW, tmp_path, "10.77.0.1"]
+    command = ["bash", root / FOLLOW, tmp_path, "10.77.0.1", tmp_path / "routes"]
     done = subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=5)
     assert done.returncode == 1
+
+
+def test_a_target_that_somebody_stopped_is_started(follower):
+    follower.address.touch()
+    follower.start()
+    follower.wait(follower.active.exists)
+    follower.active.unlink()
+    follower.wait(follower.active.exists, seconds=9)
+
+
+def test_without_an_answer_of_the_kernel_nothing_changes(follower):
+    follower.address.touch()
+    follower.start()
+    follower.wait(follower.active.exists)
+    before = len(follower.calls())
+    follower.broken.touch()
+    follower.tell('INSTANCE "internal" MASTER 250\n')
+    time.sleep(0.5)
+    assert follower.calls()[before:] == []
+
+
+def role(follower):
+    path = follower.run / "role"
+    return path.read_text().split()[0] if path.exists() else None
+
+
+def test_the_role_is_written_and_told_once(follower):
+    follower.start("hooks", "event")
+    follower.wait(lambda: role(follower) == "secondary")
+    told = [f"start --no-block gateway-follow-{name}.service" for name in ("hooks", "event")]
+    follower.wait(lambda: follower.calls()[-2:] == told)
+    for name in ("hooks", "event"):
+        (follower.run / f"{name}.told").write_text((follower.run / "role").read_text())
+    follower.address.touch()
+    follower.tell('INSTANCE "internal" MASTER 250\n')
+    follower.wait(lambda: role(follower) == "primary")
+    follower.wait(lambda: follower.calls().count(told[0]) == 2)
+    assert follower.calls().index(f"start {TARGET}") < follower.calls().index(told[0], -2)
+
+
+def test_who_could_not_be_told_is_told_later(follower):
+    follower.start("event")
+    told = "start --no-block gateway-follow-event.service"
+    follower.wait(lambda: follower.calls().count(told) == 2)
+    started = time.monotonic()
+    follower.wait(lambda: follower.calls().count(told) == 3, seconds=9)
+    assert time.monotonic() - started > 2
+    (follower.run / "event.told").write_text((follower.run / "role").read_text())
+
+
+def test_after_a_restart_hooks_hear_the_role_again_and_the_master_does_not(follower):
+    follower.start("hooks", "event")
+    follower.wait(lambda: role(follower) == "secondary")
+    before = (follower.run / "role").read_text()
+    for name in ("hooks", "event"):
+        (follower.run / f"{name}.told").write_text(before)
+    follower.processes[0].kill()
+    calls = len(follower.calls())
+    looked(follower, lambda: follower.start("hooks", "event"), times=2)
+    told = [call for call in follower.calls()[calls:] if "gateway-follow-" in call]
+    assert set(told) == {"start --no-block gateway-follow-hooks.service"}
+    assert (follower.run / "role").read_text() == before
+
+
+ROUTES = """\
+# Managed by Salt.
+route replace 10.8.1.0/24 via 10.77.0.3 proto 119
+route replace 10.9.1.0/24 via 10.77.0.3 proto 119
+"""
+
+
+def test_routes_are_put_back(follower):
+    follower.routes.write_text(ROUTES)
+    follower.kernel.write_text("10.9.1.0/24 via 10.77.0.3 dev eth0 \n")
+    follower.start()
+    both = ["10.8.1.0/24 via 10.77.0.3 dev eth0 ", "10.9.1.0/24 via 10.77.0.3 dev eth0 "]
+    follower.wait(lambda: sorted(follower.kernel.read_text().splitlines()) == both)
+    looked(follower, times=2)
+    assert sorted(follower.kernel.read_text().splitlines()) == both
+    follower.kernel.write_text("")
+    follower.wait(lambda: sorted(follower.kernel.read_text().splitlines()) == both)
+
+
+def test_routes_that_leave_are_not_put_back(follower):
+    follower.routes.write_text(ROUTES)
+    follower.start()
+    follower.wait(lambda: follower.kernel.read_text().count("via") == 2)
+    follower.routes.write_text(ROUTES.replace("route replace 10.9", "# 10.9"))
+    follower.kernel.write_text("10.8.1.0/24 via 10.77.0.3 dev eth0 \n")
+    looked(follower, times=2)
+    follower.routes.unlink()
+    follower.kernel.write_text("")
+    looked(follower, times=2)
+    assert follower.kernel.read_text() == ""
+
+
+def test_new_routes_are_left_to_the_apply_that_brings_them(follower):
+    follower.routes.write_text("")
+    looked(follower, follower.start)
+    follower.routes.write_text(ROUTES)
+    looked(follower, times=3)
+    assert follower.kernel.read_text() == ""
+    follower.wait(lambda: follower.kernel.read_text().count("via") == 2, seconds=9)
+
+
+# --------------------------------------------------------------------------------------------------
+# follow-tell
+
+
+@pytest.fixture
+def teller(root, tmp_path, tool):
+    """Run follow-tell for a role; `said` is what it was told to whom."""
+    run, folder, log = (tmp_path / name for name in ("run", "follow.d", "log"))
+    run.mkdir()
+    folder.mkdir()
+    log.touch()
+
+    def hook(name, script="", mode=0o755):
+        path = folder / name
+        path.write_text(
+            f"#!/bin/sh\necho {name} $1 $GATEWAY_ROLE $GATEWAY_SINCE >>{log}\n{script}\n"
+        )
+        path.chmod(mode)
+
+    def run_it(kind, *arguments, code=0):
+        command = ["bash", root / "gateway/follow/files/follow-tell", run, kind, *arguments]
+        done = subprocess.run(command, check=False, timeout=20, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def told(kind):
+        path = run / f"{kind}.told"
+        return path.read_text() if path.exists() else None
+
+    def become(role):
+        (run / "role").write_text(f"{role}\n")
+
+    become("primary 1800000000.25")
+    return SimpleNamespace(
+        hook=hook,
+        folder=folder,
+        run=run,
+        become=become,
+        hooks=lambda **keywords: run_it("hooks", folder, **keywords),
+        event=lambda: run_it("event", "gw1", "gateway/site/vrrp", "salt-call", "--config-dir=/x"),
+        told=told,
+        log=log,
+        said=lambda: log.read_text().splitlines(),
+    )
+
+
+def test_hooks_are_called_in_order(teller):
+    for name in ("20-b", "10-a", "30_c"):
+        teller.hook(name)
+    for name in ("10-a.dpkg-old", "backup~", ".hidden"):
+        teller.hook(name)
+    teller.hook("40-not", mode=0o644)
+    (teller.folder / "folder").mkdir()
+    teller.hooks()
+    assert teller.said() == [
+        f"{name} primary primary 1800000000" for name in ("10-a", "20-b", "30_c")
+    ]
+    assert teller.told("hooks") == "primary 1800000000.25\n"
+    teller.hooks()
+    assert len(teller.said()) == 3
+
+
+def test_without_hooks_all_have_been_told(teller):
+    teller.hooks()
+    assert teller.told("hooks") == "primary 1800000000.25\n"
+
+
+def test_a_hook_that_fails_does_not_keep_others_from_it(teller):
+    teller.hook("10-a", "exit 3")
+    teller.hook("20-b")
+    assert "10-a primary: exit code 3" in teller.hooks(code=1).stderr
+    assert [line.split()[0] for line in teller.said()] == ["10-a", "20-b"]
+    assert teller.told("hooks") is None
+
+
+def test_the_last_role_wins(teller):
+    """One at a time: who comes after a change hears of the new role only."""
+    change = f"test $1 = secondary || echo secondary 1800000001.5 >{teller.run}/role"
+    teller.hook("10-a", change)
+    teller.hook("20-b")
+    teller.hooks()
+    assert [line.split()[:2] for line in teller.said()] == [
+        ["10-a", "primary"],
+        ["10-a", "secondary"],
+        ["20-b", "secondary"],
+    ]
+    assert teller.told("hooks") == "secondary 1800000001.5\n"
+
+
+def test_hooks_have_a_minute(teller, tool):
+    tool("timeout", f'echo "$*" >>{teller.log}')
+    teller.hook("10-a")
+    teller.hooks()
+    assert teller.said() == [f"--kill-after=5 60 {teller.folder}/10-a primary"]
+
+
+def test_the_event(teller, tool):
+    tool("salt-call", f'for word; do echo "$word"; done >>{teller.log}; echo \'{{"local": true}}\'')
+    teller.event()
+    *words, data = teller.said()
+    assert words == ["--config-dir=/x", "--out=json", "event.send", "gateway/site/vrrp"]
+    assert json.loads(data) == {"node": "gw1", "role": "primary", "time": "2027-01-15T08:00:00Z"}
+    assert teller.told("event") == "primary 1800000000.25\n"
+    teller.event()
+    assert len(teller.said()) == 5
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo '{\"local\": false}'", "echo no; exit 2"])
+def test_a_master_that_is_away_is_not_an_error(teller, tool, script):
+    tool("salt-call", script)
+    assert "did not hear it" in teller.event().stdout
+    assert teller.told("event") is None
+
+
+def test_the_event_of_the_last_role_is_the_last(teller, tool):
+    change = f"echo secondary 1800000001.5 >{teller.run}/role"
+    tool("salt-call", f'echo "$5" >>{teller.log}; {change}; echo true')
+    teller.event()
+    assert [json.loads(data)["role"] for data in teller.said()] == ["primary", "secondary"]

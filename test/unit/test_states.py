@@ -39,6 +39,9 @@ def machine(module, monkeypatch, tmp_path):
         "UNITS": "units",
         "FIREWALL": "firewall",
         "OPENVPN_CLIENTS": "openvpn",
+        "NETWORKD": "etc/systemd/network",
+        "NETWORKD_LINKS": "links",
+        "INTERFACES": "net",
     }.items():
         monkeypatch.setattr(module, constant, str(tmp_path / path))
     for name, value in {
@@ -95,10 +98,18 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 11
+    assert len(functions) == 15
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_what_is_wrong_with_the_pillar_is_shown_in_test_mode_too(machine, test):
+    errors = ["gateway:domain: missing", 'gateway:nodes:gw1:id: "0" is not a number']
+    ret = machine.run("refused", "gateway pillar", errors, test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"].splitlines()[1:] == errors
 
 
 # --------------------------------------------------------------------------------------------------
@@ -145,11 +156,29 @@ def test_a_kernel_setting_that_somebody_changed(machine, kernel):
     assert changes == {FORWARD: {"old": "0", "new": "1"}}
 
 
-def test_a_kernel_setting_that_leaves_leaves_the_file(machine, kernel):
+def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
     machine.run("kernel_settings", kernel.name, SETTINGS)
     changes = converges(machine, "kernel_settings", kernel.name, {FORWARD: "1"})
-    assert changes == {kernel.name: "written"}
+    assert changes == {REDIRECTS: {"old": "0", "new": "1"}, kernel.name: "written"}
     assert REDIRECTS not in kernel.file.read_text()
+    assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
+    # From then on it is somebody else's.
+    kernel.write(REDIRECTS, 0)
+    assert converges(machine, "kernel_settings_restored", kernel.name).keys() == {
+        FORWARD,
+        kernel.name,
+        str(machine.folder / "state/kernel.json"),
+    }
+
+
+def test_a_kernel_setting_of_a_module_that_is_not_loaded_yet(machine, kernel):
+    """In test mode it may be one that the run itself would load."""
+    settings = {**SETTINGS, "net/netfilter/nf_conntrack_tcp_loose": "1"}
+    ret = machine.run("kernel_settings", kernel.name, settings, test=True)
+    assert ret["result"] is None
+    assert ret["changes"]["net/netfilter/nf_conntrack_tcp_loose"] == {"old": None, "new": "1"}
+    ret = machine.run("kernel_settings", kernel.name, settings)
+    assert ret["comment"] == "the kernel has no setting net/netfilter/nf_conntrack_tcp_loose"
 
 
 @pytest.mark.parametrize("test", [True, False])
@@ -776,6 +805,164 @@ def test_original_that_cannot_be_copied(machine, conf, module, monkeypatch):
     ret = machine.run("original_kept", str(conf))
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "No space left on device" in ret["comment"]
+
+
+def test_a_folder_that_goes_leaves_what_is_the_users(machine):
+    folder = machine.folder / "gone"
+    for path in ("follow.d/10-mine", "health.d", "openvpn/main", "routes"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    (folder / "health.d").unlink()
+    (folder / "health.d").mkdir()
+    keep = ["follow.d", "health.d"]
+    changes = converges(machine, "folder_gone", str(folder), keep=keep)
+    assert sorted(changes) == [f"{folder}/{name}" for name in ("health.d", "openvpn", "routes")]
+    assert os.listdir(folder) == ["follow.d"]
+    (folder / "follow.d/10-mine").unlink()
+    assert converges(machine, "folder_gone", str(folder), keep=keep) == {str(folder): "removed"}
+    assert machine.run("folder_gone", str(folder), keep=keep)["changes"] == {}
+
+
+# --------------------------------------------------------------------------------------------------
+# What follows the virtual IP
+
+TARGET = "gateway-virtual-ip.target"
+
+
+@pytest.fixture
+def systemd(machine):
+    """systemd with the units in ``active``."""
+    active: set[str] = set()
+
+    def answer(command, **_):
+        verb, unit = command[1], command[-1]
+        machine.calls.append(" ".join(command[1:]))
+        if verb == "stop":
+            active.discard(unit)
+        if verb == "start":
+            active.add(unit)
+        code = 0 if verb != "is-active" or unit in active else 3
+        return {"retcode": code, "stdout": "", "stderr": ""}
+
+    machine.functions["cmd.run_all"] = answer
+    machine.functions["cmd.retcode"] = lambda command, **_: answer(command)["retcode"]
+    return SimpleNamespace(active=active, units=machine.folder / "units")
+
+
+def test_followers_are_bound(machine, systemd):
+    systemd.active |= {TARGET}
+    changes = converges(machine, "followers", TARGET, ["app.service", "report.timer"])
+    drop_ins = [f"{name}.d/gateway-follow.conf" for name in ("app.service", "report.timer", TARGET)]
+    assert sorted(changes) == sorted(str(systemd.units / path) for path in drop_ins)
+    text = (systemd.units / drop_ins[0]).read_text()
+    for line in (f"Requisite={TARGET}", f"PartOf={TARGET}", f"After={TARGET}"):
+        assert f"{line}\n" in text
+    text = (systemd.units / drop_ins[2]).read_text()
+    assert "Wants=app.service\nWants=report.timer\n" in text
+    assert machine.calls[0] == "daemon-reload"
+    assert systemd.active == {TARGET, "app.service", "report.timer"}
+
+
+def test_followers_stop_where_the_virtual_ip_is_not(machine, systemd):
+    systemd.active |= {"app.service", "other.service"}
+    converges(machine, "followers", TARGET, ["app.service", "report.timer"])
+    assert systemd.active == {"other.service"}
+
+
+def test_a_virtual_ip_that_comes_meanwhile(machine, systemd):
+    systemd.active |= {"app.service"}
+    answer = machine.functions["cmd.run_all"]
+
+    def arrives(command, **keywords):
+        if command[1] == "stop":
+            systemd.active.add(TARGET)
+        return answer(command, **keywords)
+
+    machine.functions["cmd.run_all"] = arrives
+    machine.run("followers", TARGET, ["app.service"])
+    assert "app.service" in systemd.active
+
+
+@pytest.mark.parametrize("here", [{TARGET}, set()], ids=["holder", "other"])
+def test_followers_that_leave_the_list_stay_as_they_are(machine, systemd, here):
+    systemd.active |= here
+    machine.run("followers", TARGET, ["app.service", "stays.service"])
+    (systemd.units / "app.service.d/admin.conf").touch()
+    before = set(systemd.active)
+    del machine.calls[:]
+    changes = converges(machine, "followers", TARGET, ["stays.service"])
+    assert sorted(changes.values()) == ["removed", "written"]
+    assert machine.calls == ["daemon-reload"]
+    assert systemd.active == before
+    assert os.listdir(systemd.units / "app.service.d") == ["admin.conf"]
+    converges(machine, "followers", TARGET, [])
+    assert os.listdir(systemd.units) == ["app.service.d"]
+
+
+# --------------------------------------------------------------------------------------------------
+# systemd-networkd
+
+LAN, WAN = "/run/systemd/network/10-lan.network", "/etc/systemd/network/wan.network"
+
+
+@pytest.fixture
+def networkd(machine, module, monkeypatch):
+    """A machine whose interfaces networkd manages as ``link`` says."""
+    monkeypatch.setattr(module, "NETWORKD_FOLDERS", [str(machine.folder / "etc")])
+
+    def link(index, name, file):
+        (machine.folder / "net" / name).mkdir(parents=True, exist_ok=True)
+        (machine.folder / "net" / name / "ifindex").write_text(f"{index}\n")
+        (machine.folder / "links").mkdir(exist_ok=True)
+        managed = f"NETWORK_FILE={file}\n" if file else ""
+        (machine.folder / "links" / str(index)).write_text(f"ADMIN_STATE=x\n{managed}DNS=\n")
+
+    link(2, "eth0", LAN)
+    link(3, "eth1", WAN)
+    link(4, "eth2", None)
+    return SimpleNamespace(
+        link=link,
+        conf=str(machine.folder / "etc/systemd/networkd.conf.d/gateway.conf"),
+        network=machine.folder / "etc/systemd/network",
+    )
+
+
+def test_networkd(machine, networkd):
+    changes = converges(machine, "networkd", networkd.conf, ["eth0", "eth1"])
+    drop_ins = [networkd.network / f"{name}.network.d/gateway.conf" for name in ("10-lan", "wan")]
+    assert sorted(changes) == sorted([networkd.conf, *map(str, drop_ins)])
+    assert "[Network]\nManageForeignRoutes=no\n" in Path(networkd.conf).read_text()
+    for path in drop_ins:
+        assert path.read_text().endswith("[Network]\nKeepConfiguration=static\n")
+    converges(machine, "networkd", networkd.conf, [])
+    assert [path for path in networkd.network.parent.rglob("*") if path.is_file()] == []
+
+
+def test_networkd_with_another_file(machine, networkd):
+    machine.run("networkd", networkd.conf, ["eth0", "eth1"])
+    networkd.link(2, "eth0", WAN)
+    changes = converges(machine, "networkd", networkd.conf, ["eth0", "eth1"])
+    assert changes == {str(networkd.network / "10-lan.network.d/gateway.conf"): "removed"}
+
+
+def test_where_networkd_manages_neither_there_is_nothing(machine, networkd):
+    networkd.link(3, "eth1", "/dev/null")
+    assert machine.run("networkd", networkd.conf, ["eth1", "eth2", "eth9"])["changes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [("yes", "yes"), ("dhcp", "yes"), ("static", "static"), ("dhcp-on-stop", "static")],
+)
+@pytest.mark.parametrize("place", ["wan.network", "wan.network.d/admin.conf"])
+def test_who_keeps_more_than_we_need_goes_on(machine, networkd, said, ours, place):
+    path = networkd.network / place
+    path.parent.mkdir(parents=True)
+    path.write_text(f"[Network]\nKeepConfiguration={said}\n")
+    networkd.link(3, "eth1", networkd.network / "wan.network")
+    converges(machine, "networkd", networkd.conf, ["eth1"])
+    text = (networkd.network / "wan.network.d/gateway.conf").read_text()
+    assert text.endswith(f"KeepConfiguration={ours}\n")
 
 
 @pytest.fixture

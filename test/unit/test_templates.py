@@ -53,6 +53,13 @@ SITES = {  # changes of pillar.example, or a whole pillar
     "example": {},
     "minimal": MINIMAL,
     "public virtual IP": {"public:virtual_ip": "198.51.100.1"},
+    "link of their own": {
+        "public:virtual_ip": "198.51.100.1",
+        "state_sync": {"interface": "eth3"},
+        "nodes:gw1:sync": "10.78.0.1",
+        "nodes:gw2:sync": "10.78.0.2",
+        "nodes:gw2:sync_interface": "eth4",
+    },
     "further addresses": {
         "public:virtual_ip": "198.51.100.1",
         "public:addresses": ["198.51.100.11", "198.51.100.12"],
@@ -81,6 +88,7 @@ SITES = {  # changes of pillar.example, or a whole pillar
         "vpn:pki:crl": pem("X509 CRL", "Y3Js"),
         "vpn:pki:auth_token": pem("OpenVPN auth-token server key", SECRET),
     },
+    "followers": {"follow_virtual_ip": ["my-app.service", "vm@one.service", "report.timer"]},
     "settings": {
         "vpn:servers:main:settings": SETTINGS,
         "dhcp:settings": SETTINGS,
@@ -130,6 +138,7 @@ class Salt:
 
     def compile(self, sls, functions, **opts):
         """The states of an SLS in the order they would run, as Salt's low data."""
+        self.opts["file_client"] = "local"
         self.opts.pop("gateway_new_modules", None)
         self.opts.pop("__master_opts__", None)
         self.opts.update(opts)
@@ -203,6 +212,8 @@ def render(compiler, module, kept, edit):
             "gateway.validate": lambda warnings: warnings or gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
+            "gateway.sync_ignored": lambda: [*module.plan()["sync"]["ignored"], "172.17.0.1"],
+            "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
             "saltutil.sync_modules": sync,
             "saltutil.sync_states": sync,
         }, synced
@@ -242,6 +253,13 @@ def render(compiler, module, kept, edit):
 
     return rendered
 
+
+# A minion with a master, for whose messages salt-call is needed.
+MASTER: dict[str, Any] = {
+    "file_client": "remote",
+    "config_dir": "/etc/salt",
+    "stubs": {"cmd.which": {"salt-call": "/usr/bin/salt-call"}.get},
+}
 
 # --------------------------------------------------------------------------------------------------
 # Every site
@@ -330,6 +348,7 @@ def test_the_second_node_has_the_same_states(render, name, node):
 def test_templates_are_all_used(render, root):
     """A template that no site renders is not shown to work by any test here."""
     used = {source.removeprefix("salt://") for name in SITES for source in render(name).sources}
+    used |= {source.removeprefix("salt://") for source in render("example", **MASTER).sources}
     assert used == {
         str(path.relative_to(root)) for path in root.glob("gateway/*/files/*") if path.is_file()
     }
@@ -341,11 +360,14 @@ def test_templates_are_all_used(render, root):
 SLSES = ["gateway"] + [
     f"gateway.{name}"
     for name in (
+        "conntrackd",
         "dnsmasq",
         "firewall",
         "follow",
+        "health",
         "keepalived",
         "kernel",
+        "network",
         "ntp",
         "openvpn",
         "routes",
@@ -365,9 +387,10 @@ def test_each_alone_does_its_part_of_the_whole(render, name, sls):
     alone = render(name, sls)
     whole = render(name)
     assert alone.files == {path: whole.files[path] for path in alone.files}
-    mine = [chunk["__id__"] for chunk in whole.low if chunk["__sls__"] == sls]
+    slses = (sls, f"{sls}.clean")  # what is off cleans up after itself
+    mine = [chunk["__id__"] for chunk in whole.low if chunk["__sls__"] in slses]
     assert mine
-    assert [chunk["__id__"] for chunk in alone.low if chunk["__sls__"] == sls] == mine
+    assert [chunk["__id__"] for chunk in alone.low if chunk["__sls__"] in slses] == mine
 
 
 def test_the_number_of_states_does_not_grow(render):
@@ -389,18 +412,17 @@ WRONG = {"domain": "-", "nodes:gw1:id": 0, "hosts:back\"end'": {}, "hosts:a: b {
 def test_a_wrong_pillar_is_one_failing_state(render, errors, sls):
     found = errors(WRONG)
     [chunk] = render("example", sls, changes=WRONG).low
-    assert (chunk["__id__"], chunk["state"]) == ("gateway pillar", "test")
-    assert chunk["fun"] == "fail_without_changes"
-    assert chunk["comment"].splitlines()[1:] == found
-    assert chunk["comment"].startswith("Nothing was changed")
+    assert (chunk["__id__"], chunk["state"]) == ("gateway pillar", "gateway")
+    assert chunk["fun"] == "refused"
+    assert chunk["errors"] == found
 
 
 @pytest.mark.parametrize("sls", [*SLSES, "gateway.valid"])
 def test_another_family_of_systems_is_one_failing_state(render, sls):
     [chunk] = render("example", sls, grains={"os_family": "Solaris"}).low
     assert chunk["__id__"] == "gateway pillar"
-    assert "Solaris" in chunk["comment"]
-    assert "Debian" in chunk["comment"]
+    assert "Solaris" in chunk["errors"][0]
+    assert "Debian" in chunk["errors"][0]
 
 
 def test_new_modules_are_loaded_before_anything_else(render):
@@ -426,7 +448,7 @@ def test_a_digest_that_looks_like_a_number(render, plan):
 # Clean
 
 CLEANS = [f"{sls}.clean" for sls in SLSES]
-RESTORED = {"original_restored", "kernel_settings_restored"}
+RESTORED = {"folder_gone", "original_restored", "kernel_settings_restored"}
 
 
 @pytest.mark.parametrize("sls", SLSES)
@@ -456,11 +478,13 @@ def test_clean_takes_back_all_that_was_written(render, compiler, name, sls):
         "kernel_settings": "kernel_settings_restored",
         "openvpn_servers_only": "openvpn_servers_only",
         "routes": "routes",
+        "followers": "followers",
+        "networkd": "networkd",
     }.items():
         if any(chunk["fun"] == make for chunk in done):
             assert ("gateway", unmake) in called
     for chunk in undone:
-        for argument in ("routes", "instances", "ruleset"):
+        for argument in ("routes", "instances", "ruleset", "units", "interfaces"):
             assert not chunk.get(argument)
 
 
@@ -551,6 +575,9 @@ def test_keepalived(render, name):
             assert given["virtual_router_id"] == [str(vrrp["router_id"])]
             assert given["priority"] == [str(vrrp["priority"])]
             assert given["advert_int"] == ["0.1"]
+            # In a sync group it is the group that tracks.
+            grouped = len(names) > 1
+            assert any(words[0] == "track_file" for words, _ in body) is not grouped
             assert block(body, "virtual_ipaddress") == [
                 ([f"{instance['virtual_ip']}/32", "dev", instance["interface"]], None)
             ]
@@ -579,6 +606,9 @@ def test_keepalived_moves_both_addresses_together(render):
     tree = keepalived(render("public virtual IP"))
     group = block(block(tree, "vrrp_sync_group", "gateway"), "group")
     assert group == [(["internal"], None), (["public"], None)]
+    group = block(tree, "vrrp_sync_group", "gateway")
+    assert (["sync_group_tracking_weight"], None) in group
+    assert block(group, "track_file") == [(["penalty"], None)]
     assert not [header for header, _ in keepalived(render("example")) if "sync" in header[0]]
 
 
@@ -596,11 +626,37 @@ def test_keepalived_moves_further_addresses_without_announcing_them(render):
     )
 
 
+def test_keepalived_follows_the_monitor(render):
+    found = render("example")
+    tree = keepalived(found)
+    # Both FIFOs are theirs who are named before.
+    words = [header[0] for header, _ in block(tree, "global_defs")]
+    assert words.index("script_user") < words.index("vrrp_notify_fifo")
+    health = found.files["/usr/lib/gateway/health"]
+    [fifo] = options(block(tree, "global_defs"))["notify_fifo"]
+    [path] = options(block(tree, "track_file", "penalty"))["file"]
+    assert fifo == path.replace("penalty", "health.fifo")
+    assert f"run={path.removesuffix('/penalty')} " in health
+    # While it starts a process it says nothing, and a busy machine takes seconds for that.
+    text = found.files["/etc/keepalived/keepalived.conf"]
+    assert not re.search(r"(?m)^\s*(vrrp_script|track_script|notify(_(?!fifo)\w+)?)\b", text)
+
+
+def test_no_openvpn_server_is_started_on_a_drained_node(render):
+    """And its unit would not let anybody else do it."""
+    found = render("example", stubs={"file.file_exists": lambda path: True})
+    assert found.ids["openvpn server main"]["fun"] == "enabled"
+    assert "watch" not in found.ids["openvpn server main"]
+    [unit] = [text for name, text in found.files.items() if "openvpn-server@" in name]
+    assert "ConditionPathExists=!/var/lib/gateway/drained\n" in unit
+
+
 def test_the_follower_reads_what_keepalived_writes(render):
     found = render("example")
     [fifo] = options(block(keepalived(found), "global_defs"))["vrrp_notify_fifo"]
     unit = found.files["/etc/systemd/system/gateway-follow.service"]
-    assert f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1\n" in unit
+    follow = f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1 /etc/gateway/routes hooks"
+    assert f"{follow}\n" in unit
     assert f"mkfifo -m 0600 {fifo}" in unit
     target = found.ids["virtual IP target"]["name"].rsplit("/", 1)[1]
     assert f"target={target}\n" in found.files["/usr/lib/gateway/follow"]
@@ -609,6 +665,112 @@ def test_the_follower_reads_what_keepalived_writes(render):
 
 # --------------------------------------------------------------------------------------------------
 # Routes and kernel
+
+
+def test_units_follow_the_target(render):
+    state = render("followers").ids["units that follow the virtual IP"]
+    assert (state["fun"], state["name"]) == ("followers", "gateway-virtual-ip.target")
+    assert state["units"] == ["my-app.service", "vm@one.service", "report.timer"]
+
+
+def test_executables_learn_where_they_are(render):
+    site = render("public virtual IP", node="gw2")
+    unit = site.files["/etc/systemd/system/gateway-follow-hooks.service"]
+    assert dict(pair.split("=") for pair in re.findall(r"GATEWAY_\w+=\S*", unit)) == {
+        "GATEWAY_NODE": "gw2",
+        "GATEWAY_DOMAIN": "example.internal",
+        "GATEWAY_INTERFACE": "eth0",
+        "GATEWAY_VIRTUAL_IP": "10.77.0.1",
+        "GATEWAY_PUBLIC_INTERFACE": "eth1",
+        "GATEWAY_PUBLIC_VIRTUAL_IP": "198.51.100.1",
+    }
+    assert site.ids["folder for those who want to know the role"]["name"] in unit
+
+
+EVENT = "/etc/systemd/system/gateway-follow-event.service"
+
+
+def test_a_master_is_told(render):
+    site = render("example", **MASTER)
+    command = (
+        "/usr/lib/gateway/follow-tell /run/gateway event gw1 gateway/example.internal/vrrp"
+        " /usr/bin/salt-call --config-dir=/etc/salt"
+    )
+    assert f"ExecStart={command}\n" in site.files[EVENT]
+    assert "Nice=19\n" in site.files[EVENT]
+    assert " hooks event\n" in site.files["/etc/systemd/system/gateway-follow.service"]
+
+
+@pytest.mark.parametrize(
+    ("python", "salt_call"),
+    [
+        ("/opt/saltstack/salt/bin/python3.10", "/opt/saltstack/salt/salt-call"),
+        ("/opt/venv/bin/python3", "/opt/venv/bin/salt-call"),
+    ],
+    ids=["onedir", "pip"],
+)
+def test_salt_call_is_found_beside_its_python(render, python, salt_call):
+    stubs = {"cmd.which": {salt_call: salt_call}.get}
+    grains = {"os_family": "Debian", "pythonexecutable": python}
+    site = render("example", **MASTER | {"stubs": stubs, "grains": grains})
+    assert f"{salt_call} --config-dir" in site.files[EVENT]
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        {"file_client": "local"},
+        {"__master_opts__": {}},
+        {"stubs": {"cmd.which": lambda name: None}},
+    ],
+    ids=["masterless", "salt-ssh", "no salt-call"],
+)
+def test_where_there_is_no_master_nobody_is_told(render, without):
+    site = render("example", **MASTER | without)
+    assert site.ids["nobody tells a Salt master"]["name"] == EVENT
+    assert " hooks\n" in site.files["/etc/systemd/system/gateway-follow.service"]
+
+
+def test_network_managers_leave_both_sides_alone(render):
+    site = render("example", node="gw2", changes={"nodes:gw2:public_interface": "wan0"})
+    assert site.ids["systemd-networkd keeps what is ours"]["interfaces"] == ["eth0", "wan0"]
+
+
+def test_conntrackd(render):
+    """The nodes send to each other; what is the nodes' own stays where it is."""
+    ends = {}
+    for site in ("public virtual IP", "link of their own"):
+        for node in ("gw1", "gw2"):
+            found = render(site, node=node)
+            text = re.sub(r"(?m)^\s*#.*\n", "", found.files["/etc/conntrackd/conntrackd.conf"])
+            words = dict(re.findall(r"(?m)^ {8}(\w+) (\S+)$", text))
+            assert words["Port"] == "3780"
+            assert words["DisableExternalCache"] == "yes"
+            ends[site, node] = (
+                words["Interface"],
+                words["IPv4_address"],
+                words["IPv4_Destination_Address"],
+            )
+            [ignored] = re.findall(r"Address Ignore \{(.*?)\}", text, re.DOTALL)
+            addresses = re.findall(r"IPv4_address (\S+)", ignored)
+            assert addresses == [*found.plan["sync"]["ignored"], "172.17.0.1"]
+            assert text.count("{") == text.count("}")
+            watcher = found.files["/etc/systemd/system/gateway-sync.service"]
+            assert "ExecStart=/usr/lib/gateway/sync 198.51.100.1\n" in watcher
+    assert ends == {
+        ("public virtual IP", "gw1"): ("eth0", "10.77.0.2", "10.77.0.3"),
+        ("public virtual IP", "gw2"): ("eth0", "10.77.0.3", "10.77.0.2"),
+        ("link of their own", "gw1"): ("eth3", "10.78.0.1", "10.78.0.2"),
+        ("link of their own", "gw2"): ("eth4", "10.78.0.2", "10.78.0.1"),
+    }
+
+
+def test_without_state_sync_nothing_of_it_is_there(render):
+    """conntrackd itself is stopped only if it was ours."""
+    found = render("example")
+    assert "/etc/conntrackd/conntrackd.conf" not in found.files
+    assert found.ids["no state sync"]["onlyif"].endswith("/conntrackd.service.d/gateway.conf")
+    assert "kernel modules" not in found.ids
 
 
 def test_routes(render):

@@ -1,4 +1,5 @@
-"""What a machine of the lab serves: a web page on ports 80 and 443, an echo on 7007."""
+"""What a machine of the lab serves: a web page on ports 80 and 443, an echo on 7007,
+and on 7008 numbers to who only listens (TCP)."""
 
 import asyncio
 import socket
@@ -39,6 +40,21 @@ async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
         writer.close()
 
 
+async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a numbered line each so many seconds, as the client's first line says."""
+    try:
+        interval = float(await asyncio.wait_for(reader.readline(), 10))
+        number = 0
+        while not writer.is_closing():
+            writer.write(b"%d\n" % number)
+            number += 1
+            await asyncio.sleep(interval)
+    except (OSError, ValueError, TimeoutError, asyncio.TimeoutError):
+        pass
+    finally:
+        writer.close()
+
+
 def echo_datagrams(port: int) -> None:
     """Send every datagram, IPv4 or IPv6, back to where it came from; a thread of its own."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
@@ -53,7 +69,8 @@ def echo_datagrams(port: int) -> None:
 
 
 async def main() -> None:
-    for port, answer in ((80, answer_http), (443, answer_http), (7007, echo_stream)):
+    served = ((80, answer_http), (443, answer_http), (7007, echo_stream), (7008, count))
+    for port, answer in served:
         listener = socket.create_server(
             ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
         )

@@ -1,0 +1,31 @@
+{%- from "gateway/map.jinja" import os with context %}
+{%- set unit_settings = '/etc/systemd/system/' ~ os.conntrackd.service ~ '.service.d/gateway.conf' %}
+
+include:
+  - gateway.loaded
+
+no state sync:
+  service.dead:
+    - names:
+      - gateway-sync
+      - {{ os.conntrackd.service }}
+    - enable: False
+    # Not a conntrackd of somebody else's, and none that was never there.
+    - onlyif: test -e {{ unit_settings }}
+
+conntrackd configuration as before:
+  gateway.original_restored:
+    - name: {{ os.conntrackd.config }}
+    - require:
+      - service: no state sync
+
+state sync files are gone:
+  file.absent:
+    - names:
+      - /etc/systemd/system/gateway-sync.service
+      - {{ unit_settings }}
+      - /usr/lib/gateway/check-conntrackd
+      - /usr/lib/gateway/sync
+      - /run/gateway/sync.json
+    - require:
+      - service: no state sync

@@ -1,0 +1,7 @@
+include:
+  - gateway.loaded
+
+systemd-networkd keeps nothing of ours:
+  gateway.networkd:
+    - name: /etc/systemd/networkd.conf.d/gateway.conf
+    - interfaces: []

@@ -1,0 +1,203 @@
+"""How a row of the fault matrix is played, judged and shown.
+
+    play.py
+
+Run as a program it prints what the last `make faults` found as a table for README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import checks
+from engine import OUT
+from faults import SITES, Fault, Stage
+from lab import GATEWAYS, Lab
+from observe import Observation, Record, Timeline
+
+
+@dataclass
+class Outcome:
+    """What came of a row."""
+
+    name: str
+    site: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    masters: str = ""
+    failed: list[str] = field(default_factory=list)
+    whole: bool = False  # the site was as it should be at the end
+
+
+def whole(stage: Stage) -> str:
+    """Return what is not as it should be, "" for a site that needs nobody."""
+    lab = stage.lab
+    for address in stage.addresses:
+        if (now := checks.holders(lab, address)) != ["gw1"]:
+            return f"{address} is on {' and '.join(now) or 'no gateway'}"
+    for name, status in lab.salt("gw*", "gateway.status", timeout=20).items():
+        problems = status["problems"] if isinstance(status, dict) else [status]
+        if problems:
+            return f"{name}: {'; '.join(problems)}"
+    page = checks.http(lab.host("backend01"), f"http://{checks.INTERNET}/")
+    return "" if page.startswith("internet saw") else "no internet"
+
+
+def wait_whole(stage: Stage, seconds: float) -> str:
+    """Return what is still amiss after so many seconds at most."""
+    return str(checks.eventually(lambda: whole(stage), lambda amiss: not amiss, seconds))
+
+
+def settle(stage: Stage, seconds: float) -> None:
+    """Return when the virtual IPs have been on gw1 alone for a second, or when time is up."""
+    assert stage.seen
+    end = time.monotonic() + seconds
+    since = time.monotonic()
+    while time.monotonic() < end and time.monotonic() < since + 1:
+        if any(stage.seen.masters(address) != ["gw1"] for address in stage.addresses):
+            since = time.monotonic()
+        time.sleep(0.02)
+
+
+def forget(lab: Lab) -> None:
+    """Have no gateway know of connections of former rows: their ports come again within minutes
+    here, and a session that meets a leftover of one node alone is not told to the other one."""
+    for name in GATEWAYS:
+        if (gateway := lab.host(name)).pid:
+            gateway.run("! command -v conntrack >/dev/null || conntrack -F")
+
+
+def play(lab: Lab, fault: Fault) -> Outcome:
+    """Break, watch, mend, watch, and say what of the promises was not kept."""
+    stage = Stage(lab, SITES[fault.site])
+    try:
+        for step in fault.before:
+            step(stage)
+        forget(lab)
+        with Observation(lab, addresses=stage.addresses) as stage.seen:
+            time.sleep(1)
+            broken = time.monotonic()
+            try:
+                for step in fault.breaks:
+                    step(stage)
+                time.sleep(fault.seconds)
+            finally:
+                mended = time.monotonic()
+                for step in fault.mends:
+                    step(stage)
+                healed = time.monotonic()
+            settle(stage, fault.must.whole_s)
+        record = stage.seen.record
+        stage.seen = None
+    finally:
+        for step in fault.after:
+            step(stage)
+    amiss = wait_whole(stage, max(5.0, fault.must.whole_s - (time.monotonic() - mended)))
+    outcome = judge(fault, record, broken, mended, healed)
+    outcome.figures["whole_s"] = round(time.monotonic() - mended, 1)
+    outcome.whole = not amiss
+    if amiss:
+        outcome.failed.append(f"not whole again after {fault.must.whole_s:g} s: {amiss}")
+    return outcome
+
+
+def judge(fault: Fault, record: Record, broken: float, mended: float, healed: float) -> Outcome:
+    """Compare what was seen with what must hold. Mending went on from `mended` to `healed`."""
+    must = fault.must
+    watched = healed if must.parted else broken  # for more than one at once
+    holders = record.holders[checks.VIRTUAL_IP]
+    sessions = record.sessions
+
+    def longest(timelines: list[Timeline]) -> float:
+        return max(line.between(watched, record.end).several_ms for line in timelines)
+
+    outcome = Outcome(fault.name, fault.site, masters=holders.text(broken))
+    found: dict[str, float] = {
+        # What was under way when it broke counts.
+        "outage_ms": record.outage_ms(broken - 0.05, mended),
+        "heal_ms": record.outage_ms(mended),
+        "dns_ms": record.dns_ms(broken - 0.05),
+        "moves": holders.moves,
+        "two_masters_ms": longest(list(record.holders.values())),
+        "two_dhcp_ms": longest([record.dhcp]),
+    }
+    if sessions:
+        found["stall_ms"] = sessions.worst_stall_ms
+        found["lost_sessions"] = sessions.opened - sessions.alive
+    for name, value in found.items():
+        limit = getattr(must, name)
+        if limit is not None and value > limit:
+            outcome.failed.append(f"{name} is {value:.0f}, allowed {limit:.0f}")
+    outcome.figures = {name: round(value, 1) for name, value in found.items()} | {
+        "total_ms": round(record.total_ms(broken - 0.05), 1),
+        "lost": record.lost(broken - 0.05),
+        "sessions": sessions.opened if sessions else 0,
+        "deaths": sessions.deaths if sessions else {},
+        "nobody_ms": round(holders.nobody_ms, 1),
+        "two_at_all_ms": round(holders.several_ms, 1),
+        "two_arp_ms": round(record.arp.several_ms, 1),
+        "parted_s": round(mended - broken, 1),
+    }
+    return outcome
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+COLUMNS = {  # title: figure
+    "outage": "outage_ms",
+    "heal": "heal_ms",
+    "lost": "lost",
+    "dns": "dns_ms",
+    "stall": "stall_ms",
+    "cut": "lost_sessions",
+    "moves": "moves",
+    "two": "two_masters_ms",
+    "dhcp": "two_dhcp_ms",
+    "whole": "whole_s",
+}
+
+
+def header() -> str:
+    """Return the head of the table: ms, but for what is counted and `whole`, in s."""
+    return f"{'fault':50}" + "".join(f"{title:>7}" for title in COLUMNS) + "  masters"
+
+
+def line(outcome: Outcome) -> str:
+    """Return one row of the table."""
+    figures = (f"{outcome.figures.get(name, float('nan')):7.0f}" for name in COLUMNS.values())
+    verdict = "".join(f"\n    FAILED: {text}" for text in outcome.failed)
+    return f"{outcome.name:50}{''.join(figures)}  {outcome.masters}{verdict}"
+
+
+# --- the table in README.md ---------------------------------------------------------------------
+
+
+def in_words(outcome: dict[str, Any]) -> str:
+    """Return a row of the table for people."""
+    figures = outcome["figures"]
+    if not figures:
+        return f"| {outcome['name']} | not run | | | | |"
+    lost = figures["lost_sessions"]
+    sessions = "all live" if not lost else f"{lost} of {figures['sessions']} cut"
+    columns = (
+        f"{figures['outage_ms']:.0f} ms" if figures["outage_ms"] else "nothing lost",
+        f"{figures['heal_ms']:.0f} ms" if figures["heal_ms"] else "nothing lost",
+        f"{figures['dns_ms']:.0f} ms",
+        f"{sessions}, {figures['stall_ms']:.0f} ms",
+        "failed" if outcome["failed"] else "held",
+    )
+    return f"| {outcome['name']} | {' | '.join(columns)} |"
+
+
+def main() -> None:
+    outcomes = json.loads((OUT / "faults.json").read_text())
+    print("| broken | outage | when it mends | DNS away | 200 TCP sessions, stall | promise |")
+    print("|---|---|---|---|---|---|")
+    for outcome in outcomes:
+        print(in_words(outcome))
+
+
+if __name__ == "__main__":
+    main()

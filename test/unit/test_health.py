@@ -1,0 +1,403 @@
+"""How well a node is: the numbers of the plan, and the monitor that finds it out."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gateway_plan
+import pytest
+
+GW3 = {"nodes:gw3": {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"}}
+
+# --------------------------------------------------------------------------------------------------
+# The plan
+
+
+def test_only_the_order_of_the_pillar_s_priorities_counts(plan):
+    changes = {"nodes:gw1:priority": 3, "nodes:gw2:priority": 200, **GW3}
+    found = {name: plan(changes, name)["vrrp"]["priority"] for name in ("gw1", "gw2", "gw3")}
+    assert found == {"gw3": 250, "gw2": 249, "gw1": 248}
+
+
+@pytest.mark.parametrize(
+    ("profile", "interval", "down"), [("fast", 0.05, 3), ("normal", 0.1, 3), ("lossy", 1, 8)]
+)
+def test_profiles(plan, profile, interval, down):
+    vrrp = plan({"failover": {"profile": profile}})["vrrp"]
+    assert (vrrp["advert_interval"], vrrp["down_adverts"]) == (interval, down)
+
+
+def test_every_value_of_a_profile_can_be_overridden(plan):
+    changes = {"profile": "fast", "advert_interval": 0.25, "down_adverts": 5, "garp_delay": 7}
+    more = {"garp_repeat": 2, "garp_refresh": 30, "startup_delay": 4, "realtime_priority": 0}
+    vrrp = plan({"failover": changes | more})["vrrp"]
+    assert (vrrp["advert_interval"], vrrp["down_adverts"]) == (0.25, 5)
+    assert vrrp["garp"] == {"repeat": 2, "delay": 7, "refresh": 30}
+    assert (vrrp["startup_delay"], vrrp["realtime_priority"]) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"failover": {"profile": "quick"}}, "failover:profile: quick is none of fast,"),
+        ({"failover": {"advert_interval": 0.001}}, "failover:advert_interval: 0.001 is not in"),
+        (
+            {"failover": {"advert_interval": 0.055}},
+            "failover:advert_interval: 0.055 is not a whole",
+        ),
+        ({"failover": {"advert_interval": "1s"}}, "failover:advert_interval: must be a number"),
+        ({"failover": {"preempt": "no"}}, "failover:preempt: must be true or false"),
+        ({"failover": {"advert": 1}}, "failover:advert: unknown key"),
+        ({"health": {"services": ["a b"]}}, "health:services:0: a b is not the name of"),
+        ({"health": {"public": {"targets": ["x"]}}}, "health:public:targets:0: x is not an IPv4"),
+        ({"health": {"wan": {}}}, "health:wan: unknown key"),
+    ],
+)
+def test_what_is_rejected(errors, changes, error):
+    [found] = errors(changes)
+    assert found.startswith(f"gateway:{error}")
+
+
+def many(count):
+    return {
+        f"nodes:gw{n}": {"id": n, "internal": f"10.77.0.{n + 50}", "public": f"198.51.100.{n + 50}"}
+        for n in range(1, count + 1)
+    }
+
+
+def test_more_nodes_than_priorities(errors):
+    assert errors(many(15)) == []
+    assert errors(many(16)) == ["gateway:nodes: 16 nodes; a site has at most 15"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 15])
+def test_each_state_outweighs_the_ones_below_it(plan, count):
+    """Whatever the ranks. And all of them together still leave a priority."""
+    plans = [plan(many(count), f"gw{n}") for n in range(1, count + 1)]
+    ranks = [plan["vrrp"]["priority"] for plan in plans]
+    lost = plans[0]["health"]["penalties"]
+    cold, uplink, fault, drained = (lost[name] for name in gateway_plan.PENALTIES)
+    assert cold > max(ranks) - min(ranks)
+    assert uplink > cold + max(ranks) - min(ranks) - 1
+    assert fault > uplink + cold
+    assert drained > fault + uplink + cold
+    everything = cold + uplink + fault + drained
+    assert min(ranks) - everything >= 1
+
+
+@pytest.mark.parametrize(("node", "peer"), [("gw1", "gw2"), ("gw2", "gw1")])
+def test_a_drain_is_tried_just_below_a_healthy_peer(plan, node, peer):
+    """Also below one that is cold, as without preemption, and not below one with a lost uplink."""
+    own, other = plan(node=node), plan(node=peer)
+    tried = own["vrrp"]["priority"] - own["health"]["penalties"]["draining"]
+    lost = other["health"]["penalties"]
+    rank = other["vrrp"]["priority"]
+    assert rank - lost["uplink"] < tried < rank - lost["cold"]
+
+
+# --------------------------------------------------------------------------------------------------
+# The monitor
+
+
+@pytest.fixture
+def monitor(tool, root, tmp_path):
+    """The monitor on a node of the test's own, all of it in a folder."""
+    run, net, checks = tmp_path / "run", tmp_path / "net", tmp_path / "health.d"
+    for folder in (run, checks, net / "eth0", net / "eth1"):
+        folder.mkdir(parents=True)
+    for interface in ("eth0", "eth1"):
+        (net / interface / "carrier").write_text("1\n")
+        (net / interface / "carrier_down_count").write_text("1\n")
+    mark, config = tmp_path / "drained", tmp_path / "health.conf"
+    address, dead, silent = (tmp_path / name for name in ("address", "dead", "silent"))
+    text = (root / "gateway/health/files/health").read_text()
+    (tmp_path / "keepalived").write_text("0\n")
+    for old, new in {
+        "-ge 2000": "-ge 300",
+        "-ge 1000": "-ge 150",
+        "patience=$((now + 2000))": "patience=$((now + 100))",
+        "/run/gateway": run,
+        "/etc/gateway/health.d": checks,
+        "/etc/gateway/health.conf": config,
+        "/var/lib/gateway/drained": mark,
+        "/sys/class/net": net,
+        "/usr/lib/gateway/announce": "announce",
+    }.items():
+        text = text.replace(old, str(new))
+    script = tmp_path / "health"
+    script.write_text(text)
+    own = {name: tmp_path / f"own-{name}" for name in ("eth0", "eth1")}
+    own["eth0"].write_text("2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\n")
+    own["eth1"].write_text("3: eth1    inet 198.51.100.2/24 scope global eth1\n")
+    tool(
+        "ip",
+        f"""
+case "$*" in
+    *monitor*) exec sleep 60 ;;
+    *address*)
+        cat {tmp_path}/own-*
+        ! test -e {address} || echo '2: eth0    inet 10.77.0.1/32 scope global eth0' ;;
+    *) echo "$*" >> {tmp_path}/asked ;;
+esac
+""",
+    )
+    tool(
+        "systemctl",
+        f"""
+case $1 in
+    show) cat {tmp_path}/keepalived ;;
+    kill) echo "$*" >> {tmp_path}/killed ;;
+    *) test -e {dead} && echo failed || echo active ;;
+esac
+""",
+    )
+    tool("ping", f"! test -e {silent}")
+    tool("announce", f'echo "$*" >> {tmp_path}/announced')
+    settings = {
+        "virtual_ip": "10.77.0.1",
+        "announced": "(eth0 10.77.0.1)",
+        "internal": "eth0",
+        "internal_address": "10.77.0.2",
+        "public": "eth1",
+        "public_address": "198.51.100.2",
+        "peers": "(10.77.0.3 198.51.100.3)",
+        "public_targets": "(192.0.2.1)",
+        "internal_targets": "()",
+        "services": "(some.service)",
+        "preempt": "yes",
+        "preempt_delay": 1,
+        "advert": 8,
+        "cold": 2,
+        "uplink": 4,
+        "fault": 8,
+        "drained": 16,
+        "draining": 3,
+    }
+    processes = []
+
+    def start(**changes):
+        config.write_text("".join(f"{k}={v}\n" for k, v in (settings | changes).items()))
+        command = ["bash", str(script)]
+        subprocess.run([*command, "prepare"], check=True)
+        processes.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+
+    def stop():
+        process = processes.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def penalty():
+        return int((run / "penalty").read_text())
+
+    def wait(wanted, seconds=8):
+        end = time.monotonic() + seconds
+        while penalty() != wanted:
+            assert time.monotonic() < end, (penalty(), (run / "health.json").read_text())
+            time.sleep(0.02)
+
+    def says(key, *wanted, seconds=8):
+        end = time.monotonic() + seconds
+        while (found := json.loads((run / "health.json").read_text())[key]) != list(wanted):
+            assert time.monotonic() < end, found
+            time.sleep(0.02)
+
+    def tell(line):
+        with open(os.open(run / "health.fifo", os.O_RDWR), "wb", buffering=0) as pipe:
+            pipe.write(f"{line}\n".encode())
+
+    yield SimpleNamespace(
+        start=start,
+        stop=stop,
+        penalty=penalty,
+        wait=wait,
+        says=says,
+        tell=tell,
+        run=run,
+        net=net,
+        checks=checks,
+        mark=mark,
+        address=address,
+        own=own,
+        dead=dead,
+        silent=silent,
+        home=tmp_path,
+    )
+    while processes:
+        stop()
+
+
+def test_a_node_is_cold_until_it_has_been_well_for_some_time(monitor):
+    monitor.start()
+    assert monitor.penalty() == -2
+    monitor.wait(0)
+
+
+def test_without_preemption_until_it_has_the_virtual_ip(monitor):
+    monitor.start(preempt="no")
+    time.sleep(1.8)
+    assert monitor.penalty() == -2
+    monitor.address.touch()
+    monitor.wait(0)
+    monitor.address.unlink()
+    monitor.wait(-2)
+    assert (monitor.home / "announced").read_text() == "eth0 10.77.0.1\n"
+
+
+def test_a_restart_leaves_it_as_warm_or_cold_as_it_was(monitor):
+    monitor.start()
+    monitor.wait(0)
+    for _ in range(2):
+        monitor.stop()
+        monitor.start(preempt_delay=60)
+        time.sleep(0.7)
+        assert monitor.penalty() == 0
+
+
+def test_who_has_the_virtual_ip_is_not_cold(monitor):
+    monitor.address.touch()
+    monitor.start(preempt_delay=60)
+    monitor.wait(0)
+    monitor.address.unlink()
+    monitor.wait(-2)
+
+
+def test_a_link_that_was_down_for_a_moment(monitor):
+    monitor.start()
+    monitor.wait(0)
+    (monitor.net / "eth0/carrier_down_count").write_text("2\n")
+    monitor.wait(-2)
+    monitor.wait(0)
+
+
+def test_uplink(monitor):
+    monitor.address.touch()
+    monitor.start()
+    monitor.wait(0)
+    (monitor.net / "eth1/carrier").write_text("0\n")
+    monitor.wait(-4)
+    monitor.says("uplink", "no carrier on eth1")
+    (monitor.net / "eth1/carrier").write_text("1\n")
+    monitor.wait(0)
+    monitor.silent.touch()
+    monitor.wait(-4)
+    monitor.says("uplink", "no answer from 192.0.2.1 on eth1")
+    monitor.silent.unlink()
+    monitor.wait(0)
+
+
+def test_addresses_that_are_taken_away(monitor):
+    monitor.address.touch()
+    monitor.start()
+    monitor.wait(0)
+    text = monitor.own["eth1"].read_text()
+    monitor.own["eth1"].write_text("")
+    monitor.wait(-4)
+    monitor.says("uplink", "eth1 has lost its address 198.51.100.2")
+    monitor.own["eth1"].write_text(text)
+    monitor.wait(0)
+    # On another interface it is of no use.
+    monitor.own["eth0"].write_text(monitor.own["eth0"].read_text().replace("eth0", "eth1"))
+    monitor.wait(-8)
+    monitor.says("faults", "eth0 has lost its address 10.77.0.2")
+
+
+def test_a_public_address_that_nobody_promised(monitor):
+    monitor.address.touch()
+    monitor.own["eth1"].write_text("")
+    monitor.start(public_address="")
+    monitor.wait(0)
+    monitor.says("uplink")
+
+
+def test_faults(monitor):
+    monitor.address.touch()
+    check = monitor.checks / "mine"
+    check.write_text("#!/bin/sh\nexit 3\n")
+    check.chmod(0o755)
+    (monitor.checks / "other.dpkg-old").symlink_to(check)
+    monitor.start()
+    monitor.wait(-8)
+    monitor.says("faults", "check mine fails")
+    # A restart in the middle of it forgets nothing.
+    monitor.stop()
+    monitor.start()
+    time.sleep(1)
+    assert monitor.penalty() == -8
+    check.unlink()
+    monitor.wait(0)
+    monitor.dead.touch()
+    monitor.wait(-8)
+    monitor.says("faults", "service some.service is failed")
+
+
+def test_drained(monitor):
+    monitor.mark.touch()
+    monitor.start()
+    assert monitor.penalty() == -18
+    monitor.mark.unlink()
+    monitor.wait(-2)
+    monitor.wait(0)
+
+
+def test_a_drain_that_is_tried(monitor):
+    monitor.address.touch()
+    monitor.start()
+    monitor.wait(0)
+    uptime = Path("/proc/uptime").read_text().split(".")[0]
+    (monitor.run / "draining").write_text(f"{uptime}\n")
+    monitor.wait(-3)
+    # Who asked for it was killed.
+    (monitor.run / "draining").write_text(f"{int(uptime) - 61}\n")
+    monitor.wait(0)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_keepalived_that_does_nothing_is_ended(monitor, works):
+    """But not before it had a reason to wake: the file that it follows is a new one."""
+    child = f"(while true; do sleep {0.2 if works else 60}; done) & wait"
+    with subprocess.Popen(["bash", "-c", child], start_new_session=True) as keepalived:
+        (monitor.home / "keepalived").write_text(f"{keepalived.pid}\n")
+        monitor.start()
+        monitor.wait(0)
+        file = (monitor.run / "penalty").stat().st_ino
+        time.sleep(5)
+        os.killpg(keepalived.pid, signal.SIGKILL)
+    killed = monitor.home / "killed"
+    assert (monitor.run / "penalty").stat().st_ino == file or not works
+    assert killed.exists() != works
+    if not works:
+        assert killed.read_text().splitlines()[0] == "kill --signal=KILL keepalived"
+        assert (monitor.run / "penalty").stat().st_ino != file
+
+
+def test_peers_that_do_not_hear_it(monitor):
+    monitor.address.touch()
+    monitor.start()
+    monitor.wait(0)
+    line = 'INSTANCE "internal" MASTER_RX_LOWER_PRI 250'
+    for _ in range(2):  # partitions that heal
+        for _ in range(3):
+            monitor.tell(line)
+        time.sleep(0.6)
+        assert monitor.penalty() == 0
+    for _ in range(6):  # one advert after the other
+        monitor.tell(line)
+        time.sleep(0.12)
+    monitor.wait(-8)
+    monitor.says("faults", "its peers do not hear this node")
+    # What it knew of the peers' hardware addresses is from before the partition.
+    flushed = (monitor.home / "asked").read_text().splitlines()
+    assert flushed == ["neigh flush to 10.77.0.3", "neigh flush to 198.51.100.3"] * 3
+    # And each time the hosts are told once more who has the virtual IP.
+    assert (monitor.home / "announced").read_text() == "eth0 10.77.0.1\n" * 3
