@@ -1860,7 +1860,6 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
             }
         )
     failover = site.failover
-    step = len(site.nodes)
     return {
         "router_id": site.router_id,
         "priority": _priority(site, node),
@@ -1873,7 +1872,6 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
         },
         "startup_delay": failover.startup_delay,
         "realtime_priority": failover.realtime_priority,
-        "penalties": {"cold": PENALTIES["cold"] * step},
         "instances": instances,
         "settings": _plan_settings(site.keepalived.settings),
     }
@@ -1930,14 +1928,6 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
             "address": str(node.internal),
             "targets": [str(target) for target in site.health.internal_targets],
         },
-        # From where adverts come.
-        "peers": [
-            str(address)
-            for peer in site.nodes
-            if peer is not node
-            for address in (peer.internal, peer.public)
-            if address
-        ],
         "virtual_ip": str(site.internal.virtual_ip),
         # Interface and address by turns.
         "announced": [

@@ -32,7 +32,6 @@ import svg
 from engine import LabError
 from lab import GATEWAYS, OUT, Lab, ProbeResult, step
 from observe import Holder, Timeline
-from play import forget
 
 PICTURE = Path(__file__).with_suffix(".svg")
 PROFILES = {"fast": 0.05, "normal": 0.1, "lossy": 1.0, "article": 1.0}  # s between adverts
@@ -218,7 +217,7 @@ def sessions(bench: Bench, count: int) -> dict[str, float]:
     """What a crash does to so many TCP sessions through NAT."""
     interval = 0.1 if count <= 500 else 1.0
     bench.wait_for_one("gw1")
-    forget(bench.lab)
+    bench.lab.forget_connections()
     with bench.lab.sessions(count, interval=interval, seconds=300) as load:
         time.sleep(3)
         bench.crash(PROFILES["normal"])

@@ -502,6 +502,13 @@ class Lab:
         """Undo isolate."""
         self._cables(host, ifaces, "master {network}")
 
+    def forget_connections(self) -> None:
+        """Empty the gateways' tables of connections. Ports come again within minutes here, and a
+        session that meets a leftover of one node alone is not told to the other one."""
+        for name in GATEWAYS:
+            if (gateway := self.host(name)).pid:
+                gateway.run("! command -v conntrack >/dev/null || conntrack -F")
+
     @staticmethod
     def _cables(host: str, ifaces: tuple[str, ...], setting: str) -> None:
         on_switch(

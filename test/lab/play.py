@@ -15,7 +15,7 @@ from typing import Any
 import checks
 from engine import OUT
 from faults import SITES, Fault, Stage
-from lab import GATEWAYS, Lab
+from lab import Lab
 from observe import Observation, Record, Timeline
 
 
@@ -61,21 +61,13 @@ def settle(stage: Stage, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def forget(lab: Lab) -> None:
-    """Have no gateway know of connections of former rows: their ports come again within minutes
-    here, and a session that meets a leftover of one node alone is not told to the other one."""
-    for name in GATEWAYS:
-        if (gateway := lab.host(name)).pid:
-            gateway.run("! command -v conntrack >/dev/null || conntrack -F")
-
-
 def play(lab: Lab, fault: Fault) -> Outcome:
     """Break, watch, mend, watch, and say what of the promises was not kept."""
     stage = Stage(lab, SITES[fault.site])
     try:
         for step in fault.before:
             step(stage)
-        forget(lab)
+        lab.forget_connections()
         with Observation(lab, addresses=stage.addresses) as stage.seen:
             time.sleep(1)
             broken = time.monotonic()

@@ -38,7 +38,7 @@ def synced(lab: Lab) -> Iterator[Lab]:
     lab.set_pillar({"gateway": SITE})
     ok(lab.apply())
     wait_until_synced(lab)
-    forget(lab)
+    lab.forget_connections()
     yield lab
     lab.set_pillar({})
     converge(lab)
@@ -63,12 +63,6 @@ def known(lab: Lab, name: str) -> int:
 
 def wait_known(lab: Lab, name: str, count: int = COUNT, seconds: float = 25) -> None:
     assert checks.eventually(partial(known, lab, name), lambda now: now == count, seconds) == count
-
-
-def forget(lab: Lab) -> None:
-    """Both kernels know of no connection any more."""
-    for name in GATEWAYS:
-        lab.host(name).run("conntrack -F")
 
 
 def assert_unharmed(sessions: Sessions, stall_ms: float = STALL_MS) -> None:
@@ -115,7 +109,7 @@ def test_without_state_sync_the_sessions_end(synced: Lab) -> None:
             now = synced.host(name).run(gone, check=False).stdout.split()
             assert now == ["inactive", "inactive"]
             assert synced.salt(name, "gateway.status")[name]["sync"] == {"enabled": False}
-        forget(synced)
+        synced.forget_connections()
         with synced.sessions(COUNT) as sessions:
             assert known(synced, "gw2") == 0
             vanish_and_return(synced)
@@ -124,7 +118,7 @@ def test_without_state_sync_the_sessions_end(synced: Lab) -> None:
         assert result.opened == COUNT
         assert result.alive <= COUNT / 2
     finally:
-        forget(synced)  # what ended on the other node has not ended here
+        synced.forget_connections()  # what ended on the other node has not ended here
         synced.set_pillar({"gateway": SITE})
         ok(synced.apply())
         wait_until_synced(synced)

@@ -197,18 +197,23 @@ esac
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def health():
+        """What the monitor says, None as long as it has not said anything."""
+        report = run / "health.json"
+        return json.loads(report.read_text()) if report.exists() else None
+
     def penalty():
         return int((run / "penalty").read_text())
 
     def wait(wanted, seconds=8):
         end = time.monotonic() + seconds
         while penalty() != wanted:
-            assert time.monotonic() < end, (penalty(), (run / "health.json").read_text())
+            assert time.monotonic() < end, (penalty(), health())
             time.sleep(0.02)
 
     def says(key, *wanted, seconds=8):
         end = time.monotonic() + seconds
-        while (found := json.loads((run / "health.json").read_text())[key]) != list(wanted):
+        while (found := health()) is None or found[key] != list(wanted):
             assert time.monotonic() < end, found
             time.sleep(0.02)
 

@@ -1146,7 +1146,6 @@ def test_vrrp(plan):
         "garp": {"repeat": 5, "delay": 1, "refresh": 0},
         "startup_delay": 1,
         "realtime_priority": 50,
-        "penalties": {"cold": 2},
         "instances": [
             {
                 "name": "internal",

@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
 from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
@@ -771,6 +772,38 @@ def test_without_state_sync_nothing_of_it_is_there(render):
     assert "/etc/conntrackd/conntrackd.conf" not in found.files
     assert found.ids["no state sync"]["onlyif"].endswith("/conntrackd.service.d/gateway.conf")
     assert "kernel modules" not in found.ids
+
+
+@pytest.mark.parametrize(
+    ("name", "peers", "announced"),
+    [
+        ("minimal", [], ["192.168.7.254"]),
+        ("example", ["10.77.0.3", "198.51.100.3"], ["10.77.0.1"]),
+        (
+            "further addresses",
+            ["10.77.0.3", "198.51.100.3"],
+            ["10.77.0.1", "198.51.100.1", "198.51.100.11", "198.51.100.12"],
+        ),
+        (
+            "three nodes",
+            ["10.77.0.3", "10.77.0.4", "198.51.100.3", "198.51.100.4"],
+            ["10.77.0.1"],
+        ),
+    ],
+)
+def test_what_the_monitor_reads(render, name, peers, announced):
+    found = render(name)
+    text = found.files["/etc/gateway/health.conf"]
+    show = f'{text}\necho "${{peers[*]}}|${{announced[*]}}|$cold $uplink $fault $drained"'
+    answer = subprocess.run(["bash", "-euc", show], capture_output=True, text=True, check=True)
+    found_peers, own, lost = answer.stdout.split("|")
+    assert found_peers.split() == peers
+    assert own.split()[1::2] == announced
+    penalties = found.plan["health"]["penalties"]
+    assert lost.split() == [str(penalties[state]) for state in gateway_plan.PENALTIES]
+    # Where the monitor has not run yet, the node is cold.
+    keepalived = found.files["/etc/keepalived/keepalived.conf"]
+    assert f"    init_file -{penalties['cold']}\n" in keepalived
 
 
 def test_routes(render):
