@@ -472,6 +472,14 @@ FAULTS: tuple[Fault, ...] = (
         mends=(cards("rejoin", "gw1", "eth1"), cards("rejoin", "gw2", "eth1")),
         seconds=10,
     ),
+    Fault(
+        "LAN of one dead, its link up, with targets",
+        (cards("isolate", "gw1", "eth0"), pause(10), is_on("gw2")),
+        vanishes(outage_ms=PROBED_MS, dns_ms=PROBED_MS, stall_ms=2 * PROBED_MS + 1000),
+        mends=(cards("rejoin", "gw1", "eth0"),),
+        before=(apply({"health": {"internal": {"targets": [checks.BACKEND]}}}),),
+        after=(apply(),),
+    ),
     # partitions
     Fault(
         "partition of VRRP",

@@ -10,7 +10,7 @@ from typing import Any
 import checks
 import pytest
 from conftest import GATEWAYS, converge, ok, secondary_in_charge, wait_for_primary
-from lab import Lab, Sessions
+from lab import Lab, Sessions, on_switch
 from test_failover import primary_cut_off
 
 ADDRESS = checks.PUBLIC_VIRTUAL_IP
@@ -178,6 +178,40 @@ def test_an_apply_that_restarts_conntrackd_loses_nothing(synced: Lab) -> None:
     assert_unharmed(sessions)
     synced.set_pillar({"gateway": SITE})
     ok(synced.apply())
+
+
+@pytest.mark.long
+def test_on_a_link_of_their_own(synced: Lab) -> None:
+    """A cable between the nodes; when it is pulled out, nothing goes by another way."""
+    gw1, gw2 = (synced.host(name) for name in GATEWAYS)
+    sync = {"gw1": {"sync": "10.78.0.2"}, "gw2": {"sync": "10.78.0.3"}}
+    on_switch(f"link add eth3 netns {gw1.pid} type veth peer name eth3 netns {gw2.pid}")
+    try:
+        for host in (gw1, gw2):
+            address = sync[host.name]["sync"]
+            host.run(f"ip address add {address}/24 dev eth3 && ip link set eth3 up")
+        synced.set_pillar({"gateway": {**SITE, "nodes": sync, "state_sync": {"interface": "eth3"}}})
+        ok(synced.apply())
+        wait_until_synced(synced)
+        with synced.sessions(COUNT) as sessions:
+            wait_known(synced, "gw2")
+            vanish_and_return(synced)
+        assert_unharmed(sessions)
+        gw2.run("ip link set eth3 down")
+        silent = "state sync: nothing is heard of the peer, 10.78.0.3"
+        told = checks.eventually(
+            lambda: synced.salt("gw1", "gateway.status")["gw1"]["problems"],
+            lambda now: silent in now,
+            25,
+        )
+        assert silent in told
+        gw2.run("ip link set eth3 up")
+        wait_until_synced(synced)
+    finally:
+        synced.set_pillar({"gateway": SITE})
+        ok(synced.apply())
+        gw1.run("ip link delete eth3")
+        wait_until_synced(synced)
 
 
 def test_status_tells_of_a_silent_peer(synced: Lab) -> None:
