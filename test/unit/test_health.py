@@ -388,15 +388,15 @@ def test_keepalived_that_does_nothing_is_ended(monitor, works):
 
 def test_peers_that_do_not_hear_it(monitor):
     monitor.address.touch()
-    monitor.start()
+    monitor.start(advert=20)
     monitor.wait(0)
     line = 'INSTANCE "internal" MASTER_RX_LOWER_PRI 250'
     for _ in range(2):  # partitions that heal
         for _ in range(3):
             monitor.tell(line)
-        time.sleep(0.6)
+        time.sleep(0.9)
         assert monitor.penalty() == 0
-    for _ in range(6):  # one advert after the other
+    for _ in range(12):  # one advert after the other
         monitor.tell(line)
         time.sleep(0.12)
     monitor.wait(-8)

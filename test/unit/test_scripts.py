@@ -520,9 +520,10 @@ def test_a_target_that_somebody_stopped_is_started(follower):
 def test_without_an_answer_of_the_kernel_nothing_changes(follower):
     follower.address.touch()
     follower.start()
-    follower.wait(follower.active.exists)
-    before = len(follower.calls())
+    looked(follower, lambda: follower.wait(follower.active.exists), times=2)
     follower.broken.touch()
+    time.sleep(0.2)
+    before = len(follower.calls())
     follower.tell('INSTANCE "internal" MASTER 250\n')
     time.sleep(0.5)
     assert follower.calls()[before:] == []
