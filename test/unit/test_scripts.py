@@ -560,15 +560,17 @@ def test_who_could_not_be_told_is_told_later(follower):
 
 def test_after_a_restart_hooks_hear_the_role_again_and_the_master_does_not(follower):
     follower.start("hooks", "event")
-    follower.wait(lambda: role(follower) == "secondary")
+    event = "start --no-block gateway-follow-event.service"
+    follower.wait(lambda: event in follower.calls())
     before = (follower.run / "role").read_text()
     for name in ("hooks", "event"):
         (follower.run / f"{name}.told").write_text(before)
     follower.processes[0].kill()
+    follower.processes[0].wait()
     calls = len(follower.calls())
     looked(follower, lambda: follower.start("hooks", "event"), times=2)
-    told = [call for call in follower.calls()[calls:] if "gateway-follow-" in call]
-    assert set(told) == {"start --no-block gateway-follow-hooks.service"}
+    told = {call for call in follower.calls()[calls:] if "gateway-follow-" in call}
+    assert told == {"start --no-block gateway-follow-hooks.service"}
     assert (follower.run / "role").read_text() == before
 
 
