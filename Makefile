@@ -50,7 +50,7 @@ lint: $(VENV)/ready
 	shellcheck $$(git grep -lE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.md')
 
 unit: $(VENV)/ready
-	$(PYTHON) -m pytest test/unit $(PYTEST_ARGS)
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/unit $(PYTEST_ARGS)
 
 lab: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab -m 'not long' $(PYTEST_ARGS)

@@ -108,7 +108,7 @@ def everything_but_salt(lab: Lab, name: str) -> set[str]:
     return {line for line in snapshot(lab, name) if "salt" not in line}
 
 
-@pytest.mark.parametrize("name", ["gw2", "gw1"])
+@pytest.mark.parametrize("name", [pytest.param("gw2", marks=pytest.mark.long), "gw1"])
 def test_a_reboot_restores_everything_without_salt(site: Lab, name: str) -> None:
     host = site.host(name)
     before = everything_but_salt(site, name)
