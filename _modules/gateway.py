@@ -40,6 +40,8 @@ SYNC_REPORT = "/run/gateway/sync.json"
 SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
 SYNC_TROUBLE = 20  # seconds
 CONNECTIONS = "/proc/sys/net/netfilter/nf_conntrack_count"
+CONNECTIONS_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
+CONNECTIONS_MANY = 0.9  # of the limit; above 0.95 the kernel ends what it may to make room
 HEALTH = "/run/gateway/health.json"
 DRAINING = "/run/gateway/draining"  # read by /usr/lib/gateway/health
 DRAINED = "/var/lib/gateway/drained"
@@ -488,7 +490,7 @@ def status(**kwargs):
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted, problems),
-        "problems": [*problems, *_expiry_warnings()],
+        "problems": [*problems, *_connection_warnings(), *_expiry_warnings()],
     }
 
 
@@ -514,6 +516,16 @@ def _health_status(problems):
     if found["penalty"] is None:
         problems.append("nothing is known of this node's health")
     return {name: found[name] for name in nothing} | {"drained": drained}
+
+
+def _connection_warnings():
+    count, limit = _number(CONNECTIONS), _number(CONNECTIONS_LIMIT)
+    if count is None or limit is None or count < limit * CONNECTIONS_MANY:
+        return []
+    return [
+        f"{count} of {limit} connections: where no room is left, what is new is dropped, DNS too"
+        " (net.netfilter.nf_conntrack_max)"
+    ]
 
 
 def _text(path):

@@ -127,8 +127,10 @@ def node(module, monkeypatch, tmp_path, edit):
         monkeypatch.setattr(module, "INTERFACES", str(folder))
         monkeypatch.setattr(module, "APPLIED", str(system.applied))
         monkeypatch.setattr(module, "ROLE", str(tmp_path / "no role"))
-        for name in ("HEALTH", "DRAINING", "DRAINED"):
+        for name in ("HEALTH", "DRAINING", "DRAINED", "CONNECTIONS", "CONNECTIONS_LIMIT"):
             monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
+        system.connections = tmp_path / "connections"
+        (tmp_path / "connections_limit").write_text("1000\n")
         system.health = tmp_path / "health"
         system.drained, system.draining = tmp_path / "drained", tmp_path / "draining"
         functions = {
@@ -804,6 +806,14 @@ def test_drain_of_the_secondary(module, takeover):
         module.drain()
     takeover.tools["ping"] = "1 received"
     assert module.drain() == "this node is drained"
+
+
+@pytest.mark.parametrize(("count", "many"), [(None, False), (899, False), (900, True)])
+def test_status_of_a_full_table_of_connections(module, node, count, many):
+    if count is not None:
+        node.connections.write_text(f"{count}\n")
+    said = "900 of 1000 connections: where no room is left, what is new is dropped, DNS too"
+    assert [text.startswith(said) for text in module.status()["problems"]] == [True] * many
 
 
 def test_status_says_what_ails_the_node(module, node):
