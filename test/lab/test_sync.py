@@ -72,6 +72,16 @@ def assert_unharmed(sessions: Sessions, stall_ms: float = STALL_MS) -> None:
     assert result.worst_stall_ms <= stall_ms
 
 
+def problems(lab: Lab, name: str) -> Any:
+    return lab.salt(name, "gateway.status")[name]["problems"]
+
+
+def assert_silent(lab: Lab, peer: str) -> None:
+    """gw1 says within 25 s that it hears nothing from this address."""
+    silent = f"state sync: nothing is heard of the peer, {peer}"
+    assert silent in checks.eventually(lambda: problems(lab, "gw1"), lambda now: silent in now, 25)
+
+
 def vanish_and_return(lab: Lab) -> None:
     """The primary is cut off for some seconds, then it is in charge again."""
     time.sleep(1)
@@ -198,13 +208,7 @@ def test_on_a_link_of_their_own(synced: Lab) -> None:
             vanish_and_return(synced)
         assert_unharmed(sessions)
         gw2.run("ip link set eth3 down")
-        silent = "state sync: nothing is heard of the peer, 10.78.0.3"
-        told = checks.eventually(
-            lambda: synced.salt("gw1", "gateway.status")["gw1"]["problems"],
-            lambda now: silent in now,
-            25,
-        )
-        assert silent in told
+        assert_silent(synced, "10.78.0.3")
         gw2.run("ip link set eth3 up")
         wait_until_synced(synced)
     finally:
@@ -217,18 +221,13 @@ def test_on_a_link_of_their_own(synced: Lab) -> None:
 def test_status_tells_of_a_silent_peer(synced: Lab) -> None:
     """And of a conntrackd that does not run; afterwards all is well by itself."""
     gw2 = synced.host("gw2")
-
-    def problems(name: str = "gw1") -> Any:
-        return synced.salt(name, "gateway.status")[name]["problems"]
-
     gw2.run("systemctl stop conntrackd")
     try:
-        silent = "state sync: nothing is heard of the peer, 10.77.0.3"
-        assert silent in checks.eventually(problems, lambda now: silent in now, 25)
-        assert "service conntrackd is dead" in problems("gw2")
+        assert_silent(synced, "10.77.0.3")
+        assert "service conntrackd is dead" in problems(synced, "gw2")
     finally:
         gw2.run("systemctl start conntrackd")
-    assert checks.eventually(problems, lambda now: now == [], 15) == []
+    assert checks.eventually(lambda: problems(synced, "gw1"), lambda now: now == [], 15) == []
 
 
 def test_nobody_else_reaches_conntrackd(synced: Lab) -> None:
