@@ -115,10 +115,7 @@ def together(stage: Stage) -> None:
 
 
 def power_off(name: str) -> Step:
-    """A machine without power has no carrier either."""
-
     def step(stage: Stage) -> None:
-        stage.lab.unplug(name)
         if stage.seen:
             stage.seen.holders[name].off()
         stage.lab.host(name).kill()
