@@ -19,9 +19,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 from types import TracebackType
 from typing import Any
 
@@ -406,6 +407,9 @@ class Lab:
 
     hosts = tuple(TOPOLOGY)
 
+    def __init__(self) -> None:
+        self._callers: list[subprocess.Popen[str]] = []  # on the master, with nothing to do
+
     def host(self, name: str) -> Host:
         """Return a host by its name."""
         if name not in TOPOLOGY:
@@ -556,12 +560,26 @@ class Lab:
 
     def salt(self, target: str, fun: str, *args: str, timeout: float = 120) -> dict[str, Any]:
         """Run an execution module on the minions and return what each one returned."""
-        command = ["salt", "--out=json", "--static", f"--timeout={timeout:.0f}", target, fun, *args]
-        done = Host("master").run(command, check=False, timeout=timeout + 30)
-        start = done.stdout.find("{")
-        if start < 0:
-            raise LabError(f"{shlex.join(command)}:\n{done.stdout}{done.stderr}")
-        answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout, start)[0]
+        script = "/usr/local/lib/lab/salt_calls.py"
+        python = '"$(dirname "$(readlink -f "$(command -v salt)")")/python3"'
+        caller = self._callers.pop() if self._callers else None
+        if not caller or caller.poll() is not None:  # the master was switched off meanwhile
+            caller = Host("master").spawn(f"exec {python} {script} 2>/dev/null")
+        assert caller.stdin
+        assert caller.stdout
+        with suppress(BrokenPipeError):
+            caller.stdin.write(json.dumps([target, fun, args, timeout]) + "\n")
+            caller.stdin.flush()
+        heard, _, _ = select([caller.stdout], [], [], timeout + 30)
+        line = caller.stdout.readline() if heard else ""
+        answer: dict[str, Any] | str = json.loads(line or '"no answer"')
+        if line:
+            self._callers.append(caller)
+        else:
+            caller.kill()
+            caller.communicate()  # without input it ends over there too
+        if isinstance(answer, str):
+            raise LabError(f"{shlex.join(['salt', target, fun, *args])}: {answer}")
         return answer
 
     def apply(
