@@ -105,6 +105,18 @@ def on_switch(*commands: str) -> None:
     ip_batch(list(commands), ["ip", "netns", "exec", LAB_NAME])
 
 
+def set_cables(host: str, setting: str, *ifaces: str) -> None:
+    """Change the switch's ends of a host's cables in one stroke: of these cards, or of all but the
+    one that Salt's master is on. The setting may name its {network}."""
+    on_switch(
+        *(
+            f"link set {host}-eth{number} {setting.format(network=port.network)}"
+            for number, port in enumerate(TOPOLOGY[host].ports)
+            if (f"eth{number}" in ifaces if ifaces else port.network != "mgmt")
+        )
+    )
+
+
 def switch_exists() -> bool:
     """Tell whether the switch is there."""
     return Path("/run/netns", LAB_NAME).exists()
@@ -209,8 +221,7 @@ class Host:
     def kill(self) -> None:
         """Pull the power plug."""
         # A network without processes forwards until it is cleaned up, at the end without its NAT.
-        ports = range(len(TOPOLOGY[self.name].ports))
-        on_switch(*(f"link set {self.name}-eth{number} down" for number in ports))
+        set_cables(self.name, "down")
         run(["docker", "kill", self.container])
 
     def start(self) -> None:
@@ -408,7 +419,7 @@ class Lab:
     hosts = tuple(TOPOLOGY)
 
     def __init__(self) -> None:
-        self._callers: list[subprocess.Popen[str]] = []  # on the master, with nothing to do
+        self._caller: subprocess.Popen[str] | None = None  # salt_calls.py on the master
 
     def host(self, name: str) -> Host:
         """Return a host by its name."""
@@ -495,19 +506,19 @@ class Lab:
 
     def unplug(self, host: str, *ifaces: str) -> None:
         """Pull cables: both ends lose their carrier."""
-        self._cables(host, ifaces, "down")
+        set_cables(host, "down", *ifaces)
 
     def plug(self, host: str, *ifaces: str) -> None:
         """Put the cables back."""
-        self._cables(host, ifaces, "up")
+        set_cables(host, "up", *ifaces)
 
     def isolate(self, host: str, *ifaces: str) -> None:
         """Cut cards off their networks without a sign of it: the carrier stays."""
-        self._cables(host, ifaces, "nomaster")
+        set_cables(host, "nomaster", *ifaces)
 
     def rejoin(self, host: str, *ifaces: str) -> None:
         """Undo isolate."""
-        self._cables(host, ifaces, "master {network}")
+        set_cables(host, "master {network}", *ifaces)
 
     def forget_connections(self) -> None:
         """Empty the gateways' tables of connections. Ports come again within minutes here, and a
@@ -516,26 +527,10 @@ class Lab:
             if (gateway := self.host(name)).pid:
                 gateway.run("! command -v conntrack >/dev/null || conntrack -F")
 
-    @staticmethod
-    def _cables(host: str, ifaces: tuple[str, ...], setting: str) -> None:
-        on_switch(
-            *(
-                f"link set {host}-eth{number} {setting.format(network=port.network)}"
-                for number, port in enumerate(TOPOLOGY[host].ports)
-                if (f"eth{number}" in ifaces if ifaces else port.network != "mgmt")
-            )
-        )
-
     def part(self, *hosts: str, apart: bool = True) -> None:
         """Keep these hosts from hearing each other; all others still hear all of them."""
-        on_switch(
-            *(
-                f"link set {name}-eth{number} type bridge_slave isolated {'on' if apart else 'off'}"
-                for name in hosts
-                for number, port in enumerate(TOPOLOGY[name].ports)
-                if port.network != "mgmt"
-            )
-        )
+        for name in hosts:
+            set_cables(name, f"type bridge_slave isolated {'on' if apart else 'off'}")
 
     @contextmanager
     def tap(self, network: str, mac: str) -> Iterator[list[str]]:
@@ -562,7 +557,7 @@ class Lab:
         """Run an execution module on the minions and return what each one returned."""
         script = "/usr/local/lib/lab/salt_calls.py"
         python = '"$(dirname "$(readlink -f "$(command -v salt)")")/python3"'
-        caller = self._callers.pop() if self._callers else None
+        caller, self._caller = self._caller, None
         if not caller or caller.poll() is not None:  # the master was switched off meanwhile
             caller = Host("master").spawn(f"exec {python} {script} 2>/dev/null")
         assert caller.stdin
@@ -574,7 +569,7 @@ class Lab:
         line = caller.stdout.readline() if heard else ""
         answer: dict[str, Any] | str = json.loads(line or '"no answer"')
         if line:
-            self._callers.append(caller)
+            self._caller = caller
         else:
             caller.kill()
             caller.communicate()  # without input it ends over there too
