@@ -538,6 +538,7 @@ def _text(path):
 
 def _service_status(wanted, role, problems):
     names = ["keepalived", "gateway-health", "gateway-follow", "gateway-dns"]
+    names += ["gateway-firewall-guard"]
     names += [wanted["ntp"]["provider"]]
     names += ["conntrackd", "gateway-sync"] if wanted["sync"]["enabled"] else []
     names += [_vpn_unit(server) for server in wanted["vpn"]["servers"]]
@@ -593,12 +594,22 @@ def _route_status(wanted, problems):
 
 
 def _firewall_status(problems):
-    nothing = {"backend": None, "loaded": False, "drift": False, "pending": False}
+    """
+    What the loader says. ``closed`` is why the rules are not in force and the node forwards
+    nothing, ``restored`` how often since the boot somebody's flush was made good.
+    """
+    nothing = {"backend": None, "loaded": False, "drift": False, "pending": False, "gate": False}
+    nothing |= {"closed": None, "restored": 0}
     found = json.loads(_output(FIREWALL, "status") or "null") or nothing
     if found["pending"]:
         problems.append("new firewall rules are on trial, and taken back unless they prove good")
+    elif found["closed"]:
+        # In the words of the health monitor, which has said it already.
+        pass
     elif not found["loaded"]:
         problems.append("the firewall rules are not loaded")
+    elif not found["gate"]:
+        problems.append("the gate is open: without its rules this node would forward everything")
     elif found["drift"]:
         problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
     return found

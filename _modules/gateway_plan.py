@@ -1778,6 +1778,8 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "internal": _plan_side(site.internal, node.internal_interface),
         "public": _plan_side(site.public, node.public_interface),
         "kernel": _plan_kernel(site, node),
+        # Apart from the rest: it is switched on when the rules are in force, and not before.
+        "forwarding": {"net/ipv4/ip_forward": "1"},
         "vrrp": _plan_vrrp(site, node, peers),
         "sync": _plan_sync(site, node, peers),
         "health": _plan_health(site, node),
@@ -1818,7 +1820,6 @@ def _plan_side(side: Network, interface: str) -> dict[str, Any]:
 def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
     """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
     settings = {
-        "net/ipv4/ip_forward": "1",
         # Services may bind to the virtual IP on the node that does not hold it now.
         "net/ipv4/ip_nonlocal_bind": "1",
         # The way through the pair is asymmetric. The largest of `all` and the interface's counts.

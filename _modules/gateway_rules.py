@@ -21,8 +21,13 @@ PREFIX = "GATEWAY-"
 TUNNELS = "vpn-+"  # iptables' wildcard for gateway_plan.DEVICE_PREFIX
 # A value for local use (RFC 2474 section 6, pool 2): "a peer has sent this on already".
 PASSED_ON = "0x3f"
+# What the loader's `ip rule` asks for: a packet without it is not forwarded, and without our rules
+# none has it. One bit, so that marks of others have the rest.
+MARK = "0x40000000"
 
 VRRP = "112"  # IANA's protocol number
+# So many members of a group may come in by SSH where there are no sets.
+CLOSED_MEMBERS = 200
 # multiport(8 of iptables-extensions): 15 ports, and a range counts as two.
 MULTIPORT = 15
 # IPSET_MAXNAMELEN is 32 with the closing zero.
@@ -46,7 +51,8 @@ def __virtual__() -> tuple[bool, str]:
 
 
 def ruleset(plan: _Plan) -> dict[str, str]:
-    """The node's firewall as ``{sets, v4, v6}``: texts for ipset restore and iptables-restore.
+    """The node's firewall as texts for ipset restore (``sets``) and iptables-restore (``v4``,
+    ``v6``), and what is in force where those cannot be loaded (``closed4``, ``closed6``).
 
     A comment line before rules says where they come from, by pillar key where the pillar has them.
     """
@@ -54,6 +60,8 @@ def ruleset(plan: _Plan) -> dict[str, str]:
         "sets": "".join(_sets(plan)),
         "v4": _Family(plan, 4).text(),
         "v6": _Family(plan, 6).text(),
+        "closed4": _Closed(plan, 4).text(),
+        "closed6": _Closed(plan, 6).text(),
     }
 
 
@@ -184,6 +192,9 @@ class _Family:
         self.chains: dict[tuple[str, str], list[str]] = {
             (table, chain): [] for table, chains in CHAINS.items() for chain in chains
         }
+        self._fill()
+
+    def _fill(self) -> None:
         self._raw_table()
         self._mangle()
         self._nat()
@@ -306,12 +317,15 @@ class _Family:
 
     # The tables
 
-    def _raw_table(self) -> None:
+    def _untracked(self) -> None:
         if self.version == 4:
             self._note("raw", "PREROUTING", "A full conntrack table must not stop VRRP.")
             for chain in ("PREROUTING", "OUTPUT"):
                 self._add("raw", chain, f"-p {VRRP} -j CT --notrack")
             self._sync_untracked()
+
+    def _raw_table(self) -> None:
+        self._untracked()
         self._lines("raw", "PREROUTING")
         self._lines("raw", "OUTPUT")
         if self.firewall["spoof_protection"]:
@@ -351,6 +365,8 @@ class _Family:
     def _mangle(self) -> None:
         for chain in CHAINS["mangle"]:
             self._lines("mangle", chain)
+        self._note("mangle", "PREROUTING", "Only what these rules have seen may be forwarded.")
+        self._add("mangle", "PREROUTING", f"-j MARK --set-xmark {MARK}/{MARK}")
         if not self.vpn_networks:
             return
         if self.version == 4 and self.plan["routes"]:
@@ -458,11 +474,10 @@ class _Family:
             )
 
     def _common(self, chain: str) -> None:
-        self._lines("filter", chain)
         self._note("filter", chain, "What belongs to a connection that was allowed.")
         self._add("filter", chain, "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 
-    def _input(self) -> None:
+    def _election(self) -> None:
         chain = "INPUT"
         self._note("filter", chain, "The node itself, and the election of the primary.")
         self._add("filter", chain, "-i lo -j ACCEPT")
@@ -474,6 +489,11 @@ class _Family:
                     )
             self._add("filter", chain, f"-p {VRRP} -j DROP")
             self._sync()
+
+    def _input(self) -> None:
+        chain = "INPUT"
+        self._election()
+        self._lines("filter", chain)
         self._common(chain)
         self._icmp()
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
@@ -512,27 +532,40 @@ class _Family:
             local = "-m hl --hl-eq 255" if kind in DISCOVERY else "-s fe80::/10"
             self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} {local} -j ACCEPT")
 
+    @property
+    def _ssh(self) -> str:
+        return f"-p tcp --dport {self.firewall['ssh']['port']}"
+
     def _services(self) -> None:
         chain = "INPUT"
-        ssh = f"-p tcp --dport {self.firewall['ssh']['port']}"
         self._note("filter", chain, "Services of the gateway for who lives behind it.")
         for interface in self.inside:
-            for service in ("-p udp --dport 53", "-p tcp --dport 53", "-p udp --dport 123", ssh):
+            for service in ("-p udp --dport 53", "-p tcp --dport 53", "-p udp --dport 123", self._ssh):
                 self._add("filter", chain, f"-i {interface} {service} -j ACCEPT")
         if self.version == 4:
             self._add("filter", chain, f"-i {self.internal} -p udp --dport 67 -j ACCEPT")
-        echo = f"-p icmp --icmp-type {ECHO}"
-        if self.version == 6:
-            echo = f"-p ipv6-icmp --icmpv6-type {ECHO6}"
         self._note("filter", chain, "Services for everybody: echo, and the VPN.")
-        self._add("filter", chain, echo, "-j ACCEPT")
+        self._echo()
         for server in self.plan["vpn"]["servers"]:
             port = f"-p {server['proto']} --dport {server['port']}"
             for interface in (self.public, self.internal):
                 self._add("filter", chain, f"-i {interface} {port} -j ACCEPT")
+        self._ssh_from_outside()
+        self._own_dhcp()
+
+    def _echo(self) -> None:
+        echo = f"-p icmp --icmp-type {ECHO}"
+        if self.version == 6:
+            echo = f"-p ipv6-icmp --icmpv6-type {ECHO6}"
+        self._add("filter", "INPUT", echo, "-j ACCEPT")
+
+    def _ssh_from_outside(self) -> None:
         for network in self.firewall["ssh"]["from"]:
             for source in self._end(network, "s"):
-                self._add("filter", chain, f"-i {self.public} {source} {ssh} -j ACCEPT")
+                self._add("filter", "INPUT", f"-i {self.public} {source} {self._ssh} -j ACCEPT")
+
+    def _own_dhcp(self) -> None:
+        chain = "INPUT"
         dhcp = f"-i {self.public} -p udp --sport 67 --dport 68"
         if self.version == 6:
             dhcp = f"-i {self.public} -s fe80::/10 -p udp --sport 547 --dport 546"
@@ -551,6 +584,7 @@ class _Family:
                     f"-i {self.internal} -o {self.internal} -d {route['destination']}",
                     "-m conntrack --ctstate UNTRACKED -j ACCEPT",
                 )
+        self._lines("filter", chain)
         self._common(chain)
         self._note("filter", chain, "NAT cannot translate it: it would leave with a wrong address.")
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
@@ -614,6 +648,35 @@ class _Family:
             for other in self.client_networks:
                 if other != network:
                     self._add("filter", chain, f"-s {network} -d {other} -j ACCEPT")
+
+
+class _Closed(_Family):
+    """What is in force where the rules cannot be loaded: nothing is forwarded, and the node hears
+    its peer, the answers to what it asks itself, SSH from where it may come, and echo. It needs no
+    sets, no NAT and no lines of the pillar's: what was wrong with the rules must not be in it."""
+
+    def _fill(self) -> None:
+        self._untracked()
+        chain = "INPUT"
+        self._election()
+        self._common(chain)
+        self._icmp()
+        self._note("filter", chain, "Whoever may repair it.")
+        for interface in self.inside:
+            self._add("filter", chain, f"-i {interface} {self._ssh} -j ACCEPT")
+        self._ssh_from_outside()
+        self._echo()
+        self._own_dhcp()
+        for interface in (*self.inside, self.public):
+            self._add("filter", chain, f"-i {interface} -j DROP")
+        self._note("filter", "FORWARD", "A gateway without its rules passes nothing on.")
+        self._add("filter", "FORWARD", "-j DROP")
+
+    def _end(self, target: dict[str, Any], side: str) -> list[str]:
+        if "group" not in target:
+            return super()._end(target, side)
+        members = self.firewall["groups"][target["group"]][f"v{self.version}"]
+        return [f"-{side} {member}" for member in members[:CLOSED_MEMBERS]]
 
 
 def _snat(action: str) -> str:

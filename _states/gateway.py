@@ -31,6 +31,8 @@ FIREWALL = "/usr/lib/gateway/firewall"
 CHAINS = "GATEWAY-"
 SETS = "gateway-"
 FAMILIES = {"sets": "sets", "v4": "IPv4", "v6": "IPv6"}
+# What the kernel makes of a ruleset, and of the one that is in force where that cannot be loaded.
+IN_KERNEL = tuple(f"{folder}kernel/{family}" for folder in ("", "closed/") for family in FAMILIES)
 TABLES = "raw mangle filter nat security"
 MAX_DIFF = 1000  # lines of one in a return; the first apply of a large site has more
 KEPT_SUFFIX = ".before-gateway"
@@ -132,7 +134,11 @@ def _set_kernel(values):
             file.write(value)
 
 
-def kernel_settings(name, settings):
+def _kernel_file(settings):
+    return f"# {OURS}.\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+
+
+def kernel_settings(name, settings, forwarding_file, forwarding):
     """
     Kernel settings in the file ``name``, for the next boot, and in the kernel, now. What they were
     before is kept: ``kernel_settings_restored`` brings it back, and so does this state for settings
@@ -142,9 +148,13 @@ def kernel_settings(name, settings):
         The file, in /etc/sysctl.d.
     settings
         Mapping of a path below /proc/sys to its value, as text.
+    forwarding_file, forwarding
+        Settings that let the node forward, in a file that the loader of the firewall's rules applies
+        at boot when these are in force.
     """
     originals_path = f"{STATE_FOLDER}/kernel.json"
-    text = f"# {OURS}.\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+    texts = {name: _kernel_file(settings), forwarding_file: _kernel_file(forwarding)}
+    settings = settings | forwarding
     try:
         live = {key: _kernel_value(key) for key in settings}
     except CommandExecutionError as error:
@@ -160,23 +170,26 @@ def kernel_settings(name, settings):
         now = (_read(f"{PROC_SYS}/{key}") or value).strip()
         if now != value:
             changes[key] = {"old": now, "new": value}
-    if _read(name) != text:
-        changes[name] = "written"
+    changes |= {path: "written" for path, text in texts.items() if _read(path) != text}
 
     def act():
         kept = {key: originals.get(key, value) for key, value in live.items()}
         if kept != originals:
             _write(originals_path, json.dumps(kept, indent=1, sort_keys=True))
-        _write(name, text)
-        _set_kernel({key: change["new"] for key, change in changes.items() if key != name})
+        for path, text in texts.items():
+            _write(path, text)
+        _set_kernel({key: change["new"] for key, change in changes.items() if key not in texts})
 
     return _result(name, changes, "Kernel settings set.", "Kernel settings would be set.", act)
 
 
-def kernel_settings_restored(name):
+def kernel_settings_restored(name, forwarding_file):
     """
-    The file ``name`` of ``kernel_settings`` is gone and the kernel has the values of before it.
-    Settings of interfaces that are gone are passed over.
+    The files of ``kernel_settings`` are gone and the kernel has the values of before them. Settings
+    of interfaces that are gone are passed over.
+
+    name, forwarding_file
+        As for ``kernel_settings``.
     """
     originals_path = f"{STATE_FOLDER}/kernel.json"
     originals = json.loads(_read(originals_path) or "{}")
@@ -185,13 +198,12 @@ def kernel_settings_restored(name):
         live = (_read(f"{PROC_SYS}/{key}") or value).strip()
         if live != value:
             changes[key] = {"old": live, "new": value}
-    for path in (name, originals_path):
-        if os.path.exists(path):
-            changes[path] = "removed"
+    files = (forwarding_file, name, originals_path)
+    changes |= {path: "removed" for path in files if os.path.exists(path)}
 
     def act():
         _set_kernel({key: value for key, value in originals.items() if key in changes})
-        _remove(name, originals_path)
+        _remove(*files)
 
     return _result(name, changes, "Restored.", "Kernel settings would be restored.", act)
 
@@ -459,8 +471,8 @@ def _ruleset_digest(ruleset):
 
 def _checked_ruleset(script, ruleset):
     """
-    What the kernel makes of a ruleset, in its own words, by family. Raises CommandExecutionError
-    with the pillar's entry, the reason and the rule for what it does not take.
+    What the kernel makes of a ruleset, in its own words, by file. Raises CommandExecutionError with
+    the pillar's entry, the reason and the rule for what it does not take.
     """
     if not ruleset:
         return {}
@@ -471,7 +483,7 @@ def _checked_ruleset(script, ruleset):
         done = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
         if done["retcode"]:
             raise CommandExecutionError(_refused(ruleset, done["stdout"]) or done["stderr"])
-        return {family: _read(f"{folder}/kernel/{family}") for family in FAMILIES}
+        return {path: _read(f"{folder}/{path}") for path in IN_KERNEL}
 
 
 def _refused(ruleset, output):
@@ -491,13 +503,15 @@ def _refused(ruleset, output):
 def _stage(folder, files):
     """A new folder with these files, on disk for good before anything points to it."""
     os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
-    os.makedirs(f"{folder}/kernel")
+    folders = sorted({os.path.dirname(f"{folder}/{path}") for path in files}, reverse=True)
+    for each in folders:
+        os.makedirs(each, exist_ok=True)
     for path, text in files.items():
         with open(f"{folder}/{path}", "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    for path in (f"{folder}/kernel", folder, os.path.dirname(folder)):
+    for path in (*folders, os.path.dirname(folder)):
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
@@ -604,7 +618,7 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
     changes = {}
     try:
         script = _firewall_script()
-        confirmed = {family: _read(f"{folder}/current/kernel/{family}") for family in FAMILIES}
+        confirmed = {path: _read(f"{folder}/current/{path}") for path in IN_KERNEL}
         kernel = confirmed if recorded else _checked_ruleset(script, ruleset)
         if os.path.lexists(f"{folder}/pending"):
             # Of a run that was killed.
@@ -612,16 +626,19 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
             if not __opts__["test"]:
                 _run(FIREWALL, "rollback")
         backend = (_read(f"{folder}/backend") or _run(*script, "backend")).strip()
-        live = _firewall_live(backend, kernel.get("sets") or confirmed["sets"])
+        live = _firewall_live(backend, kernel.get("kernel/sets") or confirmed["kernel/sets"])
+        gated = _gated()
     except CommandExecutionError as error:
         return _failed(name, str(error))
     if changes and __opts__["test"]:
-        live = _parse_ruleset(confirmed)
-    diff = _firewall_diff(live, _parse_ruleset(kernel))
+        live = _parse_ruleset(_families(confirmed))
+    diff = _firewall_diff(live, _parse_ruleset(_families(kernel)))
     if diff:
         changes["diff"] = diff
     elif ruleset and not recorded:
         changes["record"] = "written"
+    if gated != bool(ruleset):
+        changes["gate"] = "set" if ruleset else "removed"
 
     def act():
         if not ruleset:
@@ -631,12 +648,23 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
             _run(FIREWALL, "load")
         else:
             trial = f"{digest[:12]}-{time.time_ns()}"
-            files = {f"kernel/{family}": text for family, text in kernel.items()}
-            _stage(f"{folder}/.{trial}", ruleset | files | {"digest": digest})
+            _stage(f"{folder}/.{trial}", ruleset | kernel | {"digest": digest})
             _try_ruleset(trial, peers, confirm_timeout)
 
     done = "loaded" if ruleset else "removed"
     return _result(name, changes, f"Rules {done}.", f"Rules would be {done}.", act)
+
+
+def _families(files):
+    return {family: files.get(f"kernel/{family}") for family in FAMILIES}
+
+
+def _gated():
+    """Whether the node has the gate; a node without our loader has none."""
+    if not os.path.exists(FIREWALL):
+        return False
+    done = __salt__["cmd.retcode"]([FIREWALL, "gate"], python_shell=False, ignore_retcode=True)
+    return not done
 
 
 # --------------------------------------------------------------------------------------------------

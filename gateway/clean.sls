@@ -8,9 +8,10 @@ include:
   - gateway.ntp.clean
   - gateway.conntrackd.clean
   - gateway.routes.clean
-  - gateway.firewall.clean
   - gateway.network.clean
+  # Forwarding first, and the door last.
   - gateway.kernel.clean
+  - gateway.firewall.clean
 
 gateway folders are gone:
   gateway.folder_gone:
@@ -30,6 +31,6 @@ gateway folders are gone:
       - sls: gateway.ntp.clean
       - sls: gateway.conntrackd.clean
       - sls: gateway.routes.clean
-      - sls: gateway.firewall.clean
       - sls: gateway.network.clean
       - sls: gateway.kernel.clean
+      - sls: gateway.firewall.clean

@@ -2,9 +2,10 @@
 
 include:
   - gateway.valid
+  # The door first, and forwarding only behind it.
+  - gateway.firewall
   - gateway.kernel
   - gateway.network
-  - gateway.firewall
   - gateway.routes
   - gateway.conntrackd
   - gateway.ntp
@@ -24,9 +25,9 @@ gateway digest of what was applied:
     - mode: '0644'
     - makedirs: True
     - require:
+      - sls: gateway.firewall
       - sls: gateway.kernel
       - sls: gateway.network
-      - sls: gateway.firewall
       - sls: gateway.routes
       - sls: gateway.conntrackd
       - sls: gateway.ntp

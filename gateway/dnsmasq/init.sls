@@ -3,6 +3,7 @@
 
 include:
   - gateway.valid
+  - gateway.firewall
   - gateway.follow
 
 {%- if plan %}

@@ -3,9 +3,17 @@
 include:
   - gateway.loaded
 
+# First: it would put the rules back.
+no firewall guard:
+  service.dead:
+    - name: gateway-firewall-guard
+    - enable: False
+
 no firewall rules of ours:
   gateway.firewall:
     - ruleset: {}
+    - require:
+      - service: no firewall guard
 
 no firewall at boot:
   service.dead:
@@ -18,7 +26,11 @@ firewall files are gone:
   file.absent:
     - names:
       - /etc/systemd/system/gateway-firewall.service
+      - /etc/systemd/system/gateway-firewall-guard.service
       - /var/lib/gateway/firewall
       - /usr/lib/gateway/firewall
+      - /usr/lib/gateway/firewall-guard
+      - /run/gateway/firewall.restored
+      - /run/gateway/health/firewall
     - require:
       - service: no firewall at boot

@@ -2,6 +2,7 @@
 
 include:
   - gateway.valid
+  - gateway.firewall
   - gateway.follow
   - gateway.health
 

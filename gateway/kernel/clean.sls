@@ -6,6 +6,7 @@ include:
 kernel settings are as they were:
   gateway.kernel_settings_restored:
     - name: /etc/sysctl.d/60-gateway.conf
+    - forwarding_file: /etc/gateway/forwarding.conf
 
 no kernel modules:
   file.absent:

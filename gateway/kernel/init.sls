@@ -2,6 +2,8 @@
 
 include:
   - gateway.valid
+  # Nothing is forwarded without rules.
+  - gateway.firewall
 
 {%- if plan %}
 {%- if plan.sync.enabled %}
@@ -28,8 +30,13 @@ no kernel modules:
     - name: /etc/modules-load.d/gateway.conf
 {%- endif %}
 
+# Forwarding is switched on at boot by the loader of the rules, when they are in force.
 kernel settings:
   gateway.kernel_settings:
     - name: /etc/sysctl.d/60-gateway.conf
     - settings: {{ plan.kernel | tojson }}
+    - forwarding_file: /etc/gateway/forwarding.conf
+    - forwarding: {{ plan.forwarding | tojson }}
+    - require:
+      - sls: gateway.firewall
 {%- endif %}

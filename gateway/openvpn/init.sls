@@ -2,6 +2,7 @@
 
 include:
   - gateway.valid
+  - gateway.firewall
 
 {%- if plan %}
 {%- set pki = plan.vpn.pki %}
