@@ -24,6 +24,8 @@ PASSED_ON = "0x3f"
 # What the loader's `ip rule` asks for: a packet without it is not forwarded, and without our rules
 # none has it. One bit, so that marks of others have the rest.
 MARK = "0x40000000"
+# Another one: "from the public side to the inside, and table filter has not judged it yet".
+UNJUDGED = "0x20000000"
 
 VRRP = "112"  # IANA's protocol number
 # So many members of a group may come in by SSH where there are no sets.
@@ -363,6 +365,13 @@ class _Family:
             self._add("raw", "OUTPUT", f"-o {sync['interface']} -d {sync['peer']} {message}")
 
     def _mangle(self) -> None:
+        # A flush of table filter alone would let everything in.
+        self._note("mangle", "FORWARD", "Nothing gets in that table filter has not judged.")
+        for interface in self.inside:
+            way = f"-i {self.public} -o {interface}"
+            self._add("mangle", "FORWARD", f"{way} -j MARK --set-xmark {UNJUDGED}/{UNJUDGED}")
+        unjudged = f"-m mark --mark {UNJUDGED}/{UNJUDGED}"
+        self._add("mangle", "POSTROUTING", f"{unjudged} -j DROP")
         for chain in CHAINS["mangle"]:
             self._lines("mangle", chain)
         self._note("mangle", "PREROUTING", "Only what these rules have seen may be forwarded.")
@@ -575,6 +584,8 @@ class _Family:
 
     def _forward(self) -> None:
         chain = "FORWARD"
+        self._note("filter", chain, "Judged from here on (table mangle).")
+        self._add("filter", chain, f"-i {self.public} -j MARK --set-xmark 0x0/{UNJUDGED}")
         if self.version == 4:
             self._note("filter", chain, "The one direction that this node sees (table raw).")
             for route in self.plan["routes"]:
