@@ -377,7 +377,7 @@ def test_json_round_trip(pillar):
 
 LINE = re.compile(
     r"-A GATEWAY-[A-Z]+ (.+ )?"
-    r"-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DSCP|DNAT|SNAT|MASQUERADE)\b.*"
+    r"-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DSCP|MARK|DNAT|SNAT|MASQUERADE)\b.*"
 )
 SOURCE = re.compile(r"(?<!\S)(-s \S+|-i \S+|-m set --match-set \S+ src)(?!\S)")
 
@@ -401,7 +401,8 @@ def rulesets(pillar):
 @given(pillars())
 def test_rules_are_lines_of_one_family(pillar):
     for rules in rulesets(pillar).values():
-        for version, text in ((4, rules["v4"]), (6, rules["v6"])):
+        texts = [(4, "v4"), (6, "v6"), (4, "closed4"), (6, "closed6")]
+        for version, text in ((version, rules[name]) for version, name in texts):
             assert text.endswith("COMMIT\n")
             for lines in by_key(text).values():
                 for line in lines:

@@ -44,6 +44,7 @@ OPTIONS = {
     "--mss": (1, "tcpmss"),
     "--hl-eq": (1, "hl"),
     "--dscp": (1, "dscp"),
+    "--mark": (1, "mark"),
 }
 # Where a target may be used, and what it wants to be told.
 TARGETS = {
@@ -58,9 +59,10 @@ TARGETS = {
     "DNAT": (("nat",), ("--to-destination",)),
     "SNAT": (("nat",), ("--to-source",)),
     "MASQUERADE": (("nat",), ()),
-    "MARK": (("mangle",), ("--set-mark",)),
+    "MARK": (("mangle", "filter"), ("--set-mark", "--set-xmark")),
 }
 REJECTIONS = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
+GATE = "0x40000000/0x40000000"  # the loader's rule of routing
 NO_INPUT, NO_OUTPUT = ("OUTPUT", "POSTROUTING"), ("PREROUTING", "INPUT")
 
 Match = tuple[bool, str, tuple[str, ...]]
@@ -201,6 +203,7 @@ class Packet:
     source_as: str = ""
     mss: str = ""
     dscp: int = 0
+    mark: int = 0
     logs: list[str] = field(default_factory=list)
 
 
@@ -297,6 +300,7 @@ class Node:
             "--invert": lambda: self.is_spoofed(packet),
             "--hl-eq": lambda: packet.hops == int(value),
             "--dscp": lambda: packet.dscp == int(value, 0),
+            "--mark": lambda: is_marked(packet, value),
         }
         return option not in simple or simple[option]()
 
@@ -314,6 +318,9 @@ class Node:
                 packet.mss = "pmtu" if rule.argument.startswith("--clamp") else rule.argument
             elif rule.target == "DSCP":
                 packet.dscp = int(rule.argument, 0)
+            elif rule.target == "MARK":
+                value, _, mask = rule.argument.partition("/")
+                packet.mark = packet.mark & ~int(mask or "0xffffffff", 0) ^ int(value, 0)
             elif rule.target == "DNAT":
                 translate(packet, rule.argument)
                 return "DNAT"
@@ -334,9 +341,13 @@ class Node:
         own = packet.interface == "self"
         if self.walk("raw", "OUTPUT" if own else "PREROUTING", packet) == "DROP":
             return "dropped"
+        if not own:
+            self.walk("mangle", "PREROUTING", packet)
         if not own and packet.states == {"NEW"}:
             self.walk("nat", "PREROUTING", packet)
         here = packet.destination in self.local or packet.destination == "255.255.255.255"
+        if not (here or own or is_marked(packet, GATE)):
+            return "gated"
         if not here:
             packet.out = self.way(packet.destination)
             if self.walk("mangle", "FORWARD", packet) == "DROP":
@@ -345,6 +356,8 @@ class Node:
         verdict = self.walk("filter", hook, packet)
         if verdict not in ("", "ACCEPT"):
             return {"DROP": "dropped", "REJECT": "refused"}.get(verdict, verdict)
+        if packet.out and self.walk("mangle", "POSTROUTING", packet) == "DROP":
+            return "dropped"
         if packet.out and packet.states & {"NEW"}:
             self.walk("nat", "POSTROUTING", packet)
         result = "accepted" if verdict == "ACCEPT" else "nobody says"
@@ -354,6 +367,11 @@ class Node:
             result += f" as {packet.source_as}"
         result += f" dscp={packet.dscp}" if packet.dscp else ""
         return result + (" untracked" if packet.states == {"UNTRACKED"} else "")
+
+
+def is_marked(packet: Packet, mark: str) -> bool:
+    value, _, mask = mark.partition("/")
+    return packet.mark & int(mask, 0) == int(value, 0)
 
 
 def translate(packet: Packet, to: str) -> None:
@@ -878,6 +896,10 @@ IDLE = {
     "-i eth0 -o eth0 -d 10.8.1.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT",
     "-i vpn-+ -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-o vpn-+ -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+    # These count when table filter is flushed.
+    "-i eth1 -o eth0 -j MARK --set-xmark 0x20000000/0x20000000",
+    "-i eth1 -o vpn-+ -j MARK --set-xmark 0x20000000/0x20000000",
+    "-m mark --mark 0x20000000/0x20000000 -j DROP",
 }
 
 
@@ -898,6 +920,84 @@ def idle_rules(found, table):
                     idle.add(rule.text)
             chains[place] = rules
     return idle
+
+
+# --------------------------------------------------------------------------------------------------
+# Rules that somebody has flushed, until they are back
+
+FROM_OUTSIDE = [
+    "eth1 192.0.2.1>10.77.0.10 tcp/443",
+    "eth1 192.0.2.1>10.8.0.6 tcp/443",
+    "eth1 2001:db8::1>fd77::9 tcp/443",
+    "eth1 2001:db8::1>fd08::9 tcp/443",
+]
+
+
+@pytest.mark.parametrize("flow", FROM_OUTSIDE)
+@pytest.mark.parametrize("table", ["raw", "mangle", "nat", "filter"])
+def test_without_one_of_its_tables_a_node_lets_nobody_in(node, table, flow):
+    found = node()
+    for chains in found.chains.values():
+        chains.update({place: [] for place in chains if place[0] == table})
+    assert found.meets(packet(flow)) == ("gated" if table == "mangle" else "dropped")
+
+
+def test_without_our_rules_nothing_is_forwarded(node):
+    found = node()
+    for chains in found.chains.values():
+        chains.update(dict.fromkeys(chains, []))
+    forwarded = [*FROM_OUTSIDE, "eth0 10.77.0.10>192.0.2.1 tcp/443", "eth0 fd77::9>2001:db8::1 gre"]
+    assert {found.meets(packet(flow)) for flow in forwarded} == {"gated"}
+    assert found.meets(packet("self 10.77.0.2>192.0.2.1 tcp/443")) == "nobody says"
+
+
+CLOSED = [
+    *((flow, "gated") for flow in FROM_OUTSIDE),
+    ("eth0 10.77.0.10>192.0.2.1 tcp/443", "gated"),
+    ("docker0 172.17.0.2>192.0.2.1 tcp/443", "gated"),
+    ("eth1 192.0.2.1>198.51.100.2 tcp/443", "dropped"),  # a port forward
+    ("eth1 192.0.2.1>198.51.100.2 udp/1194", "dropped"),
+    ("eth1 192.0.2.99>198.51.100.2 tcp/22", "dropped"),
+    ("eth1 203.0.113.9>198.51.100.2 tcp/22", "accepted"),
+    ("eth1 192.0.2.5>198.51.100.2 tcp/22", "accepted"),  # of a group: there are no sets
+    ("eth1 192.0.2.1>198.51.100.2 tcp/4506 ESTABLISHED", "accepted"),
+    ("eth1 192.0.2.1>198.51.100.2 icmp/8", "accepted"),
+    ("eth0 10.77.0.10>10.77.0.2 tcp/22", "accepted"),
+    ("eth0 10.77.0.10>10.77.0.2 udp/53", "dropped"),
+    ("eth0 0.0.0.0>255.255.255.255 udp/67 from=68", "dropped"),
+    ("vpn-main 10.8.0.6>10.77.0.2 udp/53", "dropped"),
+    ("eth0 10.77.0.3>10.77.0.2 112 hops=255", "accepted untracked"),
+    ("eth0 10.77.0.66>10.77.0.2 112 hops=255", "dropped"),
+    ("eth2 10.99.0.9>10.77.0.2 tcp/22", "nobody says"),
+    ("lo 10.77.0.1>10.77.0.1 tcp/9999", "accepted"),
+    ("eth1 2001:db8::1>fd51::1 tcp/22", "dropped"),
+    ("eth1 fe80::1>fd51::1 icmp/135 hops=255", "accepted"),
+    ("eth0 fd77::9>fd77::1 udp/53", "dropped"),
+]
+
+
+@pytest.mark.parametrize(("flow", "expected"), CLOSED)
+def test_closed(node, flow, expected):
+    """What is in force where the rules cannot be loaded."""
+    ssh = {"ssh": {"from": ["few", "203.0.113.9"]}, "groups": {"few": ["192.0.2.0/29"]}}
+    found = node({"firewall": ssh | {"input": [{"from": "public", "ports": 22}]}})
+    found.chains = {
+        version: read_rules(found.texts[f"closed{version}"], version) for version in (4, 6)
+    }
+    found.sets = {}
+    assert found.meets(packet(flow)) == expected
+
+
+def test_the_closed_rules_need_nothing_that_was_wrong_with_the_others(node):
+    """No sets, no lines of the pillar's, no NAT; a group of thousands does not make it long."""
+    many = [f"10.{n // 256}.{n % 256}.0/24" for n in range(3000)]
+    raw = {"filter": {"INPUT": ["-s 192.0.2.77 -j ACCEPT"]}}
+    firewall = {"ssh": {"from": "many"}, "groups": {"many": many}, "raw": raw}
+    texts = node({"firewall": firewall}).texts
+    for family in ("closed4", "closed6"):
+        assert "--match-set" not in texts[family]
+        assert "192.0.2.77" not in texts[family]
+        assert len(texts[family].splitlines()) < 300
 
 
 # Networks behind clients: 10.50.0.0/24, whose client is connected to gw1 or to gw2, and
@@ -1081,11 +1181,13 @@ def test_segments_fit_into_a_tunnel(node, flow, clamped):
 
 
 def test_a_fixed_size_only_replaces_larger_ones(node):
-    rules = node({"firewall": {"mss": 1300}}).chains[4]["mangle", "FORWARD"]
-    assert [rule.values("--mss") for rule in rules] == [("1301:65535",)] * 2
-    rules = node().chains[4]["mangle", "FORWARD"]
-    assert [rule.values("--mss") for rule in rules] == [()] * 2
-    assert node({"vpn": ...}).chains[4]["mangle", "FORWARD"] == []
+    def clamps(found):
+        rules = found.chains[4]["mangle", "FORWARD"]
+        return [rule.values("--mss") for rule in rules if rule.target == "TCPMSS"]
+
+    assert clamps(node({"firewall": {"mss": 1300}})) == [("1301:65535",)] * 2
+    assert clamps(node()) == [()] * 2
+    assert clamps(node({"vpn": ...})) == []
 
 
 # --------------------------------------------------------------------------------------------------
