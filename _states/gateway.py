@@ -663,8 +663,8 @@ def _gated():
     """Whether the node has the gate; a node without our loader has none."""
     if not os.path.exists(FIREWALL):
         return False
-    done = __salt__["cmd.retcode"]([FIREWALL, "gate"], python_shell=False, ignore_retcode=True)
-    return not done
+    command = [FIREWALL, "gate"]
+    return not __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)["retcode"]
 
 
 # --------------------------------------------------------------------------------------------------

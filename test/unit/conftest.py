@@ -95,19 +95,57 @@ def iptables(
     return state
 
 
+# As much of iproute2 as the firewall script uses, as strict: what is not there cannot be deleted.
+FAKE_IP = """
+file={rules}${{1#-}}; touch "$file"; shift
+case "$*" in
+    'rule show')
+        printf '0:\\tfrom all lookup local\\n'; sort -n "$file"
+        printf '32766:\\tfrom all lookup main \\n' ;;
+    '-batch -' | '-force -batch -')
+        while read -r _ verb _ pref rest; do
+            case $verb in
+                del) grep -q "^$pref:" "$file" || exit 2; sed -i "/^$pref:/d" "$file" ;;
+                add) printf '%s:\\tfrom all %s proto 119\\n' "$pref" "${{rest% protocol 119}}" >>"$file" ;;
+            esac
+        done ;;
+    *) exit 64 ;;
+esac
+"""
+
+
 @pytest.fixture
 def firewall(
     iptables: Path, tool: Callable[[str, str], None], tmp_path: Path
 ) -> Iterator[SimpleNamespace]:
     """The firewall script on a machine that has Docker's and fail2ban's rules.
 
-    `home` is its folder, `tables`, `put` and `timers` are what is on the machine.
+    `home` and `run_folder` are its folders, `gate` and `forwards` what the kernel routes and forwards,
+    `tables`, `put` and `timers` are what is on the machine.
     """
-    home, log = tmp_path / "home", tmp_path / "timers"
+    home, log, run_folder = tmp_path / "home", tmp_path / "timers", tmp_path / "run"
+    proc = tmp_path / "proc"
+    for file in ("net/ipv4/conf/all/src_valid_mark", "net/ipv4/ip_forward", "net/ipv6/conf/all/x"):
+        (proc / file).parent.mkdir(parents=True, exist_ok=True)
+        (proc / file).write_text("0\n")
     text = (ROOT / "gateway/firewall/files/firewall").read_text()
     script = tmp_path / "firewall"
-    script.write_text(text.replace("/var/lib/gateway/firewall", str(home)))
+    for path, stand_in in {
+        "/var/lib/gateway/firewall": home,
+        "/run/gateway": run_folder,
+        "/etc/gateway": tmp_path / "etc",
+        "/proc/sys": proc,
+        "/lib/systemd/systemd-sysctl": "systemd-sysctl",
+    }.items():
+        text = text.replace(path, str(stand_in))
+    script.write_text(text)
     script.chmod(0o755)
+    rules = tmp_path / "rules"
+    tool("ip", FAKE_IP.format(rules=rules))
+    tool(
+        "systemd-sysctl",
+        f'echo 1 >{proc}/net/ipv4/ip_forward; [ "$*" = {tmp_path}/etc/forwarding.conf ]',
+    )
     tool("systemd-run", f'echo "start $*" >>{log}')
     tool("systemctl", f'echo "$*" >>{log}')
     foreign = {
@@ -146,6 +184,12 @@ def firewall(
         run=run,
         script=script,
         home=home,
+        run_folder=run_folder,
+        rules=rules,
+        proc=proc,
+        gate=lambda family=4: (
+            Path(f"{rules}{family}").read_text() if Path(f"{rules}{family}").exists() else ""
+        ),
         state=iptables,
         foreign=foreign,
         read=read,

@@ -134,6 +134,10 @@ def ipset(command: list[str]) -> None:
             for member in reversed(members):
                 print(f"add {name} {member}")
         return
+    if command == ["list", "-terse"]:
+        for name, [_, *members] in sets.items():
+            print(f"Name: {name}\nType: hash:net\nNumber of entries: {len(members)}\n")
+        return
     lines = sys.stdin.read().splitlines() if command == ["restore"] else [" ".join(command)]
     for number, line in enumerate(lines, 1):
         match line.split(" "):

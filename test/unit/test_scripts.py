@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,10 @@ V4 = """\
 :GATEWAY-PREROUTING - [0:0]
 # gateway:raw
 -A GATEWAY-PREROUTING -p 112 -j CT --notrack
+COMMIT
+*mangle
+:GATEWAY-PREROUTING - [0:0]
+-A GATEWAY-PREROUTING -j MARK --set-xmark 0x40000000/0x40000000
 COMMIT
 *nat
 :GATEWAY-PREROUTING - [0:0]
@@ -35,7 +41,10 @@ COMMIT
 -A GATEWAY-FORWARD -j GATEWAY-FORWARD-LOG
 COMMIT
 """
-V6 = "*filter\n:GATEWAY-INPUT - [0:0]\nCOMMIT\n"
+V6 = "*filter\n:GATEWAY-INPUT - [0:0]\n:GATEWAY-FORWARD - [0:0]\nCOMMIT\n"
+CLOSED = "*mangle\n:GATEWAY-PREROUTING - [0:0]\nCOMMIT\n" + V6.replace(
+    "COMMIT", "-A GATEWAY-FORWARD -j DROP\nCOMMIT"
+)
 SETS = """\
 create gateway-few-1 hash:net family inet maxelem 65536
 add gateway-few-1 192.0.2.0/24
@@ -51,11 +60,12 @@ JUMPS = {
 }
 
 
-def stage(firewall, name, v4=V4, v6=V6, sets=SETS):
+def stage(firewall, name, v4=V4, v6=V6, sets=SETS, closed=CLOSED):
     """A ruleset as the state leaves it to the script, checked."""
     folder = firewall.home / f".{name}"
     folder.mkdir(parents=True)
-    for file, text in {"v4": v4, "v6": v6, "sets": sets}.items():
+    texts = {"v4": v4, "v6": v6, "sets": sets, "closed4": closed, "closed6": closed}
+    for file, text in texts.items():
         (folder / file).write_text(text)
     firewall.run("check", folder)
 
@@ -76,6 +86,10 @@ def picture(firewall):
     """What is on the machine, but for counters and the order in a set."""
     state = firewall.read()
     return state["v4"], state["v6"], {name: sorted(s) for name, s in state["sets"].items()}
+
+
+def files(firewall):
+    return sorted(path.name for path in firewall.home.iterdir())
 
 
 def chain(firewall, table, name, family="v4"):
@@ -100,11 +114,11 @@ def test_check_says_what_the_kernel_makes_of_it(firewall):
     [
         (
             {"v4": V4.replace("-j DNAT", "--wrong").replace("-j ACCEPT", "--wrong")},
-            ["v4 9", "v4 16", "v4 18"],
+            ["v4 13", "v4 20", "v4 22"],
         ),
-        ({"v6": V6.replace("COMMIT", "-A GATEWAY-NOWHERE -j DROP\nCOMMIT")}, ["v6 3"]),
+        ({"v6": V6.replace("COMMIT", "-A GATEWAY-NOWHERE -j DROP\nCOMMIT")}, ["v6 4"]),
         # Refused by the kernel, which says no more than that it was something in this table.
-        ({"v4": V4.replace("INPUT -j ACCEPT", "INPUT --refused")}, ["v4 18"]),
+        ({"v4": V4.replace("INPUT -j ACCEPT", "INPUT --refused")}, ["v4 22"]),
         ({"v4": V4.replace("-p 112", "--refused")}, ["v4 4"]),
         ({"sets": SETS.replace("192.0.2.0/24", "bad")}, ["sets 2"]),
     ],
@@ -147,7 +161,7 @@ def test_a_change_leaves_nothing_of_the_old(loaded):
     ]
     assert "GATEWAY-FORWARD-LOG" not in loaded.read()["v4"]["filter"]
     assert list(loaded.read()["sets"]) == ["gateway-few-2"]
-    assert sorted(path.name for path in loaded.home.iterdir()) == ["backend", "current", "two"]
+    assert files(loaded) == ["backend", "closed", "current", "src_valid_mark", "two"]
 
 
 def test_counters_of_unchanged_rules_go_on(loaded):
@@ -225,7 +239,7 @@ def test_a_trial_is_taken_back(loaded):
     loaded.run("rollback", "two")
     assert picture(loaded) == before
     assert loaded.timers()[-1] == "stop gateway-firewall-back-two.timer"
-    assert sorted(path.name for path in loaded.home.iterdir()) == ["backend", "current", "one"]
+    assert files(loaded) == ["backend", "closed", "current", "one", "src_valid_mark"]
     loaded.run("confirm", "two", code=1)  # too late
     assert picture(loaded) == before
 
@@ -297,10 +311,10 @@ def test_without_a_look_at_the_kernel_nothing_is_done(loaded, tool, arguments):
     """Who does not know what is there would put every jump in twice."""
     stage(loaded, "two", v4=V4.replace("-j ACCEPT", "-j DROP"))
     loaded.run("try", "two", 30)
-    before = loaded.read()
+    before = loaded.read()["v4"]
     tool("iptables-nft-save", "echo 'iptables-save: no' >&2; exit 1")
     assert "iptables-save: no" in loaded.run(*arguments, code=None).stderr
-    assert loaded.read() == before
+    assert loaded.read()["v4"] == before
 
 
 def test_unload_leaves_what_was_there_before(loaded):
@@ -309,13 +323,221 @@ def test_unload_leaves_what_was_there_before(loaded):
         assert own(loaded) == set()
         assert loaded.read()["sets"] == {}
         assert list(loaded.home.iterdir()) == []
+        assert loaded.gate(4) == loaded.gate(6) == ""
+        assert (loaded.proc / "net/ipv4/conf/all/src_valid_mark").read_text() == "0\n"
+        assert said(loaded) == ""
 
 
-def test_load_where_nothing_was_ever_confirmed(firewall):
-    before = firewall.read()
+# Closed where it fails
+
+GATE = """\
+120:	from all nop proto 119
+118:	from all iif lo goto 120 proto 119
+119:	from all fwmark 0/0x40000000 blackhole proto 119
+"""
+
+
+def said(firewall):
+    """What the health monitor reads."""
+    path = firewall.run_folder / "firewall"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def is_closed(firewall):
+    """The closed rules are in force in both families, behind the gate, and it is said why."""
+    assert said(firewall).startswith("closed ")
+    assert firewall.gate(4) == firewall.gate(6) == GATE
+    for family in ("v4", "v6"):
+        assert chain(firewall, "filter", "GATEWAY-FORWARD", family) == ["-j DROP"]
+        assert "-j GATEWAY-FORWARD" in chain(firewall, "filter", "FORWARD", family)
+    assert "GATEWAY-PREROUTING" in firewall.read()["v4"]["mangle"]
+    assert chain(firewall, "mangle", "GATEWAY-PREROUTING") == []
+    return True
+
+
+def forward(firewall):
+    file = firewall.home.parent / "etc/forwarding.conf"
+    file.parent.mkdir()
+    file.write_text("net/ipv4/ip_forward = 1\n")
+
+
+def test_the_gate_comes_with_the_rules(loaded):
+    assert loaded.gate(4) == loaded.gate(6) == GATE
+    assert (loaded.proc / "net/ipv4/conf/all/src_valid_mark").read_text() == "1\n"
+    assert said(loaded) == "loaded"
+    loaded.run("gate")
+    for family in (4, 6):
+        rules = loaded.gate(family).splitlines(keepends=True)
+        Path(f"{loaded.rules}{family}").write_text("".join(rules[:2]))
+        loaded.run("gate", code=1)
+        assert json.loads(loaded.run("status").stdout)["gate"] is False
+        loaded.run("load")
+        assert loaded.gate(family) == GATE
+    (loaded.proc / "net/ipv4/conf/all/src_valid_mark").write_text("0\n")
+    loaded.run("gate", code=1)
+
+
+def test_rules_without_a_mark_have_no_gate(firewall):
+    """Of an older version of the formula: nothing would be forwarded any more."""
+    keep(firewall, "one", v4=V4.replace("-j MARK --set-xmark 0x40000000/0x40000000", "-j RETURN"))
+    assert firewall.gate(4) == ""
     firewall.run("load")
-    assert firewall.read() == before
-    assert json.loads(firewall.run("status").stdout)["loaded"] is False
+    assert firewall.gate(4) == ""
+    assert said(firewall) == "loaded"
+    assert firewall.run("repair").stdout == ""
+
+
+def test_forwarding_is_switched_on_when_the_rules_are_in_force(loaded):
+    def forwards():
+        return (loaded.proc / "net/ipv4/ip_forward").read_text() == "1\n"
+
+    loaded.run("load")
+    assert not forwards()
+    forward(loaded)
+    loaded.change(lambda state: state["sets"].clear() or state["v4"].update({}))
+    loaded.run("load")
+    assert forwards()
+
+
+def break_sets(firewall, tool):
+    firewall.change(lambda state: [state[key].clear() for key in ("v4", "v6", "sets")])
+    firewall.change(lambda state: state["v4"].update(firewall.foreign))
+    tool("ipset", 'case $1 in restore) echo "no such type" >&2; exit 1 ;; esac')
+
+
+def break_rules(firewall, tool):
+    path = firewall.home / "one/kernel/v4"
+    path.write_text(path.read_text().replace("-p vrrp", "--refused"))
+
+
+LOST = {
+    "a set": break_sets,
+    "a rule": break_rules,
+    "no file": lambda firewall, tool: (firewall.home / "one/kernel/v6").unlink(),
+    "empty file": lambda firewall, tool: (firewall.home / "one/kernel/v4").write_text(""),
+    "half a file": lambda firewall, tool: (firewall.home / "one/kernel/v4").write_text(V4[:300]),
+    "no sets file": lambda firewall, tool: (firewall.home / "one/kernel/sets").unlink(),
+    "no ruleset": lambda firewall, tool: (firewall.home / "current").unlink(),
+}
+
+
+@pytest.mark.parametrize("loss", LOST)
+def test_what_cannot_be_loaded_closes_the_node(loaded, tool, loss):
+    """At boot, say; the rules of before are there or not."""
+    forward(loaded)
+    LOST[loss](loaded, tool)
+    assert "this node is closed: " in loaded.run("load", code=1).stderr
+    assert is_closed(loaded)
+    assert (loaded.proc / "net/ipv4/ip_forward").read_text() == "0\n"
+    status = json.loads(loaded.run("status").stdout)
+    assert (status["loaded"], status["closed"]) == (False, said(loaded).removeprefix("closed "))
+    loaded.run("repair", code=1)
+    assert is_closed(loaded)
+
+
+def test_it_opens_when_they_can_be_loaded_again(loaded, tool):
+    before, path = picture(loaded), loaded.home / "one/kernel/v4"
+    good = path.read_text()
+    path.write_text("")
+    loaded.run("load", code=1)
+    path.write_text(good)
+    assert loaded.run("repair", code=10).stdout.startswith("put back: ")
+    assert picture(loaded) == before
+    assert said(loaded) == "loaded"
+
+
+def test_a_node_without_the_closed_rules_has_the_least(loaded):
+    shutil.rmtree(loaded.home)
+    loaded.run("load", code=1)
+    assert is_closed(loaded)
+    for family, icmp in (("v4", "icmp"), ("v6", "ipv6-icmp")):
+        assert chain(loaded, "filter", "GATEWAY-INPUT", family) == [
+            "-i lo -j ACCEPT",
+            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            f"-p {icmp} -j ACCEPT",
+            "-j DROP",
+        ]
+
+
+def test_without_a_gate_nothing_is_forwarded_at_all(loaded, tool):
+    (loaded.proc / "net/ipv4/ip_forward").write_text("1\n")
+    (loaded.proc / "net/ipv6/conf/all/forwarding").write_text("1\n")
+    (loaded.home / "one/kernel/v4").write_text("")
+    for family in (4, 6):
+        Path(f"{loaded.rules}{family}").write_text("")
+    tool("ip", "case $* in *show*) ;; *) exit 1 ;; esac")
+    loaded.run("load", code=1)
+    assert said(loaded).startswith("closed ")
+    assert (loaded.proc / "net/ipv4/ip_forward").read_text() == "0\n"
+    assert (loaded.proc / "net/ipv6/conf/all/forwarding").read_text() == "0\n"
+
+
+def test_closed_rules_that_the_kernel_refuses_are_found_by_the_check(firewall):
+    folder = firewall.home / "draft"
+    folder.mkdir(parents=True)
+    closed = CLOSED.replace("-j DROP", "--wrong")
+    texts = {"v4": V4, "v6": V6, "sets": SETS, "closed4": CLOSED, "closed6": closed}
+    for file, text in texts.items():
+        (folder / file).write_text(text)
+    assert "--wrong" in firewall.run("check", folder, code=1).stderr
+
+
+# What is put back
+
+FLUSHES = {
+    "everything": (
+        lambda state: [state["v4"].clear(), state["v6"].clear(), state["counters"].clear()],
+        "v4 filter, v4 mangle, v4 nat, v4 raw, v6 filter",
+    ),
+    "a table": (lambda state: state["v4"].pop("raw"), "v4 raw"),
+    "its rules": (
+        lambda state: [rules.clear() for rules in state["v4"]["mangle"].values()],
+        "v4 mangle",
+    ),
+    "a jump": (lambda state: state["v6"]["filter"]["FORWARD"].clear(), "v6 filter"),
+    "a chain's rules": (lambda state: state["v4"]["nat"]["GATEWAY-PREROUTING"].clear(), "v4 nat"),
+    "a set's members": (
+        lambda state: state["sets"]["gateway-few-1"].__delitem__(slice(1, None)),
+        "set gateway-few-1",
+    ),
+}
+
+
+@pytest.mark.parametrize("flush", FLUSHES)
+def test_what_somebody_flushes_is_put_back(loaded, flush):
+    spoil, lost = FLUSHES[flush]
+    before = picture(loaded)
+    assert loaded.run("repair").stdout == ""
+    loaded.change(spoil)
+    loaded.change(lambda state: state["v4"].update(loaded.foreign) if not state["v4"] else None)
+    assert loaded.run("repair", code=10).stdout.startswith(f"put back: {lost}")
+    assert picture(loaded) == before
+    assert loaded.run("repair").stdout == ""
+
+
+def test_a_lost_gate_is_put_back(loaded):
+    Path(f"{loaded.rules}6").write_text("")
+    assert loaded.run("repair", code=10).stdout == "put back: the gate\n"
+    assert loaded.gate(6) == GATE
+
+
+def test_what_is_on_trial_is_put_back_too(loaded):
+    stage(loaded, "two", v4=V4.replace("-j ACCEPT", "-j DROP"))
+    loaded.run("try", "two", 30)
+    before = picture(loaded)
+    loaded.change(lambda state: state["v4"]["filter"]["GATEWAY-INPUT"].clear())
+    loaded.run("repair", code=10)
+    assert picture(loaded) == before
+    loaded.run("confirm", "two")
+
+
+def test_a_rule_more_or_less_is_not_put_back(loaded):
+    """Somebody's doing: gateway.status shows it, and the next apply."""
+    loaded.change(lambda state: state["v4"]["filter"]["GATEWAY-INPUT"].pop())
+    loaded.change(lambda state: state["v4"]["filter"]["GATEWAY-INPUT"].insert(0, "-j X"))
+    before = picture(loaded)
+    assert loaded.run("repair").stdout == ""
+    assert picture(loaded) == before
 
 
 # nft or legacy
@@ -348,7 +570,7 @@ def test_backend_stays(loaded, tool):
 def test_usage(firewall, arguments):
     usage = firewall.run(*arguments, code=64).stderr
     lines = [line.split()[1] for line in usage.splitlines() if line.startswith("  firewall")]
-    assert " ".join(lines) == "backend check try confirm rollback load unload status"
+    assert " ".join(lines) == ("backend check try confirm rollback load repair unload gate status")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -134,39 +134,54 @@ def kernel(machine):
     write(FORWARD, 0)
     write(REDIRECTS, 1)
     file = machine.folder / "sysctl.d/60-gateway.conf"
-    return SimpleNamespace(read=read, write=write, file=file, name=str(file))
+    forwarding = str(machine.folder / "etc/forwarding.conf")
+
+    def of(settings):
+        """The arguments for these settings, of which one lets the node forward."""
+        others = {key: value for key, value in settings.items() if key != FORWARD}
+        return str(file), others, forwarding, {FORWARD: settings[FORWARD]}
+
+    return SimpleNamespace(
+        read=read, write=write, file=file, name=str(file), forwarding=forwarding, of=of
+    )
 
 
 def test_kernel_settings(machine, kernel):
-    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    changes = converges(machine, "kernel_settings", *kernel.of(SETTINGS))
     assert changes == {
         FORWARD: {"old": "0", "new": "1"},
         REDIRECTS: {"old": "1", "new": "0"},
         kernel.name: "written",
+        kernel.forwarding: "written",
     }
     assert kernel.read() == SETTINGS
     # systemd-sysctl takes slashes, which leaves the dot in an interface's name alone.
-    assert kernel.file.read_text().splitlines()[1:] == [f"{FORWARD} = 1", f"{REDIRECTS} = 0"]
+    assert kernel.file.read_text().splitlines()[1:] == [f"{REDIRECTS} = 0"]
+    # Not for a boot without rules: the loader switches it on.
+    assert Path(kernel.forwarding).read_text().splitlines()[1:] == [f"{FORWARD} = 1"]
 
 
 def test_a_kernel_setting_that_somebody_changed(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
+    machine.run("kernel_settings", *kernel.of(SETTINGS))
     kernel.write(FORWARD, 0)
-    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    changes = converges(machine, "kernel_settings", *kernel.of(SETTINGS))
     assert changes == {FORWARD: {"old": "0", "new": "1"}}
 
 
 def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
-    changes = converges(machine, "kernel_settings", kernel.name, {FORWARD: "1"})
+    machine.run("kernel_settings", *kernel.of(SETTINGS))
+    changes = converges(machine, "kernel_settings", *kernel.of({FORWARD: "1"}))
     assert changes == {REDIRECTS: {"old": "0", "new": "1"}, kernel.name: "written"}
     assert REDIRECTS not in kernel.file.read_text()
     assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
     # From then on it is somebody else's.
     kernel.write(REDIRECTS, 0)
-    assert converges(machine, "kernel_settings_restored", kernel.name).keys() == {
+    assert converges(
+        machine, "kernel_settings_restored", kernel.name, kernel.forwarding
+    ).keys() == {
         FORWARD,
         kernel.name,
+        kernel.forwarding,
         str(machine.folder / "state/kernel.json"),
     }
 
@@ -174,17 +189,17 @@ def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
 def test_a_kernel_setting_of_a_module_that_is_not_loaded_yet(machine, kernel):
     """In test mode it may be one that the run itself would load."""
     settings = {**SETTINGS, "net/netfilter/nf_conntrack_tcp_loose": "1"}
-    ret = machine.run("kernel_settings", kernel.name, settings, test=True)
+    ret = machine.run("kernel_settings", *kernel.of(settings), test=True)
     assert ret["result"] is None
     assert ret["changes"]["net/netfilter/nf_conntrack_tcp_loose"] == {"old": None, "new": "1"}
-    ret = machine.run("kernel_settings", kernel.name, settings)
+    ret = machine.run("kernel_settings", *kernel.of(settings))
     assert ret["comment"] == "the kernel has no setting net/netfilter/nf_conntrack_tcp_loose"
 
 
 @pytest.mark.parametrize("test", [True, False])
 def test_a_kernel_setting_that_does_not_exist(machine, kernel, test):
     settings = {**SETTINGS, "net/ipv4/conf/eth9/send_redirects": "0"}
-    ret = machine.run("kernel_settings", kernel.name, settings, test=test)
+    ret = machine.run("kernel_settings", *kernel.of(settings), test=test)
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"] == "the kernel has no setting net/ipv4/conf/eth9/send_redirects"
     assert kernel.read() == {FORWARD: "0", REDIRECTS: "1"}
@@ -196,32 +211,33 @@ def test_a_kernel_that_refuses(machine, kernel, module, monkeypatch):
         raise PermissionError(1, "Operation not permitted", path)
 
     monkeypatch.setattr(module, "_write", refuse)
-    ret = machine.run("kernel_settings", kernel.name, SETTINGS)
+    ret = machine.run("kernel_settings", *kernel.of(SETTINGS))
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "Operation not permitted" in ret["comment"]
 
 
 def test_kernel_settings_are_restored_to_the_first_originals(machine, kernel):
-    machine.run("kernel_settings", kernel.name, {FORWARD: "1"})
-    machine.run("kernel_settings", kernel.name, {FORWARD: "2", REDIRECTS: "0"})
-    changes = converges(machine, "kernel_settings_restored", kernel.name)
+    machine.run("kernel_settings", *kernel.of({FORWARD: "1"}))
+    machine.run("kernel_settings", *kernel.of({FORWARD: "2", REDIRECTS: "0"}))
+    changes = converges(machine, "kernel_settings_restored", kernel.name, kernel.forwarding)
     assert changes[FORWARD] == {"old": "2", "new": "0"}
     assert changes[REDIRECTS] == {"old": "0", "new": "1"}
     assert changes[kernel.name] == "removed"
     assert kernel.read() == {FORWARD: "0", REDIRECTS: "1"}
     assert not kernel.file.exists()
+    assert not Path(kernel.forwarding).exists()
 
 
 def test_restoring_passes_over_interfaces_that_are_gone(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
+    machine.run("kernel_settings", *kernel.of(SETTINGS))
     shutil.rmtree(machine.folder / "proc/net/ipv4/conf")
-    changes = converges(machine, "kernel_settings_restored", kernel.name)
+    changes = converges(machine, "kernel_settings_restored", kernel.name, kernel.forwarding)
     assert REDIRECTS not in changes
     assert not (machine.folder / "proc/net/ipv4/conf").exists()
 
 
 def test_restoring_where_nothing_was_ever_applied(machine, kernel):
-    ret = machine.run("kernel_settings_restored", kernel.name)
+    ret = machine.run("kernel_settings_restored", kernel.name, kernel.forwarding)
     assert (ret["result"], ret["changes"]) == (True, {})
 
 
@@ -332,12 +348,17 @@ def test_a_route_with_our_number_and_no_gateway(machine, table, routes):
 # Firewall
 
 V4 = """\
+*mangle
+:GATEWAY-PREROUTING - [0:0]
+-A GATEWAY-PREROUTING -j MARK --set-xmark 0x40000000/0x40000000
+COMMIT
 *nat
 :GATEWAY-PREROUTING - [0:0]
 # gateway:nat:forwards:0
 -A GATEWAY-PREROUTING -p tcp --dport 443 -j DNAT --to-destination 10.77.0.10
 COMMIT
 *filter
+:GATEWAY-FORWARD - [0:0]
 :GATEWAY-INPUT - [0:0]
 # gateway:firewall:input:0
 -A GATEWAY-INPUT -p 112 -j ACCEPT
@@ -345,10 +366,14 @@ COMMIT
 -A GATEWAY-INPUT -m set --match-set gateway-few-1 src -j ACCEPT
 COMMIT
 """
+V6 = "*filter\n:GATEWAY-INPUT - [0:0]\n:GATEWAY-FORWARD - [0:0]\nCOMMIT\n"
+CLOSED = V6.replace("COMMIT", "-A GATEWAY-FORWARD -j DROP\nCOMMIT")
 RULESET = {
     "sets": "create gateway-few-1 hash:net family inet maxelem 9\nadd gateway-few-1 192.0.2.0/24\n",
     "v4": V4,
-    "v6": "*filter\n:GATEWAY-INPUT - [0:0]\nCOMMIT\n",
+    "v6": V6,
+    "closed4": CLOSED,
+    "closed6": CLOSED,
 }
 DROP = RULESET | {"v4": V4.replace("src -j ACCEPT", "src -j DROP")}
 PEER, GATEWAY, MASTER = "10.77.0.3", "198.51.100.1", "10.99.0.10"
@@ -410,24 +435,30 @@ def gone(site):
 
 
 def test_firewall(machine, site):
-    assert list(converges(machine, "firewall", "rules", RULESET, peers=[PEER])) == ["diff"]
+    assert list(converges(machine, "firewall", "rules", RULESET, peers=[PEER])) == ["diff", "gate"]
     assert site.firewall.read()["v4"]["filter"]["GATEWAY-INPUT"] == [
         "-p vrrp -j ACCEPT",
         "-m set --match-set gateway-few-1 src -j ACCEPT",
     ]
     assert list(converges(machine, "firewall", "rules", DROP, peers=[PEER])) == ["diff"]
-    assert list(converges(machine, "firewall", "rules", {})) == ["diff"]
+    assert list(converges(machine, "firewall", "rules", {})) == ["diff", "gate"]
     assert gone(site)
     assert os.listdir(site.firewall.home) == []
 
 
-def test_firewall_with_nothing_to_do_is_two_processes(machine, site):
-    bare = {"sets": "", "v4": V4.replace("-m set --match-set gateway-few-1 src ", ""), "v6": ""}
+def test_firewall_with_nothing_to_do_is_three_processes(machine, site):
+    bare = RULESET | {"sets": "", "v4": V4.replace("-m set --match-set gateway-few-1 src ", "")}
     for ruleset, more in ((bare, []), (RULESET, ["ipset"])):
         apply(machine, ruleset)
         site.commands.clear()
         assert apply(machine, ruleset)["changes"] == {}
-        assert site.commands == SAVES + more
+        assert site.commands == [*SAVES, *more, "firewall"]
+
+
+def test_a_lost_gate_is_a_change(machine, site):
+    apply(machine)
+    Path(f"{site.firewall.rules}4").write_text("")
+    assert converges(machine, "firewall", "rules", RULESET, peers=[PEER]) == {"gate": "set"}
 
 
 def test_firewall_shows_what_changes(machine, site):
@@ -435,7 +466,7 @@ def test_firewall_shows_what_changes(machine, site):
     assert apply(machine, DROP, test=True)["changes"]["diff"].splitlines() == [
         "--- IPv4 filter (live)",
         "+++ IPv4 filter (wanted)",
-        "@@ -1,4 +1,4 @@",
+        "@@ -3,4 +3,4 @@",
         " :GATEWAY-INPUT",
         " -A GATEWAY-INPUT -p vrrp -j ACCEPT",
         "--A GATEWAY-INPUT -m set --match-set gateway-few-1 src -j ACCEPT",
@@ -446,10 +477,13 @@ def test_firewall_shows_what_changes(machine, site):
 
 def test_firewall_does_not_show_ten_thousand_lines(machine, site):
     rules = "".join(f"-A GATEWAY-INPUT -s 192.0.2.1 --sport {n} -j DROP\n" for n in range(1500))
-    many = {"sets": "", "v4": f"*filter\n:GATEWAY-INPUT - [0:0]\n{rules}COMMIT\n", "v6": ""}
+    many = RULESET | {
+        "sets": "",
+        "v4": V4.replace("-m set --match-set gateway-few-1 src -j ACCEPT\n", "-j ACCEPT\n" + rules),
+    }
     lines = apply(machine, many)["changes"]["diff"].splitlines()
     assert len(lines) == 1001
-    assert lines[-1] == "(505 more lines)"
+    assert re.fullmatch(r"\(5\d\d more lines\)", lines[-1])
 
 
 def spoil(edit):
@@ -507,7 +541,7 @@ def test_firewall_does_not_mind_other_comments(machine, site):
     renumbered = RULESET | {"v4": V4.replace("input:1", "input:7")}
     site.commands.clear()
     assert apply(machine, renumbered)["changes"] == {}
-    assert site.commands == [*SAVES, "ipset"]
+    assert site.commands == [*SAVES, "ipset", "firewall"]
 
 
 @pytest.mark.parametrize("test", [True, False])
