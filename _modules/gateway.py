@@ -600,16 +600,17 @@ def _firewall_status(problems):
     """
     nothing = {"backend": None, "loaded": False, "drift": False, "pending": False, "gate": False}
     nothing |= {"closed": None, "restored": 0}
-    found = json.loads(_output(FIREWALL, "status") or "null") or nothing
-    if found["pending"]:
+    found = nothing | json.loads(_output(FIREWALL, "status") or "{}")
+    if found["closed"]:
+        # The health monitor has said the same, if it runs.
+        closed = f"the firewall rules are not in force, nothing is forwarded: {found['closed']}"
+        problems += [closed] if closed not in problems else []
+    elif found["pending"]:
         problems.append("new firewall rules are on trial, and taken back unless they prove good")
-    elif found["closed"]:
-        # In the words of the health monitor, which has said it already.
-        pass
     elif not found["loaded"]:
         problems.append("the firewall rules are not loaded")
     elif not found["gate"]:
-        problems.append("the gate is open: without its rules this node would forward everything")
+        problems.append("the gate is not set: without its rules this node would forward everything")
     elif found["drift"]:
         problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
     return found

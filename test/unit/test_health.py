@@ -126,6 +126,7 @@ def monitor(tool, root, tmp_path):
         "/var/lib/gateway/drained": mark,
         "/sys/class/net": net,
         "/usr/lib/gateway/announce": "announce",
+        "/usr/lib/gateway/firewall": tmp_path / "firewall",
     }.items():
         text = text.replace(old, str(new))
     script = tmp_path / "health"
@@ -406,3 +407,42 @@ def test_peers_that_do_not_hear_it(monitor):
     assert flushed == ["neigh flush to 10.77.0.3", "neigh flush to 198.51.100.3"] * 3
     # And each time the hosts are told once more who has the virtual IP.
     assert (monitor.home / "announced").read_text() == "eth0 10.77.0.1\n" * 3
+
+
+# --------------------------------------------------------------------------------------------------
+# The firewall's rules
+
+NOT_IN_FORCE = "the firewall rules are not in force, nothing is forwarded"
+
+
+def test_without_its_rules_a_node_is_no_gateway(monitor):
+    """keepalived takes less than -253 for a fault: the node has no virtual IP, whoever else there is."""
+    (monitor.home / "firewall").touch()
+    monitor.start()
+    assert monitor.penalty() == -254
+    monitor.says("faults", NOT_IN_FORCE)
+    (monitor.run / "firewall").write_text("closed ipset is gone\n")
+    monitor.tell("firewall")
+    monitor.says("faults", f"{NOT_IN_FORCE}: ipset is gone")
+    assert monitor.penalty() == -254
+    (monitor.run / "firewall").write_text("loaded\n")
+    monitor.tell("firewall")
+    monitor.wait(-2)
+    monitor.wait(0)
+    monitor.says("faults")
+
+
+def test_a_node_whose_rules_somebody_takes_away_all_the_time_is_at_fault(monitor):
+    monitor.start()
+    monitor.wait(0)
+    (monitor.run / "health/firewall").write_text("something takes them away\n")
+    monitor.tell("firewall")
+    monitor.wait(-10)
+    (monitor.run / "health/firewall").unlink()
+    monitor.wait(0)
+
+
+def test_where_nobody_wants_rules_there_are_none(monitor):
+    """After gateway.firewall.clean."""
+    monitor.start()
+    monitor.wait(0)

@@ -37,6 +37,7 @@ SERVICES = [
     "gateway-health",
     "gateway-follow",
     "gateway-dns",
+    "gateway-firewall-guard",
     "chrony",
     "openvpn-server@gateway-main",
 ]
@@ -51,8 +52,18 @@ HEALTHY = {
 
 
 def firewall_status(**changes):
-    status = {"backend": "nft", "loaded": True, "drift": False, "pending": False}
-    return json.dumps(status | changes)
+    return json.dumps(LOADED | changes)
+
+
+LOADED = {
+    "backend": "nft",
+    "loaded": True,
+    "drift": False,
+    "pending": False,
+    "gate": True,
+    "closed": None,
+    "restored": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +454,7 @@ def test_status_of_a_healthy_primary(module, node):
         "health": {"penalty": 0, "cold": False, "uplink": [], "faults": [], "drained": None},
         "services": dict.fromkeys([*SERVICES, "gateway-dhcp"], "running"),
         "routes": {"10.8.1.0/24": {"via": "10.77.0.3", "present": True}},
-        "firewall": {"backend": "nft", "loaded": True, "drift": False, "pending": False},
+        "firewall": LOADED,
         "sync": {"enabled": False},
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
@@ -515,6 +526,14 @@ PROBLEMS = {
     "no firewall script": (
         lambda node: node.tools.pop("/usr/lib/gateway/firewall"),
         "the firewall rules are not loaded",
+    ),
+    "no gate": (
+        firewall(gate=False),
+        "the gate is not set: without its rules this node would forward everything",
+    ),
+    "closed": (
+        firewall(loaded=False, closed="ipset is gone"),
+        "the firewall rules are not in force, nothing is forwarded: ipset is gone",
     ),
     "rules on trial": (
         firewall(loaded=False, pending=True),
@@ -814,6 +833,20 @@ def test_status_of_a_full_table_of_connections(module, node, count, many):
         node.connections.write_text(f"{count}\n")
     said = "900 of 1000 connections: where no room is left, what is new is dropped, DNS too"
     assert [text.startswith(said) for text in module.status()["problems"]] == [True] * many
+
+
+def test_a_closed_node_is_one_problem(module, node):
+    """The health monitor and the loader say the same."""
+    said = "the firewall rules are not in force, nothing is forwarded: ipset is gone"
+    node.health.write_text(json.dumps(HEALTHY | {"penalty": 254, "faults": [said]}))
+    firewall(loaded=False, closed="ipset is gone")(node)
+    assert module.status()["problems"] == [said]
+
+
+def test_status_of_a_loader_of_an_older_version(module, node):
+    old = {"backend": "nft", "loaded": True, "drift": False, "pending": False}
+    node.tools["/usr/lib/gateway/firewall"] = json.dumps(old)
+    assert module.status()["firewall"] == LOADED | {"gate": False}
 
 
 def test_status_says_what_ails_the_node(module, node):

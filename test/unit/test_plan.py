@@ -1501,8 +1501,11 @@ def test_ntp(plan):
 
 
 def test_kernel(plan):
-    found = plan({"nodes:gw1:public_interface": "wan0.7"})["kernel"]
-    assert found["net/ipv4/ip_forward"] == "1"
+    whole = plan({"nodes:gw1:public_interface": "wan0.7"})
+    # Apart: not before the rules are in force.
+    assert whole["forwarding"] == {"net/ipv4/ip_forward": "1"}
+    found = whole["kernel"]
+    assert "net/ipv4/ip_forward" not in found
     assert found["net/ipv4/conf/all/rp_filter"] == "2"
     assert found["net/ipv4/conf/wan0.7/send_redirects"] == "0"
     assert "net/ipv4/conf/eth1/send_redirects" not in found

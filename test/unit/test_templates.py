@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gateway_plan
+import gateway_rules
 import pytest
 import salt.config
 import salt.loader
@@ -315,7 +316,16 @@ def test_states_are_sound(site, load):
 
 INTERNAL = {
     *("state", "fun", "order", "__sls__", "__env__", "__id__", "__sls_included_from__"),
-    *("require", "watch", "onchanges", "require_in", "watch_in", "reload", "force_reload_modules"),
+    *(
+        "failhard",
+        "require",
+        "watch",
+        "onchanges",
+        "require_in",
+        "watch_in",
+        "reload",
+        "force_reload_modules",
+    ),
 }
 
 
@@ -825,7 +835,37 @@ def test_routes_have_one_protocol_number(load, render):
 
 def test_kernel(render):
     found = render("example")
-    assert found.ids["kernel settings"]["settings"] == found.plan["kernel"]
+    state = found.ids["kernel settings"]
+    assert state["settings"] == found.plan["kernel"]
+    assert state["forwarding"] == found.plan["forwarding"]
+
+
+# What lets packets in, sends them on, or takes the virtual IP.
+BEHIND_THE_FIREWALL = ("kernel", "ntp", "openvpn", "dnsmasq", "keepalived", "conntrackd")
+
+
+@pytest.mark.parametrize("sls", ["gateway", *(f"gateway.{name}" for name in BEHIND_THE_FIREWALL)])
+def test_the_firewall_comes_first_and_its_failure_is_the_end(render, sls):
+    """Each alone, too: nothing is opened on a node without rules."""
+    low = [chunk for chunk in render("public virtual IP", sls).low if chunk["fun"] != "nop"]
+    firewall = [chunk for chunk in low if chunk["__sls__"] == "gateway.firewall"]
+    assert low[: len(firewall)] == firewall
+    assert all(chunk["failhard"] is True for chunk in firewall)
+    assert [chunk["__id__"] for chunk in firewall][-3:-1] != []
+    names = [chunk["name"] for chunk in firewall]
+    assert names.index("gateway-firewall-guard") == len(names) - 1
+
+
+def test_the_firewall_goes_last(render):
+    """Forwarding before the rules, and the guard before both: it would put them back."""
+    ids = list(render("example", "gateway.clean").ids)
+    order = ["kernel settings are as they were", "no firewall guard", "no firewall rules of ours"]
+    assert sorted(order, key=ids.index) == order
+
+
+def test_the_gate_asks_for_the_mark_that_the_rules_set(root):
+    loader = (root / "gateway/firewall/files/firewall").read_text()
+    assert f"\nmark={gateway_rules.MARK} " in loader
 
 
 # --------------------------------------------------------------------------------------------------
