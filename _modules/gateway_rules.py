@@ -549,7 +549,12 @@ class _Family:
         chain = "INPUT"
         self._note("filter", chain, "Services of the gateway for who lives behind it.")
         for interface in self.inside:
-            for service in ("-p udp --dport 53", "-p tcp --dport 53", "-p udp --dport 123", self._ssh):
+            for service in (
+                "-p udp --dport 53",
+                "-p tcp --dport 53",
+                "-p udp --dport 123",
+                self._ssh,
+            ):
                 self._add("filter", chain, f"-i {interface} {service} -j ACCEPT")
         if self.version == 4:
             self._add("filter", chain, f"-i {self.internal} -p udp --dport 67 -j ACCEPT")

@@ -149,8 +149,8 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
     settings
         Mapping of a path below /proc/sys to its value, as text.
     forwarding_file, forwarding
-        Settings that let the node forward, in a file that the loader of the firewall's rules applies
-        at boot when these are in force.
+        Settings that let the node forward, in a file that the loader of the firewall's rules
+        applies at boot when these are in force.
     """
     originals_path = f"{STATE_FOLDER}/kernel.json"
     texts = {name: _kernel_file(settings), forwarding_file: _kernel_file(forwarding)}

@@ -209,6 +209,9 @@ class Must:
     parted: bool = False  # while it is broken nobody can keep both from being master
     two_masters_ms: float = ONE_MASTER_MS
     two_dhcp_ms: float = DHCP_MS
+    reached: int | None = (
+        None  # datagrams of somebody outside that a host inside got; None: not tried
+    )
     whole_s: float = 30.0  # until gw1 has the virtual IPs and nobody has a problem
 
 
@@ -255,6 +258,12 @@ MORE = {
     "hosts": {"printer": {"ip": "10.77.0.20", "mac": "02:00:00:00:00:20"}},
     "nat": {"forwards": [{"port": 443, "to": "backend01"}, {"port": 8080, "to": "printer"}]},
     "keepalived": {"settings": {"vrrp_garp_master_refresh": 15}},
+}
+WITH_A_SET = {
+    "firewall": {
+        "groups": {"few": ["192.0.2.0/24"]},
+        "input": [{"from": "few", "action": "drop"}],
+    }
 }
 WRONG = {"nodes": {"gw2": {"internal": "10.78.0.3"}}}
 
@@ -328,6 +337,41 @@ NO_NETWORKD = """
 systemctl stop systemd-networkd.socket systemd-networkd
 rm -f /etc/systemd/network/eth?.network
 """
+
+# Somebody else's tool takes all rules away; iptables-legacy has no such thing as a ruleset.
+FLUSH = "nft flush ruleset"
+LEGACY_FLUSH = """
+for ip in iptables ip6tables; do
+    for table in raw mangle nat filter; do $ip-legacy -t $table -F; $ip-legacy -t $table -X; done
+done
+"""
+BACKEND = """
+for tool in iptables ip6tables; do update-alternatives --set $tool /usr/sbin/$tool-{}; done
+"""
+
+
+def backend(kind: str) -> Steps:
+    """Move the rules to the other kind of iptables, nft or legacy."""
+    return (apply(sls="gateway.firewall.clean"), on("gw1 gw2", BACKEND.format(kind)), apply())
+
+
+def flushed(**other: Any) -> Must:
+    """Nobody gets in. What answers while there is no NAT is refused, and may end its session."""
+    limits = {"outage_ms": 2500.0, "dns_ms": 2500.0, "stall_ms": None, "lost_sessions": None}
+    return Must(**{**limits, "moves": 2, "reached": 0, **other})
+
+
+def closed(name: str) -> Step:
+    """See to it that a gateway knows that it has no rules, and says so."""
+
+    def step(stage: Stage) -> None:
+        status = stage.lab.salt(name, "gateway.status")[name]
+        report = stage.lab.host(name).run("cat /run/gateway/health.json").stdout
+        if not status["firewall"]["closed"] or "nothing is forwarded" not in report:
+            raise LabError(f"{name} is not closed: {status['firewall']}, {report}")
+
+    return step
+
 
 # Debian 13's keepalived, with its own libraries.
 TRIXIE = "/opt/trixie/usr"
@@ -507,6 +551,32 @@ FAULTS: tuple[Fault, ...] = (
         mends=(on("gw1", MUTE.format("D")),),
         seconds=5,
         core=True,
+    ),
+    # the door
+    Fault("rules flushed on the holder", (on("gw1", FLUSH),), flushed(moves=0), core=True),
+    Fault("rules flushed on both", (on("gw1 gw2", FLUSH),), flushed(moves=0)),
+    Fault(
+        "table filter flushed on the holder, policy ACCEPT", (on("gw1", "iptables -F"),), flushed()
+    ),
+    Fault(
+        "rules flushed in a loop on the holder",
+        (on("gw1", f"timeout 8 sh -c 'while :; do {FLUSH}; sleep 0.3; done' || :"), is_on("gw2")),
+        flushed(whole_s=90),
+    ),
+    Fault(
+        "rules flushed on the holder, iptables-legacy",
+        (on("gw1", LEGACY_FLUSH),),
+        flushed(moves=0),
+        before=backend("legacy"),
+        after=backend("nft"),
+    ),
+    Fault(
+        "rules not loadable at boot",
+        (power_off("gw1"), pause(2), power_on("gw1"), pause(8), is_on("gw2"), closed("gw1")),
+        vanishes(parted=False, reached=0, whole_s=60),
+        mends=(on("gw1", "mv /usr/sbin/ipset.away /usr/sbin/ipset"),),
+        before=(apply(WITH_A_SET), on("gw1", "mv /usr/sbin/ipset /usr/sbin/ipset.away")),
+        after=(apply(),),
     ),
     # a bad day
     Fault("CPU starved for a minute", (on("gw1 gw2", BUSY.format(60)),), UNDISTURBED, seconds=61),

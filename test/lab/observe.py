@@ -7,7 +7,9 @@ the machines of the lab share (time.monotonic()):
 - TCP sessions on the same way;
 - a DNS question each 10 ms to the virtual IP;
 - on each gateway, the kernel's own report of who has the virtual IPs;
-- on the LAN, a witness: who answers ARP for the virtual IP (10 ms), who offers a lease (200 ms).
+- on the LAN, a witness: who answers ARP for the virtual IP (10 ms), who offers a lease (200 ms);
+- if wished, an intruder: the internet sends datagrams to the backend by either gateway (5 ms), and
+  the backend counts what it gets.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from lab import GATEWAYS, TOPOLOGY, Host, Lab, LabError, Outage, ProbeResult, Se
 WITNESS = Path(__file__).parent / "files" / "lab" / "witness.py"
 WITNESS_MAC = "02:00:00:00:00:fe"
 NAME = "www.example.internal"
+INTRUDER = ["python3", "/usr/local/lib/lab/intruder.py"]
+INTRUDER_PORT = "4444"
 FOREVER = float("inf")
 
 
@@ -174,6 +178,7 @@ class Record:
     holders: dict[str, Timeline]  # of each virtual IP
     arp: Timeline  # who answered for the internal virtual IP, in steps of 50 ms
     dhcp: Timeline  # who offered a lease
+    reached: int | None  # datagrams of the intruder that a host inside got
 
     def lost(self, since: float = 0.0, until: float = FOREVER) -> int:
         """Return how many datagrams were lost in outages that began in this time."""
@@ -205,8 +210,11 @@ class Observation:
         sessions: int = 200,
         addresses: tuple[str, ...] = (checks.VIRTUAL_IP,),
         seconds: float = 500,
+        intruder: bool = False,
     ) -> None:
         self.lab = lab
+        self._intruder = intruder
+        self._reached: int | None = None
         self.addresses = addresses
         self._stack = ExitStack()
         self._sessions = lab.sessions(sessions, seconds=seconds) if sessions else None
@@ -218,6 +226,8 @@ class Observation:
     def __enter__(self) -> Observation:
         with ExitStack() as stack:
             self._witness = self._start_witness(stack)
+            if self._intruder:
+                self._start_intruder(stack)
             for holder in self.holders.values():
                 stack.callback(holder.end)
             if self._sessions:
@@ -255,6 +265,7 @@ class Observation:
                 {address: self._timeline(address) for address in self.addresses},
                 arp.between(self.start, self.end),
                 dhcp.between(self.start, self.end),
+                self._reached,
             )
         return self._record
 
@@ -277,6 +288,24 @@ class Observation:
             raise LabError(f"witness: {process.communicate()[1].strip()}")
         stack.callback(self._end_witness, process)
         return process
+
+    def _start_intruder(self, stack: ExitStack) -> None:
+        macs = [TOPOLOGY[name].ports[1].mac for name in GATEWAYS]
+        counting = self.lab.host("backend01").spawn([*INTRUDER, "count", INTRUDER_PORT])
+        stack.callback(self._end_intruder, counting)
+        target = ["eth0", checks.BACKEND, INTRUDER_PORT]
+        sending = self.lab.host("internet").spawn([*INTRUDER, "send", *target, *macs])
+        stack.callback(sending.communicate, timeout=10)
+        for process in (counting, sending):
+            assert process.stdout
+            if not process.stdout.readline():
+                raise LabError(f"intruder: {process.communicate()[1].strip()}")
+
+    def _end_intruder(self, counting: subprocess.Popen[str]) -> None:
+        output, errors = counting.communicate(timeout=10)
+        if counting.returncode:
+            raise LabError(f"intruder: {errors.strip()}")
+        self._reached = int(output)
 
     def _end_witness(self, process: subprocess.Popen[str]) -> None:
         self._heard, errors = process.communicate(timeout=10)

@@ -68,7 +68,8 @@ def play(lab: Lab, fault: Fault) -> Outcome:
         for step in fault.before:
             step(stage)
         lab.forget_connections()
-        with Observation(lab, addresses=stage.addresses) as stage.seen:
+        intruder = fault.must.reached is not None
+        with Observation(lab, addresses=stage.addresses, intruder=intruder) as stage.seen:
             time.sleep(1)
             broken = time.monotonic()
             try:
@@ -115,6 +116,8 @@ def judge(fault: Fault, record: Record, broken: float, mended: float, healed: fl
         "two_masters_ms": longest(list(record.holders.values())),
         "two_dhcp_ms": longest([record.dhcp]),
     }
+    if record.reached is not None:
+        found["reached"] = record.reached
     if sessions:
         found["stall_ms"] = sessions.worst_stall_ms
         found["lost_sessions"] = sessions.opened - sessions.alive

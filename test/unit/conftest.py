@@ -106,7 +106,8 @@ case "$*" in
         while read -r _ verb _ pref rest; do
             case $verb in
                 del) grep -q "^$pref:" "$file" || exit 2; sed -i "/^$pref:/d" "$file" ;;
-                add) printf '%s:\\tfrom all %s proto 119\\n' "$pref" "${{rest% protocol 119}}" >>"$file" ;;
+                add)
+                    printf '%s:\\tfrom all %s proto 119\\n' "$pref" "${{rest% protocol 119}}" >>"$file" ;;
             esac
         done ;;
     *) exit 64 ;;
@@ -120,8 +121,8 @@ def firewall(
 ) -> Iterator[SimpleNamespace]:
     """The firewall script on a machine that has Docker's and fail2ban's rules.
 
-    `home` and `run_folder` are its folders, `gate` and `forwards` what the kernel routes and forwards,
-    `tables`, `put` and `timers` are what is on the machine.
+    `home`, `run_folder` and `proc` are its folders, `gate` what the kernel has of the gate; `read`,
+    `change` and `timers` are about what is on the machine.
     """
     home, log, run_folder = tmp_path / "home", tmp_path / "timers", tmp_path / "run"
     proc = tmp_path / "proc"
@@ -140,8 +141,8 @@ def firewall(
         text = text.replace(path, str(stand_in))
     script.write_text(text)
     script.chmod(0o755)
-    rules = tmp_path / "rules"
-    tool("ip", FAKE_IP.format(rules=rules))
+    routing = tmp_path / "rules"
+    tool("ip", FAKE_IP.format(rules=routing))
     tool(
         "systemd-sysctl",
         f'echo 1 >{proc}/net/ipv4/ip_forward; [ "$*" = {tmp_path}/etc/forwarding.conf ]',
@@ -185,10 +186,10 @@ def firewall(
         script=script,
         home=home,
         run_folder=run_folder,
-        rules=rules,
+        rules=routing,
         proc=proc,
         gate=lambda family=4: (
-            Path(f"{rules}{family}").read_text() if Path(f"{rules}{family}").exists() else ""
+            Path(f"{routing}{family}").read_text() if Path(f"{routing}{family}").exists() else ""
         ),
         state=iptables,
         foreign=foreign,

@@ -416,7 +416,7 @@ NOT_IN_FORCE = "the firewall rules are not in force, nothing is forwarded"
 
 
 def test_without_its_rules_a_node_is_no_gateway(monitor):
-    """keepalived takes less than -253 for a fault: the node has no virtual IP, whoever else there is."""
+    """keepalived takes less than -253 for a fault: the node gives up the virtual IP."""
     (monitor.home / "firewall").touch()
     monitor.start()
     assert monitor.penalty() == -254

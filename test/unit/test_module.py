@@ -229,7 +229,7 @@ def test_routes(module, node):
 def test_ruleset_of_this_node_and_of_another(module, node):
     for name, peer in ((None, "10.77.0.3"), ("gw2", "10.77.0.2")):
         rules = module.ruleset(node=name)
-        assert list(rules) == ["sets", "v4", "v6"]
+        assert list(rules) == ["sets", "v4", "v6", "closed4", "closed6"]
         assert f"-s {peer} -p 112 -j ACCEPT" in rules["v4"]
 
 

@@ -945,7 +945,7 @@ def test_without_one_of_its_tables_a_node_lets_nobody_in(node, table, flow):
 def test_without_our_rules_nothing_is_forwarded(node):
     found = node()
     for chains in found.chains.values():
-        chains.update(dict.fromkeys(chains, []))
+        chains.update({place: [] for place in chains})
     forwarded = [*FROM_OUTSIDE, "eth0 10.77.0.10>192.0.2.1 tcp/443", "eth0 fd77::9>2001:db8::1 gre"]
     assert {found.meets(packet(flow)) for flow in forwarded} == {"gated"}
     assert found.meets(packet("self 10.77.0.2>192.0.2.1 tcp/443")) == "nobody says"
