@@ -651,8 +651,12 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
             _stage(f"{folder}/.{trial}", ruleset | kernel | {"digest": digest})
             _try_ruleset(trial, peers, confirm_timeout)
 
-    done = "loaded" if ruleset else "removed"
-    return _result(name, changes, f"Rules {done}.", f"Rules would be {done}.", act)
+    done, planned = ("Rules loaded.", "Rules would be loaded.")
+    if not ruleset:
+        done, planned = ("Rules removed.", "Rules would be removed.")
+        if (_read(f"{PROC_SYS}/net/ipv4/ip_forward") or "").strip() == "1":
+            done += " This node forwards packets without them: net.ipv4.ip_forward is 1."
+    return _result(name, changes, done, planned, act)
 
 
 def _families(files):

@@ -21,8 +21,10 @@ dpkg-query -W -f '${Package} ${Status}\n'
 systemctl list-units --plain --no-legend --type=service,target --state=active | cut -d' ' -f1 |
     grep -vE '^(user|session|packagekit|pcscd|salt|run-|apt-)' | sort
 { iptables-save; ip6tables-save; ipset save; } 2>/dev/null | sed -e '/^#/d' -e 's/\\[[0-9:]*\\]//'
+ip rule show; ip -6 rule show
 ip -brief -4 address | sed 's/@if[0-9]*//; s/  */ /g'; ip -4 route show table all | sort
-grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/ip_nonlocal_bind \
+grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/src_valid_mark \
+    /proc/sys/net/ipv4/ip_nonlocal_bind \
     /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/*_redirects
 """
 

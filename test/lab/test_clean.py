@@ -40,7 +40,7 @@ grep -rlE 'Managed by Salt|GATEWAY-' /etc /usr/lib/systemd /var/lib --exclude-di
 systemctl list-unit-files --no-legend '*gateway*'
 systemctl list-units --all --no-legend --plain '*gateway*' 'keepalived*'
 { iptables-save; ip6tables-save; ipset save; } | grep -E 'GATEWAY|gateway|10\.8\.|77'
-ip route show proto 119; ip -brief link show | grep vpn; ip address show to 10.77.0.1
+ip route show proto 119; ip rule show | grep 119; ip -6 rule show | grep 119; ip -brief link show | grep vpn; ip address show to 10.77.0.1
 """
 
 
@@ -59,7 +59,9 @@ def kernel(lines: list[str]) -> list[str]:
     """The part of a snapshot that is the kernel's: addresses, routes, rules, settings. A table that
     was used once stays there, empty."""
     starts = ("/proc/", "-A ", ":MINE", "eth")
-    return [line for line in lines if line.startswith(starts) or " dev " in line]
+    return [
+        line for line in lines if line.startswith(starts) or " dev " in line or "\tfrom " in line
+    ]
 
 
 def test_clean_leaves_nothing_of_ours_and_all_else_as_it_was(fresh: Lab) -> None:

@@ -21,6 +21,7 @@ WITH_A_SET = {
     "groups": {"few": ["192.0.2.0/24", "203.0.113.9"]},
     "input": [{"from": "few", "action": "drop"}],
 }
+GUARD = "systemctl kill --signal={} --kill-who=all gateway-firewall-guard"
 FORWARD_443 = "http://198.51.100.2:443/"
 Rules = Callable[..., dict[str, Any]]
 
@@ -154,6 +155,15 @@ DRIFT = {
 }
 
 
+@pytest.fixture
+def without_guard(site: Lab) -> Iterator[None]:
+    """The guard of gw1 stands still: what is flushed waits for the next apply."""
+    site.host("gw1").run(GUARD.format("STOP"))
+    yield
+    site.host("gw1").run(GUARD.format("CONT"))
+
+
+@pytest.mark.usefixtures("without_guard")
 @pytest.mark.parametrize("spoil", DRIFT)
 def test_what_somebody_changed_is_shown_and_put_right(site: Lab, rules: Rules, spoil: str) -> None:
     command, line = DRIFT[spoil]
@@ -326,15 +336,20 @@ def test_iptables_legacy(legacy: Lab, rules: Rules) -> None:
         "loaded": True,
         "drift": False,
         "pending": False,
+        "gate": True,
+        "closed": None,
+        "restored": 0,
     }
     assert "GATEWAY" in gw1.run("iptables-legacy-save").stdout
     assert "GATEWAY" not in gw1.run("iptables-nft-save").stdout
     assert checks.http(legacy.host("laptop"), FORWARD_443) == "backend01 saw 198.51.100.50"
     good = own(gw1)
+    gw1.run(GUARD.format("STOP"))
     gw1.run("iptables -t nat -F GATEWAY-PREROUTING; iptables -D FORWARD -j GATEWAY-FORWARD")
     predicted = apply(legacy, test=True)
     assert apply(legacy) == predicted
     assert own(gw1) == good
+    gw1.run(GUARD.format("CONT"))
 
     # It stays there, whatever the distribution's choice becomes.
     gw1.run("update-alternatives --set iptables /usr/sbin/iptables-nft")

@@ -107,7 +107,8 @@ case "$*" in
             case $verb in
                 del) grep -q "^$pref:" "$file" || exit 2; sed -i "/^$pref:/d" "$file" ;;
                 add)
-                    printf '%s:\\tfrom all %s proto 119\\n' "$pref" "${{rest% protocol 119}}" >>"$file" ;;
+                    rest=${{rest% protocol 119}}
+                    printf '%s:\\tfrom all %s proto 119\\n' "$pref" "$rest" >>"$file" ;;
             esac
         done ;;
     *) exit 64 ;;

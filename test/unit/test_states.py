@@ -446,6 +446,16 @@ def test_firewall(machine, site):
     assert os.listdir(site.firewall.home) == []
 
 
+@pytest.mark.parametrize(("forwards", "said"), [("1", True), ("0", False)])
+def test_a_node_that_forwards_without_rules_is_told_so(machine, site, forwards, said):
+    apply(machine)
+    path = machine.folder / "proc/net/ipv4/ip_forward"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{forwards}\n")
+    comment = machine.run("firewall", "rules", {})["comment"]
+    assert ("forwards packets without them" in comment) is said
+
+
 def test_firewall_with_nothing_to_do_is_three_processes(machine, site):
     bare = RULESET | {"sets": "", "v4": V4.replace("-m set --match-set gateway-few-1 src ", "")}
     for ruleset, more in ((bare, []), (RULESET, ["ipset"])):
