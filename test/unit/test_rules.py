@@ -1124,6 +1124,7 @@ BRANCH_FLOWS = {
             "accepted at 10.77.0.10:443 as 10.77.0.2",
         ),
         ("eth0 10.77.0.10>10.77.0.2 tcp/40000 ESTABLISHED", "accepted"),
+        ("eth1 192.0.2.1>198.51.100.2 tcp/443", "accepted at 10.77.0.10:443"),
         ("eth9 10.50.0.5>10.77.0.10 tcp/22", "dropped"),
         ("eth9 10.50.0.5>192.168.9.2 tcp/22", "dropped"),
         # Nobody outside has such an address, nor a way to it.
