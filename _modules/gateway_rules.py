@@ -489,10 +489,9 @@ class _Family:
             f"-s {self.network} -o {self.internal} -m conntrack --ctstate DNAT",
             f"-j SNAT --to-source {self.plan['internal']['virtual_ip']}",
         )
-        if self.client_networks and self.plan["routes"]:
-            text = "The answer to a network behind a client would pass untracked: here it does not."
-            self._note("nat", "POSTROUTING", text)
         for network in self.client_networks if self.plan["routes"] else []:
+            # Elsewhere than at the node itself the answer would pass untracked.
+            self._note("nat", "POSTROUTING", f"{network}, behind a client, asks by a forward.")
             self._add(
                 "nat",
                 "POSTROUTING",
