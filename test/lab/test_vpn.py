@@ -416,7 +416,7 @@ def test_a_user_comes_with_the_certificate_of_that_name(
     for name in GATEWAYS:
         site.host(name).write(HOW["script"], script, 0o755)
     ok(pillar(vpn(**main(auth={"script": HOW["script"], "same_name": True}))))
-    refused(site, GW1, more="auth-user-pass /srv/vpn/good\n")
+    assert "AUTH_FAILED" in refused(site, GW1, more="auth-user-pass /srv/vpn/good\n")
     laptop = site.host("laptop")
     laptop.write("/srv/vpn/own", "laptop\nlab-password\n", 0o600)
     with Tunnel(site, GW1, more="auth-user-pass /srv/vpn/own\n") as tunnel:
