@@ -116,15 +116,29 @@ def _interface_errors(plan):
     return errors
 
 
+def _advertisement_errors(plan):
+    """Who has IPv6 from a router on the public side would lose it without a word."""
+    if plan["public"]["accept_ra"] is not None:
+        return []
+    command = ["ip", "-json", "-6", "route", "show", "default", "dev", plan["public"]["interface"]]
+    routes = json.loads(_output(*command) or "[]")
+    return [
+        "gateway:public:accept_ra: this node has a default route of IPv6 from an advertisement of"
+        f" {route.get('gateway')}; say true if it is to keep it, and false if not"
+        for route in routes
+        if route.get("protocol") == "ra"
+    ]
+
+
 def _ssh_errors(plan):
     """Who applies this over SSH from the public side must be able to come again."""
     connection = os.environ.get("SSH_CONNECTION", "").split()
     if len(connection) != 4:
         return []
-    client, port = connection[0], int(connection[3])
+    client, port, to = connection[0], int(connection[3]), connection[2]
     route = json.loads(_output("ip", "-json", "route", "get", client) or "[{}]")[0]
     public = plan["public"]["interface"]
-    if route.get("dev") != public or gateway_rules.lets_in(plan, client, port):
+    if route.get("dev") != public or gateway_rules.lets_in(plan, client, port, to):
         return []
     return [
         f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
@@ -219,7 +233,8 @@ def validate(warnings=True, **kwargs):
     errors = gateway_plan.check_node(site, __opts__["id"])
     if errors:
         return errors
-    errors = [*_interface_errors(plan()), *_ssh_errors(plan())]
+    here = plan()
+    errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
     return [*errors, *_expiry_warnings()] if warnings else errors
 
 

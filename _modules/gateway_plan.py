@@ -22,6 +22,12 @@ HIGHEST_ID = 200
 ROUTER_ID = 51  # keepalived's customary one
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
 SYNC_PORT = 3780  # conntrackd's customary one
+# What listens on every gateway, by IANA's numbers. 323 is chrony's for commands of the node itself.
+SERVICE_PORTS = {"53/udp": "DNS", "53/tcp": "DNS", "123/udp": "time", "323/udp": "time"}
+# Networks that no host has an address of: RFC 6890 section 2.2.2, RFC 5771 section 3.
+NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")))
+LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 section 2.7
+LONGEST_NAME = 253  # of a name in DNS, without the dot at its end: RFC 1035 section 2.3.4
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
@@ -41,7 +47,7 @@ INSTANCE_PREFIX = "gateway-"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _LABEL_PATTERN = re.compile(_LABEL)
 _DOMAIN_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_INTERFACE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_INTERFACE_PATTERN = re.compile(r"(?!(?:lo|all|default)$)[A-Za-z0-9][A-Za-z0-9._-]*")
 _MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 # OpenVPN looks for a client's file by its common name, after replacing all other characters. 64 is
@@ -137,12 +143,14 @@ class Node:
 @dataclass(frozen=True)
 class Network:
     """The internal or the public side. Only the public one may lack a network and a virtual IP,
-    or have further addresses that move with the virtual IP."""
+    have further addresses that move with the virtual IP, or believe what routers of IPv6 say
+    (``accept_ra``; None where the pillar does not say)."""
 
     interface: str
     network: IPv4Network | None
     virtual_ip: IPv4Address | None
     addresses: tuple[IPv4Address, ...] = ()
+    accept_ra: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -155,11 +163,13 @@ class StateSync:
 
 @dataclass(frozen=True)
 class VpnAuth:
-    """Who checks names and passwords, PAM or a script; a token lives so many seconds."""
+    """Who checks names and passwords, PAM or a script; a token lives so many seconds.
+    ``same_name``: the name has to be that of the certificate."""
 
     pam: str | None
     script: str | None
     token_lifetime: int
+    same_name: bool
 
 
 @dataclass(frozen=True)
@@ -481,6 +491,20 @@ def _network(value: object) -> IPv4Network:
     return network
 
 
+def _host_network(value: object, no_hosts: tuple[IPv4Network, ...] = NO_HOSTS) -> IPv4Network:
+    """A network whose addresses hosts may have."""
+    network = _network(value)
+    for other in no_hosts:
+        if network.overlaps(other):
+            raise ValueError(f"{network} overlaps {other}, of which no host has an address")
+    return network
+
+
+def _inside_network(value: object) -> IPv4Network:
+    """A network that the gateways route."""
+    return _host_network(value, (*NO_HOSTS, LINK_LOCAL))
+
+
 def _mac(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         raise ValueError(f"YAML read a number ({_show(value)}); put the MAC address in quotes")
@@ -497,7 +521,7 @@ _label = _lower(_matching(_LABEL_PATTERN, "a host name (letters, digits and inne
 
 def _dns_name(value: object) -> str:
     text = _text(value).lower()
-    if len(text) > 253 or not _DOMAIN_PATTERN.fullmatch(text):
+    if len(text) > LONGEST_NAME or not _DOMAIN_PATTERN.fullmatch(text):
         raise ValueError(f"{_show(value)} is not a domain name")
     if text.rsplit(".", 1)[-1].isdigit():
         raise ValueError(f"{_show(value)} is not a domain name: its last label is a number")
@@ -588,6 +612,9 @@ def _client_name(value: object) -> str:
 
 def _client_network(value: object) -> IPv4Network:
     network = _network(value)
+    for other in (*NO_HOSTS, LINK_LOCAL):
+        if network.subnet_of(other):
+            raise ValueError(f"{network} is inside {other}, of which no host has an address")
     # A node on which the client is connected routes to both halves: a longer prefix wins.
     if not 1 <= network.prefixlen <= 31:
         raise ValueError(f"{network} is not a /1 to /31")
@@ -621,17 +648,36 @@ def _setting(value: object) -> str:
     return text
 
 
+# What the formula itself starts, beside what is called gateway-; by each name that it has.
+OWN_UNITS = (
+    *("keepalived", "conntrackd"),
+    *("chrony", "chronyd", "ntpsec", "ntp", "ntpd", "chrony-wait", "ntpsec-wait"),
+)
+
+
 def _followed_unit(value: object) -> str:
     unit = _matching(_UNIT_PATTERN, "the full name of a systemd unit such as nginx.service")(value)
     if len(unit) > 200:  # systemd's limit is 255, a file's name too, and ours has a suffix
         raise ValueError(f"{_show(value)} is longer than 200 characters")
-    if unit.startswith(("gateway-", "openvpn-server@gateway-")) or unit == "keepalived.service":
+    name = unit.rsplit(".", 1)[0]
+    if name in OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
         raise ValueError(f"{unit} is the formula's own")
     return unit
 
 
 def _push(value: object) -> str:
     return _setting(_text(value))
+
+
+def _no_host(ip: IPv4Address, network: IPv4Network) -> str | None:
+    """Why no host in the network can have this address; None if one can."""
+    if ip not in network:
+        return f"{ip} is not inside {network}"
+    if network.prefixlen < 31 and ip == network.network_address:
+        return f"{ip} is the address of the network {network} itself"
+    if network.prefixlen < 31 and ip == network.broadcast_address:
+        return f"{ip} is the broadcast address of {network}"
+    return None
 
 
 def _did_you_mean(word: object, choices: Any) -> str:
@@ -678,12 +724,9 @@ class _Reader:
         """Note it as a fault where ``ip`` cannot be a host's address in ``network``."""
         if ip is None or network is None:
             return
-        if ip not in network:
-            self.fault(path, f"{ip} is not inside {network}")
-        elif network.prefixlen < 31 and ip == network.network_address:
-            self.fault(path, f"{ip} is the address of the network {network} itself")
-        elif network.prefixlen < 31 and ip == network.broadcast_address:
-            self.fault(path, f"{ip} is the broadcast address of {network}")
+        fault = _no_host(ip, network)
+        if fault:
+            self.fault(path, fault)
 
 
 class _Section:
@@ -830,7 +873,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     }
     names = _Names(reader, hosts, servers, addresses)
     firewall = _read_firewall(top.section("firewall"), names)
-    nat = _read_nat(top.section("nat"), names, internal, public)
+    nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
         reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
     dns = top.section("dns")
@@ -859,6 +902,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         keepalived=Service((), keepalived.settings()),
         follow_virtual_ip=top.items("follow_virtual_ip", _followed_unit),
     )
+    _check_places(reader, internal, public, nodes, servers, hosts)
+    _check_names(reader, domain, nodes, hosts)
+    _check_own_ports(reader, site)
     for number, unit in enumerate(site.follow_virtual_ip):
         reader.claim("unit", unit, f"gateway:follow_virtual_ip:{number}")
     for section in (dns, ntp, keepalived, top):
@@ -869,7 +915,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
 def _read_internal(section: _Section) -> Network:
     network = Network(
         interface=section.get("interface", _interface),
-        network=section.get("network", _network),
+        network=section.get("network", _inside_network),
         virtual_ip=section.get("virtual_ip", _address),
     )
     section.close()
@@ -880,9 +926,10 @@ def _read_internal(section: _Section) -> Network:
 def _read_public(section: _Section) -> Network:
     network = Network(
         interface=section.get("interface", _interface),
-        network=section.get("network", _network, None),
+        network=section.get("network", _host_network, None),
         virtual_ip=section.get("virtual_ip", _address, None),
         addresses=section.items("addresses", _address),
+        accept_ra=section.get("accept_ra", _boolean, None),
     )
     section.close()
     if network.addresses and "virtual_ip" not in section.values:
@@ -957,6 +1004,87 @@ def _read_node(
         )
     _check_sync_link(section, node, internal, public, link)
     return node
+
+
+def _check_places(
+    reader: _Reader,
+    internal: Network,
+    public: Network,
+    nodes: tuple[Node, ...],
+    servers: tuple[VpnServer, ...],
+    hosts: tuple[Host, ...],
+) -> None:
+    """What is in a network where nothing can reach it, and names that two interfaces would have.
+    Networks that overlap have been named already."""
+    vpn = [pair for pair in reader.networks if pair[1].startswith("gateway:vpn:")]
+    for node in nodes:
+        inside = [(internal.network, "gateway:internal:network"), *vpn] if internal.network else vpn
+        for key, address, networks in (
+            ("public", node.public, [] if public.network else inside),
+            ("sync", node.sync, vpn),
+        ):
+            for network, path in networks:
+                if address and address in network:
+                    reader.fault(
+                        f"gateway:nodes:{node.name}:{key}",
+                        f"{address} is inside {network} of {path}",
+                    )
+        for interface in (node.internal_interface, node.public_interface, node.sync_interface):
+            for server in servers:
+                if interface == DEVICE_PREFIX + server.name:
+                    reader.fault(
+                        f"gateway:vpn:servers:{server.name}",
+                        f"its device would be {interface}, an interface of {node.name} already",
+                    )
+    elsewhere = [
+        host for host in hosts if host.ip and not (internal.network and host.ip in internal.network)
+    ]
+    for host in elsewhere:
+        for server in servers:
+            if server.network and host.ip in server.network:
+                reader.fault(
+                    f"gateway:hosts:{host.name}:ip",
+                    f"{host.ip} is inside {server.network} of VPN server {server.name}, which has"
+                    " clients and no hosts (gateway:vpn:clients)",
+                )
+
+
+def _check_names(
+    reader: _Reader, domain: str | None, nodes: tuple[Node, ...], hosts: tuple[Host, ...]
+) -> None:
+    """DNS has the names without a dot with the site's domain behind them."""
+    names = [(node.label, f"gateway:nodes:{node.name}") for node in nodes if node.label]
+    for host in hosts:
+        path = f"gateway:hosts:{host.name}"
+        names.append((host.name, path))
+        names += [(alias, f"{path}:aliases:{n}") for n, alias in enumerate(host.aliases)]
+    for name, path in names:
+        full = f"{name}.{domain}"
+        if domain and "." not in name and len(full) > LONGEST_NAME:
+            reader.fault(
+                path, f"{_show(full, 40)} has {len(full)} characters; DNS takes {LONGEST_NAME}"
+            )
+
+
+def _check_own_ports(reader: _Reader, site: Site) -> None:
+    """A VPN server listens on all addresses, also on those where a service of ours does."""
+    own = dict(SERVICE_PORTS)
+    if site.dhcp.enabled:
+        own["67/udp"] = "DHCP"
+    if not all(node.public for node in site.nodes):
+        own["68/udp"] = "the DHCP client of a node without a public address in the pillar"
+    if site.state_sync.enabled:
+        own[f"{SYNC_PORT}/udp"] = "state sync"
+    # Where SSH is open to the public side, it has claimed its port.
+    if not site.firewall.ssh_from:
+        own[f"{site.firewall.ssh_port}/tcp"] = "SSH"
+    for server in site.vpn_servers:
+        port = f"{server.port}/{server.proto}"
+        if port in own:
+            reader.fault(
+                f"gateway:vpn:servers:{server.name}:port",
+                f"port {port} is the gateway's own already, for {own[port]}",
+            )
 
 
 def _read_sync_link(top: _Section) -> str | None:
@@ -1076,7 +1204,7 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
         section = entry.section
         server = VpnServer(
             name=entry.name,
-            network=section.get("network", _network),
+            network=section.get("network", _inside_network),
             prefix=section.get("prefix", _whole(*VPN_PREFIXES), 24),
             port=section.get("port", _whole(1, 65535), 1194),
             proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
@@ -1088,6 +1216,15 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             settings=section.settings(),
         )
         section.close()
+        if (
+            server.auth
+            and server.auth.same_name
+            and "username-as-common-name" in dict(server.settings)
+        ):
+            section.reader.fault(
+                f"{section.at('settings')}:username-as-common-name",
+                "with auth:same_name the name of the certificate counts",
+            )
         for keyword, _ in server.settings:
             if keyword in OWN_OPTIONS:
                 section.reader.fault(
@@ -1120,6 +1257,7 @@ def _read_auth(server: _Section) -> VpnAuth | None:
         pam=section.get("pam", _matching(_PAM_PATTERN, "the name of a PAM service"), None),
         script=section.get("script", _matching(_PATH_PATTERN, "an absolute path"), None),
         token_lifetime=section.get("token_lifetime", _whole(600, 31_536_000), TOKEN_LIFETIME),
+        same_name=section.get("same_name", _boolean, False),
     )
     section.close()
     if not section.readable:
@@ -1163,13 +1301,22 @@ def _read_clients(
 def _subnets(
     servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
 ) -> list[tuple[VpnServer, IPv4Network]]:
-    """Every node's subnet of every server, as far as the pillar says enough about them."""
-    return [
-        (server, server.subnet(node))
-        for server in servers
-        for node in nodes
-        if server.network and server.prefix and node.id
-    ]
+    """Every node's subnet of every server, as far as what the pillar says of them can be."""
+    found = [(server, _fitting_subnet(server, node)) for server in servers for node in nodes]
+    return [(server, subnet) for server, subnet in found if subnet]
+
+
+def _fitting_subnet(server: VpnServer, node: Node) -> IPv4Network | None:
+    """The node's subnet; None where there is none for it (``_check_blocks`` says why)."""
+    if not (server.network and server.prefix and node.id):
+        return None
+    if node.name not in server.subnets:
+        blocks = 1 << max(0, server.prefix - server.network.prefixlen)
+        if server.prefix < server.network.prefixlen or node.id > blocks:
+            return None
+    subnet = server.subnet(node)
+    fits = VPN_PREFIXES[0] <= subnet.prefixlen <= VPN_PREFIXES[1]
+    return subnet if fits and subnet.subnet_of(server.network) else None
 
 
 def _check_client_id(
@@ -1331,7 +1478,7 @@ def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[H
             # `www` and `www.` + the site's domain are the same name.
             short = alias.removesuffix(f".{domain}")
             reader.claim("host name", short, f"{section.at('aliases')}:{number}")
-        if host.mac:
+        if host.mac or (host.ip and internal.network and host.ip in internal.network):
             reader.inside(host.ip, internal.network, section.at("ip"))
         hosts.append(host)
     return tuple(sorted(hosts, key=lambda host: (host.ip or IPv4Address(0), host.name)))
@@ -1570,7 +1717,11 @@ def _read_raw(firewall: _Section, key: str, family: int) -> list[tuple[int, str,
     return found
 
 
-def _read_nat(nat: _Section, names: _Names, internal: Network, public: Network) -> Nat:
+def _read_nat(
+    nat: _Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
+) -> Nat:
+    gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
+
     def target(value: object) -> tuple[str, IPv4Address]:
         name = _server_address(value)
         host = names.hosts.get(name)
@@ -1582,6 +1733,12 @@ def _read_nat(nat: _Section, names: _Names, internal: Network, public: Network) 
         if ip and internal.network and ip not in internal.network:
             shown = name if name == str(ip) else f"{name} ({ip})"
             raise ValueError(f"{shown} is not inside {internal.network}")
+        if not host:  # of a host it is said where it stands
+            if ip in gateways:
+                raise ValueError(f"{ip} is the gateway itself; what reaches it is for input rules")
+            fault = _no_host(ip, internal.network) if internal.network else None
+            if fault:
+                raise ValueError(fault)
         return name, ip
 
     one_to_one = [_read_one_to_one(entry, target, public) for entry in nat.sections("one_to_one")]
@@ -1776,7 +1933,10 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             for peer in peers
         ],
         "internal": _plan_side(site.internal, node.internal_interface),
-        "public": _plan_side(site.public, node.public_interface),
+        "public": {
+            **_plan_side(site.public, node.public_interface),
+            "accept_ra": site.public.accept_ra,
+        },
         "kernel": _plan_kernel(site, node),
         # Apart from the rest: it is switched on when the rules are in force, and not before.
         "forwarding": {"net/ipv4/ip_forward": "1"},
@@ -1830,6 +1990,10 @@ def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
     for scope in ("all", "default", node.internal_interface, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    # A router of IPv6 takes its default route from nobody, least of all from who is behind it.
+    settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
+    if not site.public.accept_ra:
+        settings[f"net/ipv6/conf/{node.public_interface}/accept_ra"] = "0"
     if site.state_sync.enabled:
         # What a node knows of a connection's sequence numbers is old when it takes over.
         settings["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
@@ -2177,7 +2341,8 @@ def _plan_dhcp(site: Site) -> dict[str, Any]:
         # The nodes' own addresses: a time source that does not change its face on a failover.
         "ntp": [str(node.internal) for node in site.nodes],
         "reservations": [
-            {"name": host.name, "ip": str(host.ip), "mac": host.mac}
+            # dnsmasq would take a short name such as 3d, 42 or ignore for something else.
+            {"name": f"{host.name}.{site.domain}", "ip": str(host.ip), "mac": host.mac}
             for host in site.hosts
             if host.mac
         ],

@@ -1,7 +1,9 @@
 """The firewall's compiler: from one node's plan to what iptables-restore and ipset restore read.
 
 A library in plain Python, like ``gateway_plan``. Chains of ours are called GATEWAY- and, where a
-built-in chain leads to them, its name; the jumps are made where the rules are loaded.
+built-in chain leads to them, its name; the jumps are made where the rules are loaded. The others
+are called from these: DNAT has the forwards, SOURCES drops who has an address of the inside and
+comes from elsewhere, INSIDE accepts what stays inside.
 """
 
 import hashlib
@@ -14,11 +16,10 @@ from typing import Any
 CHAINS = {
     "raw": ("PREROUTING", "OUTPUT"),
     "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
-    "nat": ("PREROUTING", "POSTROUTING"),
-    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE"),
 }
 PREFIX = "GATEWAY-"
-TUNNELS = "vpn-+"  # iptables' wildcard for gateway_plan.DEVICE_PREFIX
 # A value for local use (RFC 2474 section 6, pool 2): "a peer has sent this on already".
 PASSED_ON = "0x3f"
 # What the loader's `ip rule` asks for: a packet without it is not forwarded, and without our rules
@@ -28,6 +29,8 @@ MARK = "0x40000000"
 UNJUDGED = "0x20000000"
 
 VRRP = "112"  # IANA's protocol number
+# RFC 9568 section 5.1.1.3: a packet that a router has passed on is not from the peer.
+ADVERT_TTL = 255
 # So many members of a group may come in by SSH where there are no sets.
 CLOSED_MEMBERS = 200
 # multiport(8 of iptables-extensions): 15 ports, and a range counts as two.
@@ -39,10 +42,12 @@ SET_NAME_LENGTH = 31
 ICMP = ("3", "11", "12")
 ECHO = "8"
 # RFC 4890 section 4.4: errors and echo from anywhere; from the link only neighbour discovery (141
-# and 142 are its inverse), multicast listeners, its secure form, and multicast routers.
+# and 142 are its inverse), multicast listeners, its secure form, and multicast routers. What a
+# router says of itself (134) is heard where the pillar wants it.
 ICMP6 = ("1", "2", "3", "4")
 ECHO6 = "128"
-DISCOVERY = ("133", "134", "135", "136", "141", "142")
+ADVERTISEMENT = "134"
+DISCOVERY = ("133", ADVERTISEMENT, "135", "136", "141", "142")
 ICMP6_LINK = (*DISCOVERY, "130", "131", "132", "143", "148", "149", "151", "152", "153")
 
 _Plan = dict[str, Any]
@@ -67,17 +72,23 @@ def ruleset(plan: _Plan) -> dict[str, str]:
     }
 
 
-def lets_in(plan: _Plan, address: str, port: int) -> bool:
-    """Whether ``address``, on the public side, may open TCP connections to this port of the node.
+def lets_in(plan: _Plan, address: str, port: int, to: str) -> bool:
+    """Whether ``address``, on the public side, may open TCP connections to this port of the node,
+    at its address ``to``.
 
-    True also where it cannot be told: the pillar has lines of iptables for the chain.
+    True also where it cannot be told: the pillar has lines of iptables for a chain on the way.
     """
     firewall = plan["firewall"]
     version = ip_address(address).version
-    if any((raw["family"], raw["chain"]) == (version, "INPUT") for raw in firewall["raw"]):
+    chains = ("PREROUTING", "INPUT")
+    if any(raw["family"] == version and raw["chain"] in chains for raw in firewall["raw"]):
         return True
+    if _leads_on(plan, address, port, to):
+        return False
     for rule in firewall["input"]:
-        if rule["to"] or rule["proto"] not in (None, "both", "tcp", "6"):
+        if rule["proto"] not in (None, "both", "tcp", "6"):
+            continue
+        if rule["to"] and not any(_is_from(plan, end, to) for end in rule["to"]):
             continue
         if rule["ports"] and not any(_holds(ports, port) for ports in rule["ports"]):
             continue
@@ -87,13 +98,30 @@ def lets_in(plan: _Plan, address: str, port: int) -> bool:
     return port == ssh["port"] and any(_is_from(plan, source, address) for source in ssh["from"])
 
 
+def _leads_on(plan: _Plan, address: str, port: int, to: str) -> bool:
+    """Whether table nat leads the connection to a host behind the node."""
+    nat, usual = plan["nat"], plan["public"]["virtual_ip"]
+    if any(entry["address"] == to for entry in nat["one_to_one"]):
+        return True
+    if ip_address(to).version == 6:
+        return False
+    return any(
+        # Without a virtual IP a forward has the node's own address.
+        (forward["address"] or usual or to) == to
+        and forward["proto"] == "tcp"
+        and _holds(forward["ports"], port)
+        and (not forward["from"] or any(_is_from(plan, end, address) for end in forward["from"]))
+        for forward in nat["forwards"]
+    )
+
+
 def _holds(ports: str, port: int) -> bool:
     first, _, last = ports.partition(":")
     return int(first) <= port <= int(last or first)
 
 
 def _is_from(plan: _Plan, source: dict[str, Any], address: str) -> bool:
-    """Whether a rule's source means this address of the public side."""
+    """Whether an end of a rule means this address of the public side."""
     if "group" in source:
         members = plan["firewall"]["groups"][source["group"]]
         return any(_is_in(address, member) for member in members["v4"] + members["v6"])
@@ -190,7 +218,8 @@ class _Family:
         self.network = plan["internal"]["network"]
         self.vpn_networks = [server["network"] for server in plan["vpn"]["servers"]]
         self.client_networks = plan["vpn"]["networks"]
-        self.inside = [self.internal, *([TUNNELS] if self.vpn_networks else [])]
+        self.devices = [server["device"] for server in plan["vpn"]["servers"]]
+        self.inside = [self.internal, *self.devices]
         self.chains: dict[tuple[str, str], list[str]] = {
             (table, chain): [] for table, chains in CHAINS.items() for chain in chains
         }
@@ -203,6 +232,7 @@ class _Family:
         self._input()
         self._forward()
         self._lines("filter", "OUTPUT")
+        self._within()
 
     def text(self) -> str:
         lines = []
@@ -310,20 +340,41 @@ class _Family:
         else:
             self._add("filter", chain, *match, "-j DROP")
 
-    def _inside_only(self, chain: str, what: str) -> None:
-        """Nobody on the public side has an address of the inside, whatever the routes say."""
-        if self.version == 4:
-            self._note("filter", chain, "The public side has no addresses of the inside.")
-            for network in (self.network, *self.vpn_networks, *self.client_networks):
-                self._refuse(chain, what, "drop", f"-i {self.public} -s {network}")
+    def _only_from_inside(self, chain: str, what: str) -> None:
+        """Nobody elsewhere has an address of the inside, whatever the routes say."""
+        if self.version == 6:
+            return
+        self._note("filter", chain, "Nobody elsewhere has an address of the inside.")
+        self._refuse(chain, what, "drop", f"! -i {self.internal} -s {self.network}")
+        for network in (*self.vpn_networks, *self.client_networks):
+            self._add("filter", chain, f"-s {network} -j {PREFIX}SOURCES")
+
+    def _within(self) -> None:
+        """Where those of the VPN come from, and the ways that lead to somebody inside."""
+        if self.version == 6 or not self.devices:
+            return
+        self._note("filter", "SOURCES", "Clients of this node, and what is behind them.")
+        for device in self.devices:
+            self._add("filter", "SOURCES", f"-i {device} -j RETURN")
+        if self.plan["routes"]:
+            self._note("filter", "SOURCES", "Those of a peer, which sends them on.")
+        for route in self.plan["routes"]:
+            back = f"-i {self.internal} -s {route['destination']} -j RETURN"
+            self._add("filter", "SOURCES", back)
+        self._note("filter", "SOURCES", "Nobody else.")
+        self._refuse("SOURCES", "source", "drop")
+        self._note("filter", "INSIDE", "Not out of the other interfaces, whatever the routes say.")
+        for interface in self.inside:
+            self._add("filter", "INSIDE", f"-o {interface} -j ACCEPT")
 
     # The tables
 
     def _untracked(self) -> None:
         if self.version == 4:
             self._note("raw", "PREROUTING", "A full conntrack table must not stop VRRP.")
-            for chain in ("PREROUTING", "OUTPUT"):
-                self._add("raw", chain, f"-p {VRRP} -j CT --notrack")
+            for advert in self._adverts():
+                self._add("raw", "PREROUTING", advert, "-j CT --notrack")
+            self._add("raw", "OUTPUT", f"-p {VRRP} -j CT --notrack")
             self._sync_untracked()
 
     def _raw_table(self) -> None:
@@ -352,9 +403,25 @@ class _Family:
                 "PREROUTING",
                 f"-i {self.internal} -s {self.network} -d {route['destination']} -j CT --notrack",
             )
-        # Where the client is, is not known here: the other direction may or may not be seen.
+        # The other direction is seen here where the client is; which node has it is not known. What
+        # is for the node itself it sees in both directions.
         for network in self.client_networks if self.plan["routes"] else []:
-            self._add("raw", "PREROUTING", f"-s {network} -d {self.network} -j CT --notrack")
+            for device in self.devices:
+                self._add(
+                    "raw",
+                    "PREROUTING",
+                    f"-i {device} -s {network} -d {self.network}",
+                    "-m addrtype ! --dst-type LOCAL -j CT --notrack",
+                )
+
+    def _adverts(self) -> list[str]:
+        """Matches for what a peer says in the election."""
+        return [
+            f"-i {instance['interface']} -s {peer} -d {instance['source']} -p {VRRP}"
+            f" -m ttl --ttl-eq {ADVERT_TTL}"
+            for instance in self.plan["vrrp"]["instances"]
+            for peer in instance["peers"]
+        ]
 
     def _sync_untracked(self) -> None:
         sync = self.plan["sync"]
@@ -383,13 +450,13 @@ class _Family:
         self._note("mangle", "FORWARD", "TCP through a tunnel: segments that fit into it.")
         mss = self.firewall["mss"]
         clamp = f"--set-mss {mss}" if mss else "--clamp-mss-to-pmtu"
-        for direction in ("-i", "-o"):
-            # A clamp never makes it larger; a fixed size only replaces what is larger.
-            larger = f"-m tcpmss --mss {mss + 1}:65535" if mss else ""
+        # A clamp never makes it larger; a fixed size only replaces what is larger.
+        larger = f"-m tcpmss --mss {mss + 1}:65535" if mss else ""
+        for direction, device in product(("-i", "-o"), self.devices):
             self._add(
                 "mangle",
                 "FORWARD",
-                f"{direction} {TUNNELS} -p tcp --tcp-flags SYN,RST SYN",
+                f"{direction} {device} -p tcp --tcp-flags SYN,RST SYN",
                 larger,
                 f"-j TCPMSS {clamp}",
             )
@@ -403,8 +470,9 @@ class _Family:
             self._add("mangle", "FORWARD", f"{back} {passed_on} -j DROP")
             out = f"-o {self.internal} -d {network} -j DSCP --set-dscp {PASSED_ON}"
             self._add("mangle", "FORWARD", out)
-            arrived = f"-o {TUNNELS} -d {network} {passed_on} -j DSCP --set-dscp 0"
-            self._add("mangle", "FORWARD", arrived)
+            for device in self.devices:
+                arrived = f"-o {device} -d {network} {passed_on} -j DSCP --set-dscp 0"
+                self._add("mangle", "FORWARD", arrived)
 
     def _nat(self) -> None:
         self._lines("nat", "PREROUTING")
@@ -421,6 +489,15 @@ class _Family:
             f"-s {self.network} -o {self.internal} -m conntrack --ctstate DNAT",
             f"-j SNAT --to-source {self.plan['internal']['virtual_ip']}",
         )
+        for network in self.client_networks if self.plan["routes"] else []:
+            # Elsewhere than at the node itself the answer would pass untracked.
+            self._note("nat", "POSTROUTING", f"{network}, behind a client, asks by a forward.")
+            self._add(
+                "nat",
+                "POSTROUTING",
+                f"-s {network} -o {self.internal} -m conntrack --ctstate DNAT",
+                f"-j SNAT --to-source {self.plan['node']['internal']}",
+            )
         nat = self.plan["nat"]
         out = f"-o {self.public}"
         for rule in nat["outbound"]:
@@ -439,18 +516,20 @@ class _Family:
 
     def _forwards(self) -> None:
         nat = self.plan["nat"]
+        self._note("nat", "PREROUTING", "Forwards are for the three sides.")
+        for interface in (self.public, *self.inside):
+            self._add("nat", "PREROUTING", f"-i {interface} -j {PREFIX}DNAT")
         for entry in nat["one_to_one"]:
-            self._note("nat", "PREROUTING", entry["key"])
-            self._add(
-                "nat", "PREROUTING", f"-d {entry['address']} -j DNAT --to-destination {entry['ip']}"
-            )
+            self._note("nat", "DNAT", entry["key"])
+            match = f"-d {entry['address']}"
+            self._add("nat", "DNAT", match, f"-j DNAT --to-destination {entry['ip']}")
         usual = self.plan["public"]["virtual_ip"]
         for forward in nat["forwards"]:
             if forward["address"] != usual:
                 self._forward_port(forward, f"-d {forward['address']}")
-        self._note("nat", "PREROUTING", "Forwards of the usual public address.")
+        self._note("nat", "DNAT", "Forwards of the usual public address.")
         for match in self._not_usual():
-            self._add("nat", "PREROUTING", match, "-j RETURN")
+            self._add("nat", "DNAT", match, "-j RETURN")
         for forward in nat["forwards"]:
             if forward["address"] == usual:
                 self._forward_port(forward)
@@ -460,12 +539,17 @@ class _Family:
         address = self.plan["public"]["virtual_ip"] or self.plan["node"]["public"]
         if address:
             return [f"! -d {address}"]
-        # By DHCP: any of the node's addresses but those of the inside.
+        # By DHCP: an address of the public interface. Who asks from inside does not come by it:
+        # there it is any of the node's addresses but those of the inside.
         inside = [self.network, *self.vpn_networks]
-        return ["-m addrtype ! --dst-type LOCAL", *(f"-d {network}" for network in inside)]
+        return [
+            f"-i {self.public} -m addrtype ! --dst-type LOCAL --limit-iface-in",
+            "-m addrtype ! --dst-type LOCAL",
+            *(f"-d {network}" for network in inside),
+        ]
 
     def _forward_port(self, forward: dict[str, Any], *match: str) -> None:
-        self._note("nat", "PREROUTING", forward["key"])
+        self._note("nat", "DNAT", forward["key"])
         first = forward["ports"].split(":")[0]
         to = forward["to_ports"].replace(":", "-")
         if "-" in to:
@@ -474,7 +558,7 @@ class _Family:
         for source in self._ends(forward["from"], "s"):
             self._add(
                 "nat",
-                "PREROUTING",
+                "DNAT",
                 source,
                 *match,
                 f"-p {forward['proto']} --dport {forward['ports']}",
@@ -491,11 +575,8 @@ class _Family:
         self._note("filter", chain, "The node itself, and the election of the primary.")
         self._add("filter", chain, "-i lo -j ACCEPT")
         if self.version == 4:
-            for instance in self.plan["vrrp"]["instances"]:
-                for peer in instance["peers"]:
-                    self._add(
-                        "filter", chain, f"-i {instance['interface']} -s {peer} -p {VRRP} -j ACCEPT"
-                    )
+            for advert in self._adverts():
+                self._add("filter", chain, advert, "-j ACCEPT")
             self._add("filter", chain, f"-p {VRRP} -j DROP")
             self._sync()
 
@@ -508,8 +589,9 @@ class _Family:
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
         if self.version == 4:
             self._note("filter", chain, "The public side knows no internal addresses.")
-            self._refuse(chain, "input", "drop", f"-i {self.public} -d {self.network}")
-        self._inside_only(chain, "input")
+            for network in (self.network, *self.vpn_networks):
+                self._refuse(chain, "input", "drop", f"-i {self.public} -d {network}")
+        self._only_from_inside(chain, "input")
         for rule in self.firewall["input"]:
             self._rule(chain, rule)
         self._services()
@@ -530,16 +612,21 @@ class _Family:
     def _icmp(self) -> None:
         chain = "INPUT"
         self._note("filter", chain, "ICMP that a router has to hear.")
+        what = [f"-p icmp --icmp-type {kind}" for kind in ICMP]
+        if self.version == 6:
+            what = [f"-p ipv6-icmp --icmpv6-type {kind}" for kind in ICMP6]
+        for interface, each in product((*self.inside, self.public), what):
+            self._add("filter", chain, f"-i {interface} {each} -j ACCEPT")
         if self.version == 4:
-            for kind in ICMP:
-                self._add("filter", chain, f"-p icmp --icmp-type {kind} -j ACCEPT")
             return
-        for kind in ICMP6:
-            self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} -j ACCEPT")
-        for kind in ICMP6_LINK:
+        believed = [self.public] if self.plan["public"]["accept_ra"] else []
+        for interface, kind in product((self.internal, self.public), ICMP6_LINK):
+            if kind == ADVERTISEMENT and interface not in believed:
+                continue
             # Routers do not pass on link-local addresses, nor anything with all of its hops left.
             local = "-m hl --hl-eq 255" if kind in DISCOVERY else "-s fe80::/10"
-            self._add("filter", chain, f"-p ipv6-icmp --icmpv6-type {kind} {local} -j ACCEPT")
+            match = f"-i {interface} -p ipv6-icmp --icmpv6-type {kind} {local}"
+            self._add("filter", chain, match, "-j ACCEPT")
 
     @property
     def _ssh(self) -> str:
@@ -556,14 +643,17 @@ class _Family:
                 self._ssh,
             ):
                 self._add("filter", chain, f"-i {interface} {service} -j ACCEPT")
+        # Clients of a peer's VPN come in by the internal interface too: this is not for them.
+        hosts = [f"-i {self.internal}" + (f" -s {self.network}" if self.version == 4 else "")]
         if self.version == 4:
-            self._add("filter", chain, f"-i {self.internal} -p udp --dport 67 -j ACCEPT")
-        self._note("filter", chain, "Services for everybody: echo, and the VPN.")
+            for source in (*hosts, f"-i {self.internal} -s 0.0.0.0"):
+                self._add("filter", chain, f"{source} -p udp --dport 67 -j ACCEPT")
+        self._note("filter", chain, "Services for the three sides: echo, and the VPN.")
         self._echo()
         for server in self.plan["vpn"]["servers"]:
             port = f"-p {server['proto']} --dport {server['port']}"
-            for interface in (self.public, self.internal):
-                self._add("filter", chain, f"-i {interface} {port} -j ACCEPT")
+            for source in (f"-i {self.public}", *hosts):
+                self._add("filter", chain, f"{source} {port} -j ACCEPT")
         self._ssh_from_outside()
         self._own_dhcp()
 
@@ -571,7 +661,8 @@ class _Family:
         echo = f"-p icmp --icmp-type {ECHO}"
         if self.version == 6:
             echo = f"-p ipv6-icmp --icmpv6-type {ECHO6}"
-        self._add("filter", "INPUT", echo, "-j ACCEPT")
+        for interface in (*self.inside, self.public):
+            self._add("filter", "INPUT", f"-i {interface} {echo} -j ACCEPT")
 
     def _ssh_from_outside(self) -> None:
         for network in self.firewall["ssh"]["from"]:
@@ -604,7 +695,7 @@ class _Family:
         self._common(chain)
         self._note("filter", chain, "NAT cannot translate it: it would leave with a wrong address.")
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
-        self._inside_only(chain, "forward")
+        self._only_from_inside(chain, "forward")
         for rule in self.firewall["forward"]:
             self._rule(chain, rule)
         if self.version == 4:
@@ -629,7 +720,10 @@ class _Family:
                 "drop",
                 f"-i {self.public} -m conntrack --ctstate DNAT --ctorigdst {entry['address']}",
             )
-        self._add("filter", chain, f"-o {self.internal} -m conntrack --ctstate DNAT -j ACCEPT")
+        # Those of the VPN may go there anyway.
+        for interface in (self.public, self.internal):
+            match = f"-i {interface} -o {self.internal} -m conntrack --ctstate DNAT"
+            self._add("filter", chain, match, "-j ACCEPT")
 
     def _outward(self) -> None:
         """What those behind the gateway may do by themselves."""
@@ -641,29 +735,29 @@ class _Family:
             self._add("filter", chain, internal, out, "-j ACCEPT")
         for rule in self.firewall["egress_allowed"]:
             self._rule(chain, rule, out)
+        # Clients of a peer come in by the internal interface, so in IPv4 it takes their addresses
+        # (chain SOURCES has asked for the way that they came). With IPv6 they have none yet.
+        v4 = self.version == 4
+        accept = f"-j {PREFIX}INSIDE" if v4 else "-j ACCEPT"
+        to_internal = f"-d {self.network}" if v4 else f"-o {self.internal}"
         for server in self.plan["vpn"]["servers"]:
-            # Clients of a peer come in by the internal interface, so it takes their addresses;
-            # with IPv6 they have none yet.
-            v4 = self.version == 4
             clients = f"-s {server['network']}" if v4 else f"-i {server['device']}"
             to_clients = f"-d {server['network']}" if v4 else f"-o {server['device']}"
-            to_internal = f"-d {self.network}" if v4 else f"-o {self.internal}"
             self._note("filter", chain, f"VPN server {server['name']}.")
             if server["full_tunnel"] and self.firewall["egress"] == "allow":
                 self._add("filter", chain, clients, out, "-j ACCEPT")
-            self._add("filter", chain, clients, to_internal, "-j ACCEPT")
-            self._add("filter", chain, internal, to_clients, "-j ACCEPT")
-            for network in self.vpn_networks if v4 else [TUNNELS]:
-                to_others = f"-d {network}" if v4 else f"-o {network}"
-                self._add("filter", chain, clients, to_others, "-j ACCEPT")
-        for network in self.client_networks if self.version == 4 else []:
+            self._add("filter", chain, clients, to_internal, accept)
+            self._add("filter", chain, internal, to_clients, accept)
+            for other in self.vpn_networks if v4 else self.devices:
+                self._add("filter", chain, clients, f"-d {other}" if v4 else f"-o {other}", accept)
+        for network in self.client_networks if v4 else []:
             self._note("filter", chain, f"{network}, behind a VPN client.")
             for other in (self.network, *self.vpn_networks):
-                self._add("filter", chain, f"-s {network} -d {other} -j ACCEPT")
-                self._add("filter", chain, f"-s {other} -d {network} -j ACCEPT")
+                self._add("filter", chain, f"-s {network} -d {other} {accept}")
+                self._add("filter", chain, f"-s {other} -d {network} {accept}")
             for other in self.client_networks:
                 if other != network:
-                    self._add("filter", chain, f"-s {network} -d {other} -j ACCEPT")
+                    self._add("filter", chain, f"-s {network} -d {other} {accept}")
 
 
 class _Closed(_Family):

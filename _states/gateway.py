@@ -147,12 +147,18 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
     name
         The file, in /etc/sysctl.d.
     settings
-        Mapping of a path below /proc/sys to its value, as text.
+        Mapping of a path below /proc/sys to its value, as text. Those of IPv6 may be missing.
     forwarding_file, forwarding
         Settings that let the node forward, in a file that the loader of the firewall's rules
         applies at boot when these are in force.
     """
     originals_path = f"{STATE_FOLDER}/kernel.json"
+    # IPv6 may be off, for the kernel or for an interface: then there is nothing to set.
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if not key.startswith("net/ipv6/") or os.path.exists(f"{PROC_SYS}/{key}")
+    }
     texts = {name: _kernel_file(settings), forwarding_file: _kernel_file(forwarding)}
     settings = settings | forwarding
     try:
@@ -390,12 +396,15 @@ def _parse_rules(saved):
             found[table, chain] = [f":{chain}"]
         elif line.startswith("-A "):
             chain = line.split(" ", 2)[1]
-            # A comment may say anything.
-            if chain.startswith(CHAINS) or (
-                CHAINS in line and f" {CHAINS}" in re.sub(r'"(\\.|[^"\\])*"', "", line)
-            ):
+            if chain.startswith(CHAINS) or (CHAINS in line and _leads_to_us(line)):
                 found.setdefault((table, chain), []).append(line)
     return found
+
+
+def _leads_to_us(rule):
+    """Whether its target is a chain of ours. A comment may say anything, quoted or not."""
+    said = re.sub(r' --comment ("(\\.|[^"\\])*"|\S+)', "", rule)
+    return re.search(rf" -[jg] {CHAINS}", re.sub(r'"(\\.|[^"\\])*"', "", said)) is not None
 
 
 def _parse_sets(saved):

@@ -184,28 +184,34 @@ def test_ipv6_is_not_open_either(site: Lab) -> None:
 
 
 def test_only_a_peer_takes_part_in_the_election(site: Lab) -> None:
-    """A raw socket hears what the firewall lets through."""
+    """A raw socket hears what the firewall lets through: who sends, with how many hops left."""
     listen = """
 import socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112); s.settimeout(0.2)
 heard, end = set(), time.monotonic() + 3
 print("ready", flush=True)
 while time.monotonic() < end:
-    try: heard.add(s.recvfrom(999)[1][0])
-    except TimeoutError: pass
+    try: data, (address, _) = s.recvfrom(999)
+    except TimeoutError: continue
+    heard.add(f"{address}/{data[8]}")
 print(*sorted(heard))
 """
     # VRRPv3 (RFC 9568 section 5.1): version and type, router id 51, priority 255, an address, 0.1 s
     send = """
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112)
-for _ in range(20): s.sendto(bytes([0x31, 51, 255, 1, 0, 10, 0, 0, 10, 77, 0, 1]), ("10.77.0.3", 0))
+advert = bytes([0x31, 51, 255, 1, 0, 10, 0, 0, 10, 77, 0, 1])
+for _ in range(20): s.sendto(advert, ("10.77.0.3", 0))
+# As the peer, but from behind a router: one hop is gone.
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+header = bytes([0x45, 0, 0, 32, 0, 0, 0, 0, 254, 112, 0, 0, 10, 77, 0, 2, 10, 77, 0, 3])
+for _ in range(20): s.sendto(header + advert, ("10.77.0.3", 0))
 """
     process = site.host("gw2").spawn(["python3", "-c", listen])
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     site.host("backend01").run(["python3", "-c", send])
-    assert process.communicate(timeout=10)[0].split() == ["10.77.0.2"]
+    assert process.communicate(timeout=10)[0].split() == ["10.77.0.2/255"]
     assert checks.holders(site) == ["gw1"]
 
 

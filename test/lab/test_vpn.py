@@ -147,6 +147,12 @@ def test_a_network_behind_a_client(site: Lab, pillar: Change) -> None:
                 for target in (checks.BACKEND, other.address):
                     command = ["curl", "-s", "--interface", "10.50.0.1", f"http://{target}/"]
                     assert branch.run(command).stdout.endswith("saw 10.50.0.1\n")
+                # The gateways themselves reach it too, also the one that does not have the client.
+                for name in GATEWAYS:
+                    assert page(site.host(name), "10.50.0.1").startswith("laptop saw 10.")
+                    server = checks.INTERNAL[name]
+                    query = f"dig +short +time=2 +tries=1 -b 10.50.0.1 @{server} backend01"
+                    assert branch.run(query + ".example.internal").stdout == f"{checks.BACKEND}\n"
                 size = 2_000_000
                 echo = f"head -c {size} /dev/zero | timeout 20 nc -N 10.50.0.1 7007 | wc -c"
                 assert int(backend.run(echo).stdout) == size
@@ -400,6 +406,21 @@ def test_passwords_and_tokens(site: Lab, pillar: Change, accounts: None, how: st
         finally:
             site.host("gw1").run("systemctl start openvpn-server@gateway-main")
     refused(site, GW2, more="auth-user-pass /srv/vpn/good\n")
+
+
+def test_a_user_comes_with_the_certificate_of_that_name(
+    site: Lab, pillar: Change, accounts: None
+) -> None:
+    """Where the pillar wants it, a good password is of no use with somebody else's certificate."""
+    script = SCRIPT.replace('"$user" = alice', '"$user" != bob')
+    for name in GATEWAYS:
+        site.host(name).write(HOW["script"], script, 0o755)
+    ok(pillar(vpn(**main(auth={"script": HOW["script"], "same_name": True}))))
+    assert "AUTH_FAILED" in refused(site, GW1, more="auth-user-pass /srv/vpn/good\n")
+    laptop = site.host("laptop")
+    laptop.write("/srv/vpn/own", "laptop\nlab-password\n", 0o600)
+    with Tunnel(site, GW1, more="auth-user-pass /srv/vpn/own\n") as tunnel:
+        assert page(laptop, checks.BACKEND) == f"backend01 saw {tunnel.address}"
 
 
 # --------------------------------------------------------------------------------------------------

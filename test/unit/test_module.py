@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import socket
 import sys
 import threading
@@ -22,6 +23,7 @@ ADDRESSES = {
     "eth0": ["10.77.0.2", "10.77.0.1"],
     "eth1": ["198.51.100.2"],
     "vpn-main": ["10.8.0.1"],
+    "tap0": [],
 }
 CHRONY = (
     "C6336464,198.51.100.100,3,1700000000.1,0.000012,0.000010,0.000020,-1.2,0.0,0.1,0.001,0.002,"
@@ -81,6 +83,7 @@ def node(module, monkeypatch, tmp_path, edit):
             {"dst": "10.77.0.0/24", "dev": "eth0"},
             {"dst": "10.8.1.0/24", "gateway": "10.77.0.3", "protocol": "119"},
         ],
+        routes6=[],
         tools={
             "chronyc": CHRONY.format(leap="Normal"),
             "/usr/lib/gateway/firewall": firewall_status(),
@@ -116,6 +119,10 @@ def node(module, monkeypatch, tmp_path, edit):
                 names = [name]
             case ["-json", "route", "get", address]:
                 return json.dumps([{"dst": address, "dev": system.way_to[address]}])
+            case ["-json", "-6", "route", "show", "default", "dev", "eth1"]:
+                return json.dumps(system.routes6)
+            case ["-json", "-6", "route", "show", "default", "dev", _]:
+                return "[]"
             case ["-json", "-4", "route", "show", "table", "main"]:
                 return json.dumps(system.routes)
             case _:
@@ -199,6 +206,34 @@ def test_nobody_applies_over_ssh_what_keeps_them_out(
     assert module.validate() == ([expected] if refused else [])
 
 
+def test_nobody_applies_over_ssh_to_a_forwarded_port(module, node, break_pillar, monkeypatch):
+    """Whoever is let in by a rule does not reach this node by a port that leads to a host."""
+    monkeypatch.setenv("SSH_CONNECTION", "203.0.113.9 50000 198.51.100.2 443")
+    break_pillar({"firewall": {"input": [{"from": "203.0.113.9", "ports": 443}]}})
+    assert len(module.validate()) == 1
+    break_pillar({"firewall": {"input": [{"from": "203.0.113.9", "ports": 443}]}, "nat": ...})
+    assert module.validate() == []
+    drop = {"from": "203.0.113.9", "to": "198.51.100.2", "action": "drop"}
+    rules = [drop, {"from": "203.0.113.9", "ports": 443}]
+    break_pillar({"firewall": {"input": rules}, "nat": ...})
+    assert len(module.validate()) == 1
+
+
+def test_ipv6_that_a_router_gives(module, node, break_pillar):
+    """It would end with the advertisements: the pillar has to say what is meant."""
+    node.routes6 = [{"dst": "default", "gateway": "fe80::9", "dev": "eth1", "protocol": "ra"}]
+    assert module.validate() == [
+        "gateway:public:accept_ra: this node has a default route of IPv6 from an advertisement of"
+        " fe80::9; say true if it is to keep it, and false if not"
+    ]
+    for said in (True, False):
+        break_pillar({"public:accept_ra": said})
+        assert module.validate() == []
+    break_pillar({})
+    node.routes6[0]["protocol"] = "static"
+    assert module.validate() == []
+
+
 def test_plan_of_this_node_and_of_another(module, node, plan):
     assert module.plan() == plan(node="gw1")
     assert module.plan(node="gw2") == plan(node="gw2")
@@ -230,7 +265,7 @@ def test_ruleset_of_this_node_and_of_another(module, node):
     for name, peer in ((None, "10.77.0.3"), ("gw2", "10.77.0.2")):
         rules = module.ruleset(node=name)
         assert list(rules) == ["sets", "v4", "v6", "closed4", "closed6"]
-        assert f"-s {peer} -p 112 -j ACCEPT" in rules["v4"]
+        assert re.search(rf"-s {peer} .*-p 112 .*-j ACCEPT", rules["v4"])
 
 
 def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, monkeypatch):
@@ -425,8 +460,8 @@ def test_a_minion_that_is_no_node(module, node):
             ["gateway:state_sync:interface: this node has no interface eth3, only {}"],
         ),
         (
-            {**LINK, "state_sync": {"interface": "eth3"}, "nodes:gw1:sync_interface": "lo"},
-            ["gateway:nodes:gw1:sync: 10.78.0.1 is not on this node's interface lo"],
+            {**LINK, "state_sync": {"interface": "eth3"}, "nodes:gw1:sync_interface": "tap0"},
+            ["gateway:nodes:gw1:sync: 10.78.0.1 is not on this node's interface tap0"],
         ),
     ],
     ids=[

@@ -894,6 +894,116 @@ REJECTED = {
         "is neither an absolute path nor PEM text"
         " (PRIVATE KEY or EC PRIVATE KEY or RSA PRIVATE KEY)",
     ),
+    "second certificate that is broken": (
+        {"vpn:pki:ca": pem("CERTIFICATE") + "-----BEGIN CERTIFICATE-----\nc2Vj"},
+        "vpn:pki:ca",
+        "is neither an absolute path nor PEM text (CERTIFICATE)",
+    ),
+    "certificate with a key beside it": (
+        {"vpn:pki:ca": pem("CERTIFICATE") + pem("PRIVATE KEY")},
+        "vpn:pki:ca",
+        "is neither an absolute path nor PEM text (CERTIFICATE)",
+    ),
+    "address of a node in the internal network": (
+        {"public:network": ..., "nodes:gw1:public": "10.77.0.9"},
+        "nodes:gw1:public",
+        "10.77.0.9 is inside 10.77.0.0/24 of gateway:internal:network",
+    ),
+    "address of a node in a VPN network": (
+        {"public:network": ..., "nodes:gw1:public": "10.8.200.9"},
+        "nodes:gw1:public",
+        "10.8.200.9 is inside 10.8.0.0/16 of gateway:vpn:servers:main:network",
+    ),
+    "address of a node in a client's network": (
+        {"public:network": ..., "vpn:clients": {"branch": {"networks": ["198.51.100.2/31"]}}}
+        | {"nodes:gw2:public": "203.0.113.3"},
+        "nodes:gw1:public",
+        "198.51.100.2 is inside 198.51.100.2/31 of gateway:vpn:clients:branch:networks:0",
+    ),
+    "link in a VPN network": (
+        {
+            "public:virtual_ip": "198.51.100.10",
+            "state_sync": {"interface": "eth3"},
+            "nodes:gw1:sync": "10.8.78.2",
+            "nodes:gw2:sync": "10.78.0.3",
+        },
+        "nodes:gw1:sync",
+        "10.8.78.2 is inside 10.8.0.0/16 of gateway:vpn:servers:main:network",
+    ),
+    "host at an address of a VPN": (
+        {"hosts:alice": {"ip": "10.8.0.5"}},
+        "hosts:alice:ip",
+        "10.8.0.5 is inside 10.8.0.0/16 of VPN server main, which has clients and no hosts"
+        " (gateway:vpn:clients)",
+    ),
+    "host at the broadcast address": (
+        {"hosts:other": {"ip": "10.77.0.255"}},
+        "hosts:other:ip",
+        "10.77.0.255 is the broadcast address of 10.77.0.0/24",
+    ),
+    **{
+        f"network of no hosts: {network}": (
+            {"vpn:servers:main:network": network},
+            "vpn:servers:main:network",
+            f"{network} overlaps {other}, of which no host has an address",
+        )
+        for network, other in {
+            "127.0.0.0/16": "127.0.0.0/8",
+            "224.0.0.0/16": "224.0.0.0/4",
+            "240.0.0.0/16": "240.0.0.0/4",
+            "0.0.0.0/16": "0.0.0.0/8",
+            "169.254.0.0/16": "169.254.0.0/16",
+            "126.0.0.0/7": "127.0.0.0/8",
+        }.items()
+    },
+    "internal network of no hosts": (
+        {"internal:network": "169.254.1.0/24"},
+        "internal:network",
+        "169.254.1.0/24 overlaps 169.254.0.0/16, of which no host has an address",
+    ),
+    "public network of no hosts": (
+        {"public:network": "240.0.0.0/24"},
+        "public:network",
+        "240.0.0.0/24 overlaps 240.0.0.0/4, of which no host has an address",
+    ),
+    "device that is there already": (
+        {"nodes:gw2:internal_interface": "vpn-main"},
+        "vpn:servers:main",
+        "its device would be vpn-main, an interface of gw2 already",
+    ),
+    "loopback for a side": (
+        {"internal:interface": "lo"},
+        "internal:interface",
+        "lo is not an interface name",
+    ),
+    "word of the kernel for an interface": (
+        {"nodes:gw1:public_interface": "all"},
+        "nodes:gw1:public_interface",
+        "all is not an interface name",
+    ),
+    "name too long with the domain": (
+        {"domain": ".".join(["d" * 61] * 4), "hosts:backend01:aliases": []},
+        "hosts:backend01",
+        "backend01.ddddddddddddddddddddddddddd... has 257 characters; DNS takes 253",
+    ),
+    **{
+        f"forward to {to}": (
+            {"nat:forwards:0:to": to},
+            "nat:forwards:0:to",
+            message,
+        )
+        for to, message in {
+            "10.77.0.1": "10.77.0.1 is the gateway itself; what reaches it is for input rules",
+            "10.77.0.3": "10.77.0.3 is the gateway itself; what reaches it is for input rules",
+            "10.77.0.0": "10.77.0.0 is the address of the network 10.77.0.0/24 itself",
+            "10.77.0.255": "10.77.0.255 is the broadcast address of 10.77.0.0/24",
+        }.items()
+    },
+    "1:1 to a node": (
+        {**ADDRESSES, "nat:one_to_one": [{"address": "198.51.100.11", "to": "10.77.0.2"}]},
+        "nat:one_to_one:0:to",
+        "10.77.0.2 is the gateway itself; what reaches it is for input rules",
+    ),
     "key of a node for the whole site": (
         {"nodes:gw1:pki": {"ca": "/etc/ca.crt"}},
         "nodes:gw1:pki:ca",
@@ -1448,7 +1558,13 @@ def test_dhcp(plan):
         "router": "10.77.0.1",
         "dns": ["10.77.0.1"],
         "ntp": ["10.77.0.2", "10.77.0.3"],
-        "reservations": [{"name": "backend01", "ip": "10.77.0.10", "mac": "02:00:00:00:00:10"}],
+        "reservations": [
+            {
+                "name": "backend01.example.internal",
+                "ip": "10.77.0.10",
+                "mac": "02:00:00:00:00:10",
+            }
+        ],
         "settings": [],
     }
 
@@ -1509,6 +1625,18 @@ def test_kernel(plan):
     assert found["net/ipv4/conf/all/rp_filter"] == "2"
     assert found["net/ipv4/conf/wan0.7/send_redirects"] == "0"
     assert "net/ipv4/conf/eth1/send_redirects" not in found
+
+
+def test_routers_of_ipv6_are_not_believed(plan):
+    """None inside, ever; none outside, unless the pillar wants it."""
+    inside, outside = (f"net/ipv6/conf/{side}/accept_ra" for side in ("eth0", "eth1"))
+    for changes, expected in (({}, "0"), ({"public:accept_ra": False}, "0")):
+        found = plan(changes)["kernel"]
+        assert (found[inside], found[outside]) == ("0", expected)
+    found = plan({"public:accept_ra": True})
+    assert found["kernel"][inside] == "0"
+    assert outside not in found["kernel"]
+    assert found["public"]["accept_ra"] is True
 
 
 def test_public_virtual_ip(plan):
@@ -1632,6 +1760,11 @@ def test_units_that_follow(plan):
         ("keepalived.service", "is the formula's own"),
         ("gateway-dns.service", "is the formula's own"),
         ("openvpn-server@gateway-main.service", "is the formula's own"),
+        ("conntrackd.service", "is the formula's own"),
+        ("chrony.service", "is the formula's own"),
+        ("chronyd.service", "is the formula's own"),
+        ("ntpsec.service", "is the formula's own"),
+        ("gateway-virtual-ip.target", "is the formula's own"),
     ],
 )
 def test_units_that_cannot_follow(errors, unit, message):
@@ -1645,6 +1778,77 @@ def test_units_that_follow_twice(errors):
         "gateway:follow_virtual_ip:1: unit a.service is taken already,"
         " by gateway:follow_virtual_ip:0"
     ]
+
+
+BY_DHCP = "the DHCP client of a node without a public address in the pillar"
+
+
+@pytest.mark.parametrize(
+    ("port", "proto", "service", "changes"),
+    [
+        (53, "udp", "DNS", {}),
+        (53, "tcp", "DNS", {}),
+        (123, "udp", "time", {}),
+        (323, "udp", "time", {}),
+        (67, "udp", "DHCP", {}),
+        (68, "udp", BY_DHCP, {"nodes:gw2:public": ...}),
+        (3780, "udp", "state sync", {"public:virtual_ip": "198.51.100.10"}),
+        (22, "tcp", "SSH", {}),
+        (2222, "tcp", "SSH", {"firewall": {"ssh": {"port": 2222}}}),
+    ],
+)
+def test_ports_of_the_gateway_itself(errors, port, proto, service, changes):
+    """A VPN server listens on all addresses: it would take them, or not start."""
+    server = {"vpn:servers:main:port": port, "vpn:servers:main:proto": proto}
+    assert errors({**server, **changes}) == [
+        "gateway:vpn:servers:main:port:"
+        f" port {port}/{proto} is the gateway's own already, for {service}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("port", "proto", "changes"),
+    [
+        (53, "udp", {"nat:forwards": []}),
+        (3780, "udp", {}),  # no state sync
+        (67, "udp", {"dhcp:enabled": False}),
+        (68, "udp", {}),
+        (22, "udp", {}),
+        (22, "tcp", {"firewall": {"ssh": {"port": 2222}}}),
+    ],
+)
+def test_ports_that_nobody_else_uses(errors, port, proto, changes):
+    """On the public address a port of the gateway's own may lead to a host, as ever."""
+    forwards = [{"port": port, "proto": "both", "to": "www"}]
+    assert errors({"nat:forwards": forwards}) == []
+    if port != 53:
+        server = {"vpn:servers:main:port": port, "vpn:servers:main:proto": proto}
+        assert errors({**server, **changes}) == []
+
+
+def test_ssh_that_is_open_to_the_public_side_has_its_port(errors):
+    server = {"vpn:servers:main:port": 22, "vpn:servers:main:proto": "tcp"}
+    assert errors({**server, "firewall": {"ssh": {"from": "192.0.2.1"}}}) == [
+        "gateway:firewall:ssh: port 22/tcp is taken already, by gateway:vpn:servers:main:port"
+    ]
+
+
+def test_names_that_dns_just_takes(errors):
+    """253 characters are the longest; with a dot in it a name stands alone."""
+    domain = ".".join([*["d" * 60] * 3, "d" * 59])
+    found = errors({"domain": domain, "hosts:backend01:aliases": ["a" * 10, "a.example.org"]})
+    assert found == []
+    found = errors({"domain": domain, "hosts:backend01:aliases": ["a" * 11]})
+    assert [error.split(": ")[0] for error in found] == ["gateway:hosts:backend01:aliases:0"]
+    found = errors({"domain": domain, "nodes:gateway-one": {"id": 9, "internal": "10.77.0.9"}})
+    assert [error.split(": ")[0] for error in found] == ["gateway:nodes:gateway-one"]
+
+
+def test_public_networks_of_the_link(errors):
+    """Between two routers such a network is usual, and nobody routes it."""
+    changes = {"public:network": "169.254.9.0/24"}
+    changes |= {f"nodes:gw{n}:public": f"169.254.9.{n}" for n in (1, 2)}
+    assert errors(changes) == []
 
 
 def test_unknown_node(example):

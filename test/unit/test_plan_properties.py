@@ -5,6 +5,7 @@ import json
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import gateway_plan
@@ -377,7 +378,8 @@ def test_json_round_trip(pillar):
 
 LINE = re.compile(
     r"-A GATEWAY-[A-Z]+ (.+ )?"
-    r"-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DSCP|MARK|DNAT|SNAT|MASQUERADE)\b.*"
+    r"-j (ACCEPT|DROP|RETURN|LOG|REJECT|CT|TCPMSS|DSCP|MARK|DNAT|SNAT|MASQUERADE"
+    r"|GATEWAY-[A-Z]+)\b.*"
 )
 SOURCE = re.compile(r"(?<!\S)(-s \S+|-i \S+|-m set --match-set \S+ src)(?!\S)")
 
@@ -573,9 +575,11 @@ EVERY_KEY = {
             "priority": 254,
             "internal_interface": "lan0",
             "public_interface": "wan0",
+            "sync": "10.78.0.2",
+            "sync_interface": "link0",
             "pki": {"certificate": "/etc/gw1.crt", "key": "/etc/gw1.key"},
         },
-        "gw2": {"id": 2, "internal": "10.77.0.3", "public": "198.51.100.3"},
+        "gw2": {"id": 2, "internal": "10.77.0.3", "public": "198.51.100.3", "sync": "10.78.0.3"},
     },
     "internal": {"interface": "eth0", "network": "10.77.0.0/24", "virtual_ip": "10.77.0.1"},
     "public": {
@@ -583,7 +587,27 @@ EVERY_KEY = {
         "network": "198.51.100.0/24",
         "virtual_ip": "198.51.100.1",
         "addresses": ["198.51.100.11", "198.51.100.12"],
+        "accept_ra": True,
     },
+    "state_sync": {"interface": "eth3"},
+    "failover": {
+        "profile": "fast",
+        "advert_interval": 0.2,
+        "down_adverts": 4,
+        "garp_repeat": 3,
+        "garp_delay": 2,
+        "garp_refresh": 60,
+        "startup_delay": 2,
+        "realtime_priority": 40,
+        "preempt": False,
+        "preempt_delay": 9,
+    },
+    "health": {
+        "services": ["app.service"],
+        "public": {"targets": ["198.51.100.100"]},
+        "internal": {"targets": ["10.77.0.9"]},
+    },
+    "follow_virtual_ip": ["app.service"],
     "vpn": {
         "servers": {
             "main": {
@@ -593,10 +617,21 @@ EVERY_KEY = {
                 "proto": "udp",
                 "subnets": {"gw2": "10.8.9.0/24"},
                 "full_tunnel": True,
+                "routes": ["192.0.2.0/24"],
+                "dynamic": False,
+                "auth": {"pam": "openvpn", "token_lifetime": 3600, "same_name": True},
                 "settings": {"push": ["route 192.0.2.0 255.255.255.0"], "float": True},
             },
+            "other": {"network": "10.9.0.0/22", "port": 443, "auth": {"script": "/check"}},
         },
-        "pki": {"ca": "/ca.crt", "certificate": "/vpn.crt", "key": "/vpn.key", "tls_crypt": "/tc"},
+        "clients": {
+            "Alice": {"id": 5, "pushes": ["route 192.0.2.0 255.255.255.0"]},
+            "branch": {"id": 6, "networks": ["10.50.0.0/24"], "disabled": True},
+        },
+        "pki": {
+            **{name: f"/etc/{name}" for name in ("ca", "certificate", "key", "tls_crypt")},
+            **{name: f"/etc/{name}" for name in ("tls_crypt_v2", "auth_token", "crl")},
+        },
     },
     "hosts": {"web": {"ip": "10.77.0.10", "mac": "02:00:00:00:00:10", "aliases": ["www"]}},
     "firewall": {
@@ -609,7 +644,10 @@ EVERY_KEY = {
         "egress": "deny",
         "egress_allowed": [{"to": "192.0.2.1", "ports": [80, "8000-8100"], "comment": "updates"}],
         "groups": {"admins": ["192.0.2.0/24", "web", "more"], "more": ["2001:db8:1::/64"]},
-        "input": [{"from": ["vpn", "main"], "ports": 9100, "proto": "both", "limit": "9/minute"}],
+        "input": [
+            {"from": ["vpn", "main"], "ports": 9100, "proto": "both", "limit": "9/minute"},
+            {"from": "alice", "to": "198.51.100.11", "ports": 443},
+        ],
         "forward": [{"from": "public", "to": ["internal"], "action": "reject", "log": True}],
         "raw": {"filter": {"INPUT": ["-p 47 -j ACCEPT"]}},
         "raw6": {"mangle": {"FORWARD": ["-p 47 -j MARK --set-mark 7"]}},
@@ -622,11 +660,35 @@ EVERY_KEY = {
         "one_to_one": [{"address": "198.51.100.12", "to": "10.77.0.20"}],
         "outbound": [{"from": "internal", "to": ["192.0.2.0/24"], "snat": "none"}],
     },
-    "dhcp": {"pool": "10.77.0.100-10.77.0.199", "lease_time": "12h", "settings": {"log": True}},
+    "dhcp": {
+        "enabled": True,
+        "pool": "10.77.0.100-10.77.0.199",
+        "lease_time": "12h",
+        "settings": {"log": True},
+    },
     "dns": {"forwarders": ["198.51.100.100"], "settings": {"cache-size": 1000}},
     "ntp": {"servers": ["ntp1.example.org"], "provider": "chrony", "settings": {"maxslew": 1}},
     "keepalived": {"router_id": 51, "settings": {"garp_lower_prio_repeat": 1}},
 }
+
+
+def keys_of(source):
+    """The keys that the reader asks sections of a pillar for."""
+    asked = re.findall(
+        r"\.(?:get|items|one_or_more|section|sections|entries)\(\s*\"(\w+)\"", source
+    )
+    return set(asked)
+
+
+def test_the_pillar_of_every_key_has_every_key():
+    """A new key of the pillar is to be in it: what follows finds faults in what it has."""
+    source = Path(gateway_plan.__file__).read_text(encoding="utf-8")
+    have = {key for container, key in places(EVERY_KEY) if isinstance(container, dict)}
+    # What cannot be beside others of these, and what rules of a test above have.
+    assert keys_of(source) - have - {"error"} == set()
+    assert {"public", "internal", "settings", "state_sync", "crl", "sync", "same_name"} <= have
+    site, errors = gateway_plan.read(EVERY_KEY)
+    assert site, errors
 
 
 def places(value):

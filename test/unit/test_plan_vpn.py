@@ -79,6 +79,42 @@ REJECTED = {
         "vpn:clients:shop:networks:1",
         "10.50.0.0/25 overlaps 10.50.0.0/24 of gateway:vpn:clients:branch:networks:0",
     ),
+    "network that is everything": (
+        {"vpn:clients": {"branch": {"networks": ["0.0.0.0/0"]}}},
+        "vpn:clients:branch:networks:0",
+        "0.0.0.0/0 is not a /1 to /31",
+    ),
+    "network of no hosts": (
+        {"vpn:clients": {"branch": {"networks": ["127.8.0.0/16"]}}},
+        "vpn:clients:branch:networks:0",
+        "127.8.0.0/16 is inside 127.0.0.0/8, of which no host has an address",
+    ),
+    "client of a server without room for it": (
+        {"vpn:servers:main:network": "10.8.0.128/25", "vpn:clients": {"alice": {"id": 5}}},
+        "vpn:servers:main:prefix",
+        "a /24 does not fit into 10.8.0.128/25",
+    ),
+    "client of a node without a subnet": (
+        {"nodes:gw2:id": 99, "vpn:servers:main:network": "223.255.255.0/24"}
+        | {"vpn:clients": {"alice": {"id": 5}}},
+        "vpn:servers:main:network",
+        "223.255.255.0/24 has room for 1 subnets of /24; node gw2 with id 99 is beyond them",
+    ),
+    "client of a node whose subnet is elsewhere": (
+        {"vpn:servers:main:subnets": {"gw2": "255.255.255.254/31"}}
+        | {"vpn:clients": {"alice": {"id": 5}}},
+        "vpn:servers:main:subnets:gw2",
+        "255.255.255.254/31 is not inside 10.8.0.0/16",
+    ),
+    "name of the certificate, and of the user instead": (
+        {
+            "vpn:servers:main:auth": {"pam": "openvpn", "same_name": True},
+            "vpn:servers:main:settings": {"username-as-common-name": True},
+            "vpn:pki:auth_token": "/etc/token",
+        },
+        "vpn:servers:main:settings:username-as-common-name",
+        "with auth:same_name the name of the certificate counts",
+    ),
     "network that has no halves": (
         {"vpn:clients": {"branch": {"networks": ["10.50.0.1/32"]}}},
         "vpn:clients:branch:networks:0",
@@ -294,11 +330,12 @@ def test_firewall_of_a_network_behind_a_client(plan):
     text = rules["v4"].splitlines()
     for line in [
         "-A GATEWAY-PREROUTING -i eth0 -s 10.77.0.0/24 -d 10.50.0.0/24 -j CT --notrack",
-        "-A GATEWAY-PREROUTING -s 10.50.0.0/24 -d 10.77.0.0/24 -j CT --notrack",
+        "-A GATEWAY-PREROUTING -i vpn-main -s 10.50.0.0/24 -d 10.77.0.0/24"
+        " -m addrtype ! --dst-type LOCAL -j CT --notrack",
         "-A GATEWAY-FORWARD -i eth0 -o eth0 -d 10.50.0.0/24 -m dscp --dscp 0x3f -j DROP",
-        "-A GATEWAY-FORWARD -s 10.50.0.0/24 -d 10.77.0.0/24 -j ACCEPT",
-        "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j ACCEPT",
-        "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j ACCEPT",
+        "-A GATEWAY-FORWARD -s 10.50.0.0/24 -d 10.77.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
     ]:
         assert line in text
     assert "10.50." not in rules["v6"]
@@ -306,7 +343,8 @@ def test_firewall_of_a_network_behind_a_client(plan):
     single = gateway_rules.ruleset(plan(alone))["v4"]
     assert "notrack" not in single.replace("-p 112 -j CT --notrack", "")
     assert "dscp" not in single
-    assert "-s 10.50.0.0/24 -d 10.77.0.0/24 -j ACCEPT" in single
+    assert "-s 10.50.0.0/24 -d 10.77.0.0/24 -j GATEWAY-INSIDE" in single
+    assert "--to-source 10.77.0.2" not in single
 
 
 def test_authentication(plan, edit):
@@ -315,6 +353,7 @@ def test_authentication(plan, edit):
         "pam": "openvpn",
         "script": None,
         "token_lifetime": 43200,
+        "same_name": False,
     }
     found = plan(changes)
     assert found["vpn"]["pki"]["auth_token"] == {"pillar": ["gateway", "vpn", "pki", "auth_token"]}

@@ -45,6 +45,7 @@ OPTIONS = {
     "--hl-eq": (1, "hl"),
     "--dscp": (1, "dscp"),
     "--mark": (1, "mark"),
+    "--ttl-eq": (1, "ttl"),
 }
 # Where a target may be used, and what it wants to be told.
 TARGETS = {
@@ -93,6 +94,10 @@ def read_rule(words: list[str], table: str, chain: str, version: int) -> Rule:
             modules.add(next(left))
         elif word == "-j":
             break
+        elif word == "--limit-iface-in":  # it says more about what stands before it
+            inverted, option, values = matches.pop()
+            assert option == "--dst-type"
+            matches.append((inverted, option, (*values, "in")))
         else:
             count, needs = OPTIONS[word]
             known = {name for _, name, _ in matches}
@@ -107,9 +112,12 @@ def read_rule(words: list[str], table: str, chain: str, version: int) -> Rule:
 
 
 def check_rule(rule: Rule, rest: list[str], table: str, chain: str, version: int) -> None:
-    tables, options = TARGETS[rule.target]
-    assert table in tables
-    assert rest[:1] == [] if not options else rest[0] in options
+    if rule.target.startswith("GATEWAY-"):
+        assert rest == []
+    else:
+        tables, options = TARGETS[rule.target]
+        assert table in tables
+        assert rest[:1] == [] if not options else rest[0] in options
     # In a chain of our own iptables does not say so: such a rule just never matches.
     assert not rule.values("-i") or chain not in NO_INPUT
     assert not rule.values("-o") or chain not in NO_OUTPUT
@@ -131,14 +139,14 @@ def check_rule(rule: Rule, rest: list[str], table: str, chain: str, version: int
         assert rule.values("--tcp-flags") == ("SYN,RST", "SYN")
     if rule.target in ("DNAT", "SNAT", "MASQUERADE"):
         assert version == 4
-        assert chain == ("PREROUTING" if rule.target == "DNAT" else "POSTROUTING")
+        assert chain == ("DNAT" if rule.target == "DNAT" else "POSTROUTING")
 
 
 Chains = dict[tuple[str, str], list[Rule]]
 
 
 def read_rules(text: str, version: int) -> Chains:
-    """The rules by table and chain; each table is committed, and only our chains are named."""
+    """The rules by table and chain; each table is committed, and only chains of it are named."""
     chains: Chains = {}
     table = ""
     for line in text.splitlines():
@@ -157,6 +165,9 @@ def read_rules(text: str, version: int) -> Chains:
             chain = name.removeprefix("GATEWAY-")
             assert (verb, name) == ("-A", f"GATEWAY-{chain}")
             chains[table, chain].append(read_rule(words, table, chain, version))
+            called = chains[table, chain][-1].target
+            if called.startswith("GATEWAY-"):
+                assert (table, called.removeprefix("GATEWAY-")) in chains
     assert not table, "a table is not committed"
     return chains
 
@@ -211,7 +222,7 @@ def packet(text: str) -> Packet:
     """``eth1 192.0.2.1>198.51.100.2 tcp/443``; more words: a state, ``over``, ``hops=``, ``from=``,
     ``dscp=``.
 
-    ``self`` is the node itself; the number of ICMP is its type.
+    ``self`` is the node itself; the number of ICMP is its type. VRRP has 255 hops at first.
     """
     interface, addresses, proto, *more = text.split()
     source, _, destination = addresses.partition(">")
@@ -227,7 +238,7 @@ def packet(text: str) -> Packet:
         int(number or 0),
         {word for word in more if word.isupper()} or {"NEW"},
         sport=int(options.get("from", 40000)),
-        hops=int(options.get("hops", 64)),
+        hops=int(options.get("hops", 255 if proto == "112" else 64)),
         over="over" in more,
         dscp=int(options.get("dscp", 0)),
         asked=destination,
@@ -245,6 +256,7 @@ class Node:
             version: read_rules(self.texts[f"v{version}"], version) for version in (4, 6)
         }
         self.local = {plan["node"]["internal"], plan["node"]["public"], "fd77::1", "fd51::1"}
+        self.local.add("192.168.9.2")  # on eth9, a management network
         for instance in plan["vrrp"]["instances"]:
             self.local |= {instance["virtual_ip"], *instance["addresses"]}
         self.local |= {server["address"] for server in plan["vpn"]["servers"]}
@@ -254,6 +266,7 @@ class Node:
         self.routes |= {route["destination"]: inside for route in plan["routes"]}
         self.routes |= {"fd08::/64": "vpn-main"}
         self.routes |= {"172.17.0.0/16": "docker0", "fd17::/64": "docker0"}
+        self.routes |= {"192.168.9.0/24": "eth9"}
 
     def way(self, address: str) -> str:
         """The interface towards an address."""
@@ -284,7 +297,10 @@ class Node:
             return any(ip_address(have) in network for network in self.sets[value])
         if option in ("--src-type", "--dst-type"):
             assert value == "LOCAL"
-            return (packet.source if option == "--src-type" else packet.destination) in self.local
+            have = packet.source if option == "--src-type" else packet.destination
+            return have in self.local and (
+                values[1:] != ("in",) or self.way(have) == packet.interface
+            )
         if option in ("--dport", "--dports", "--sport"):
             port = packet.sport if option == "--sport" else packet.port
             ranges = [part.split(":") for part in value.split(",")]
@@ -299,6 +315,7 @@ class Node:
             "--ctorigdst": lambda: packet.asked == value,
             "--invert": lambda: self.is_spoofed(packet),
             "--hl-eq": lambda: packet.hops == int(value),
+            "--ttl-eq": lambda: packet.hops == int(value),
             "--dscp": lambda: packet.dscp == int(value, 0),
             "--mark": lambda: is_marked(packet, value),
         }
@@ -310,7 +327,11 @@ class Node:
         for rule in self.chains[version][table, chain]:
             if not all(self.matches(match, packet) for match in rule.matches):
                 continue
-            if rule.target == "LOG":
+            if rule.target.startswith("GATEWAY-"):
+                verdict = self.walk(table, rule.target.removeprefix("GATEWAY-"), packet)
+                if verdict:
+                    return verdict
+            elif rule.target == "LOG":
                 packet.logs.append(rule.argument)
             elif rule.target == "CT":
                 packet.states = {"UNTRACKED"}
@@ -512,12 +533,17 @@ FLOWS = {
         ("eth1 192.0.2.1>10.77.0.1 udp/53", "dropped"),
         ("eth1 192.0.2.1>10.77.0.2 udp/1194", "dropped"),
         ("eth1 192.0.2.1>10.8.0.1 tcp/22", "dropped"),
+        ("eth1 192.0.2.1>10.8.0.1 udp/1194", "dropped"),
         # From the inside to the gateway.
         ("eth0 10.77.0.10>10.77.0.1 udp/53", "accepted"),
         ("eth0 10.77.0.10>10.77.0.2 tcp/53", "accepted"),
         ("eth0 10.77.0.10>10.77.0.1 udp/123", "accepted"),
         ("eth0 10.77.0.10>10.77.0.1 tcp/22", "accepted"),
         ("eth0 10.77.0.10>10.77.0.1 icmp/8", "accepted"),
+        ("eth0 10.77.0.10>10.77.0.1 icmp/3", "accepted"),
+        ("eth0 10.77.0.10>10.77.0.1 icmp/11", "accepted"),
+        ("eth0 10.77.0.10>10.77.0.1 icmp/12", "accepted"),
+        ("eth0 10.77.0.10>10.77.0.1 udp/67 from=68", "accepted"),
         ("eth0 10.77.0.10>10.77.0.2 udp/1194", "accepted"),
         ("eth0 0.0.0.0>255.255.255.255 udp/67 from=68", "accepted"),
         ("eth0 10.77.0.10>198.51.100.2 tcp/22", "accepted"),
@@ -529,12 +555,22 @@ FLOWS = {
         ("vpn-main 10.8.0.6>10.77.0.2 udp/123", "accepted"),
         ("vpn-main 10.8.0.6>10.8.0.1 tcp/22", "accepted"),
         ("vpn-main 10.8.0.6>10.8.0.1 icmp/8", "accepted"),
+        ("vpn-main 10.8.0.6>10.8.0.1 icmp/3", "accepted"),
+        ("vpn-main 10.8.0.6>10.8.0.1 icmp/11", "accepted"),
+        ("vpn-main 10.8.0.6>10.8.0.1 icmp/12", "accepted"),
         ("vpn-main 10.8.0.6>10.8.0.1 tcp/80", "refused"),
         ("vpn-main 10.8.0.6>10.8.0.1 udp/67", "refused"),
+        ("vpn-main 10.8.0.6>10.8.0.1 udp/1194", "refused"),
         ("eth0 10.8.1.6>10.77.0.1 udp/53", "accepted"),
+        ("eth0 10.8.1.6>10.77.0.1 udp/67", "refused"),
+        ("eth0 10.8.1.6>10.77.0.2 udp/1194", "refused"),
         ("lo 10.77.0.1>10.77.0.1 tcp/9999", "accepted"),
-        # VRRP: from the peers alone, also with a full conntrack table.
+        # VRRP: from the peers alone, and their side, also with a full conntrack table.
         ("eth0 10.77.0.3>10.77.0.2 112", "accepted untracked"),
+        ("eth0 10.77.0.3>10.77.0.2 112 hops=254", "dropped"),
+        ("eth0 10.77.0.3>10.77.0.1 112", "dropped"),
+        ("eth9 10.77.0.3>10.77.0.2 112", "dropped"),
+        ("eth0 10.77.0.10>192.0.2.1 112", "accepted as eth1"),
         ("eth0 10.77.0.66>10.77.0.2 112", "dropped"),
         ("eth1 10.77.0.3>10.77.0.2 112", "dropped"),
         ("eth1 198.51.100.3>198.51.100.2 112", "dropped"),
@@ -567,6 +603,8 @@ FLOWS = {
         ("eth0 10.77.0.10>10.8.0.6 tcp/443", "accepted"),
         ("vpn-main 10.8.0.6>192.0.2.1 tcp/443", "refused"),
         ("vpn-main 10.8.0.6>192.0.2.1 udp/443", "refused"),
+        ("vpn-main 10.8.0.6>10.8.99.6 tcp/443", "refused"),  # nobody's: it would leave
+        ("vpn-main 10.8.0.6>10.8.99.6 udp/443", "refused"),
         ("eth0 10.8.1.6>192.0.2.1 tcp/443", "refused"),
         # To a peer's client, this node sees one direction. Nothing else goes untracked.
         ("eth0 10.77.0.10>10.8.1.6 tcp/22", "accepted untracked"),
@@ -603,6 +641,28 @@ FLOWS = {
         ("docker0 172.17.0.2>10.8.0.6 tcp/443", "dropped"),
         ("eth1 192.0.2.1>172.17.0.2 tcp/443", "dropped"),
         ("eth0 10.77.0.10>172.17.0.2 tcp/443", "refused"),
+        ("eth9 192.168.9.5>192.168.9.2 tcp/22", "nobody says"),
+        ("eth9 192.168.9.5>192.168.9.2 udp/1194", "nobody says"),
+        ("eth9 192.168.9.5>192.168.9.2 icmp/8", "nobody says"),
+        ("eth9 192.168.9.5>192.168.9.2 icmp/3", "nobody says"),
+        ("eth9 192.168.9.5>10.77.0.1 udp/53", "nobody says"),
+        ("eth9 0.0.0.0>255.255.255.255 udp/67", "nobody says"),
+        ("eth9 192.168.9.5>198.51.100.2 tcp/443", "nobody says"),
+        ("eth9 192.168.9.5>10.77.0.10 tcp/443 DNAT", "dropped"),  # another tool's
+        ("eth9 192.168.9.5>10.77.0.10 tcp/22", "dropped"),
+        ("eth0 10.77.0.10>192.168.9.5 tcp/22", "refused"),
+        ("vpn-main 10.8.0.6>192.168.9.5 tcp/22", "refused"),
+        ("eth1 192.0.2.1>192.168.9.5 tcp/22", "dropped"),
+        # Nobody there has an address of the inside, nor where an interface is called like ours.
+        ("eth9 10.77.0.10>10.77.0.1 tcp/8080", "dropped"),
+        ("eth9 10.77.0.10>192.0.2.1 tcp/443", "dropped"),
+        ("eth9 10.8.0.6>10.77.0.1 tcp/8080", "dropped"),
+        ("eth9 10.8.0.6>192.0.2.1 tcp/443", "dropped"),
+        ("eth9 10.8.0.6>10.77.0.10 tcp/22", "dropped"),
+        ("eth9 10.8.1.6>10.77.0.10 tcp/22", "dropped"),
+        ("vpn-other 10.8.0.6>10.77.0.10 tcp/22", "dropped"),
+        ("vpn-other 192.168.7.7>10.77.0.1 udp/53", "nobody says"),
+        ("vpn-other 192.168.7.7>10.77.0.10 tcp/22", "dropped"),
         # IPv6: the same, though the pillar does not speak of it.
         ("eth1 2001:db8::1>fd51::1 udp/1194", "accepted"),
         ("eth1 2001:db8::1>fd51::1 tcp/22", "dropped"),
@@ -616,7 +676,21 @@ FLOWS = {
         ("eth1 2001:db8::1>fd51::1 icmp/137", "dropped"),
         ("eth1 fe80::1>fd51::1 icmp/135 hops=255", "accepted"),
         ("eth1 2001:db8::1>fd51::1 icmp/135 hops=254", "dropped"),
-        ("eth1 fe80::1>fd51::1 icmp/134 hops=255", "accepted"),
+        ("eth1 fe80::1>fd51::1 icmp/134 hops=255", "dropped"),
+        ("eth0 fe80::1>fd77::1 icmp/134 hops=255", "refused"),
+        *((f"eth1 fe80::1>fd51::1 icmp/{kind} hops=255", "accepted") for kind in (133, 136)),
+        *((f"eth1 fe80::1>fd51::1 icmp/{kind} hops=255", "accepted") for kind in (141, 142)),
+        *(
+            (f"eth1 fe80::1>fd51::1 icmp/{kind} hops=1", "accepted")
+            for kind in (130, 131, 132, 143, 148, 149, 151, 152, 153)
+        ),
+        ("eth0 fe80::1>fd77::1 icmp/135 hops=255", "accepted"),
+        *((f"eth0 fd77::9>fd77::1 icmp/{kind}", "accepted") for kind in (1, 2, 3, 4, 128)),
+        *((f"vpn-main fd08::9>fd77::1 icmp/{kind}", "accepted") for kind in (1, 2, 3, 4, 128)),
+        *((f"eth9 fd99::9>fd77::1 icmp/{kind}", "nobody says") for kind in (1, 128)),
+        ("eth9 fe80::1>fd77::1 icmp/135 hops=255", "nobody says"),
+        ("eth9 fe80::1>fd77::1 udp/546 from=547", "nobody says"),
+        ("eth9 fd99::9>fd77::1 udp/1194", "nobody says"),
         ("eth0 fe80::1>fd77::1 icmp/133 hops=255", "accepted"),
         ("eth0 fd77::9>fd77::1 icmp/136 hops=255", "accepted"),
         ("eth0 fd77::9>fd77::1 icmp/136 hops=254", "refused"),
@@ -675,6 +749,8 @@ FLOWS = {
         ("eth1 203.0.113.7>198.51.100.2 tcp/2222", "accepted"),
         ("eth1 203.0.113.9>198.51.100.2 tcp/2222", "accepted"),
         ("eth1 203.0.113.10>198.51.100.2 tcp/2222", "dropped"),
+        ("eth9 203.0.113.9>198.51.100.2 tcp/2222", "nobody says"),
+        ("eth9 192.168.9.5>192.168.9.2 tcp/443", "nobody says"),  # the second VPN server's port
         ("eth1 192.0.2.7>198.51.100.2 tcp/22", "dropped"),
         ("eth1 2001:db8:1::7>fd51::1 tcp/2222", "accepted"),
         ("eth1 2001:db8:9::7>fd51::1 tcp/2222", "accepted"),
@@ -715,6 +791,8 @@ FLOWS = {
         ("eth1 192.0.2.1>198.51.100.2 tcp/443", "accepted"),  # the second VPN server
         ("eth1 192.0.2.1>198.51.100.2 udp/443", "dropped"),
         ("eth1 198.51.100.3>198.51.100.2 112", "accepted untracked"),
+        ("eth1 198.51.100.3>198.51.100.2 112 hops=254", "dropped"),
+        ("eth0 198.51.100.3>198.51.100.2 112", "dropped"),
         ("eth1 198.51.100.4>198.51.100.2 112", "dropped"),
         # Raw lines, before all that.
         ("eth1 203.0.113.13>198.51.100.2 udp/1194", "dropped"),
@@ -777,6 +855,8 @@ FLOWS = {
         ("eth1 192.0.2.1>198.51.100.12 tcp/80", "accepted at 10.77.0.20:80"),
         ("eth1 192.0.2.1>198.51.100.12 tcp/443", "dropped"),
         ("eth1 192.0.2.1>198.51.100.12 icmp/8", "accepted at 10.77.0.20:8"),
+        ("eth9 192.168.9.5>198.51.100.12 tcp/80", "nobody says"),
+        ("eth9 192.168.9.5>198.51.100.10 tcp/8443", "nobody says"),
         ("eth0 10.77.0.20>203.0.113.1 tcp/443", "accepted as 198.51.100.12"),
         ("eth0 10.77.0.20>10.8.0.6 tcp/443", "accepted"),
         # Outbound exceptions, in their order and before 1:1.
@@ -788,6 +868,8 @@ FLOWS = {
         ("eth0 10.77.0.30>203.0.113.1 udp/25", AS_VIP),
         ("eth0 10.77.0.30>192.0.2.1 tcp/25", "accepted"),
         ("eth0 10.77.0.31>203.0.113.1 tcp/25", "accepted as eth1"),
+        ("eth0 10.77.0.31>10.8.0.6 tcp/25", "accepted"),  # it does not leave
+        ("eth0 10.77.0.30>10.8.0.6 tcp/25", "accepted"),
         ("eth0 10.77.0.20>203.0.113.80 tcp/443", AS_VIP),
         # A tunnel ends on this node: its clients keep to this node's address.
         ("vpn-tcp 10.9.0.6>203.0.113.1 tcp/443", "accepted as eth1"),
@@ -810,6 +892,8 @@ FLOWS = {
         ("eth0 10.77.0.10>203.0.113.80 udp/443", "refused"),
         ("eth0 10.77.0.10>203.0.113.81 tcp/443", "refused"),
         ("eth0 10.77.0.10>203.0.113.81 icmp/8", "accepted as eth1"),
+        ("eth0 10.77.0.10>10.8.99.6 tcp/443", "refused"),  # no node's part of the VPN's network
+        ("eth9 10.77.0.10>203.0.113.80 tcp/443", "dropped"),
         ("eth0 10.77.0.11>203.0.113.81 icmp/8", "refused"),
         ("vpn-main 10.8.0.6>203.0.113.80 tcp/443", "accepted as eth1"),
         ("vpn-main 10.8.0.6>203.0.113.81 tcp/443", "refused"),
@@ -833,6 +917,11 @@ FLOWS = {
         ("eth0 10.77.0.66>255.255.255.255 udp/68 from=67", "refused"),
         ("eth1 192.0.2.1>198.51.100.200 tcp/443", "accepted at 10.77.0.10:443"),
         ("eth0 10.77.0.11>198.51.100.200 tcp/443", "accepted at 10.77.0.10:443 as 10.77.0.1"),
+        ("eth1 192.0.2.1>192.168.9.2 tcp/443", "dropped"),
+        ("eth9 192.168.9.5>192.168.9.2 tcp/443", "nobody says"),
+        ("eth9 192.168.9.5>198.51.100.200 tcp/443", "nobody says"),
+        # From inside nobody knows which of its addresses are public.
+        ("eth0 10.77.0.11>192.168.9.2 tcp/443", "accepted at 10.77.0.10:443 as 10.77.0.1"),
         ("eth0 10.77.0.11>10.77.0.1 tcp/443", "refused"),
         ("vpn-main 10.8.0.6>10.8.0.1 tcp/443", "refused"),
         ("eth0 10.77.0.10>192.0.2.1 tcp/443", "accepted as eth1"),
@@ -892,13 +981,12 @@ def test_flows(node, site, flow, expected):
 # keeps the untracked direction back.
 IDLE = {
     "-s 10.8.0.0/24 -o eth1 -j MASQUERADE",
-    "-i eth1 -s 10.77.0.0/24 -j DROP",
     "-i eth0 -o eth0 -d 10.8.1.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT",
-    "-i vpn-+ -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
-    "-o vpn-+ -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+    "-i vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+    "-o vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     # These count when table filter is flushed.
     "-i eth1 -o eth0 -j MARK --set-xmark 0x20000000/0x20000000",
-    "-i eth1 -o vpn-+ -j MARK --set-xmark 0x20000000/0x20000000",
+    "-i eth1 -o vpn-main -j MARK --set-xmark 0x20000000/0x20000000",
     "-m mark --mark 0x20000000/0x20000000 -j DROP",
 }
 
@@ -1025,9 +1113,20 @@ BRANCH_FLOWS = {
         ("eth0 10.77.0.10>10.50.0.5 tcp/22 dscp=63", "accepted untracked"),
         ("eth0 10.77.0.10>10.50.0.5 tcp/22 dscp=10", "accepted dscp=10 untracked"),
         ("eth0 10.60.0.5>10.50.0.5 tcp/22 dscp=63", "accepted"),
-        # The gateway's own services, but not the internet.
-        ("vpn-main 10.50.0.5>10.77.0.1 udp/53", "accepted untracked"),
+        # The gateway's own services, but not the internet. It sees both directions of what is its
+        # own, so that is tracked, as are answers to what it asks itself.
+        ("vpn-main 10.50.0.5>10.77.0.1 udp/53", "accepted"),
+        ("vpn-main 10.50.0.5>10.77.0.2 udp/40000 ESTABLISHED", "accepted"),
         ("vpn-main 10.50.0.5>192.0.2.1 tcp/443", "refused"),
+        # A forward too: its answer comes to this node itself.
+        (
+            "vpn-main 10.50.0.5>198.51.100.2 tcp/443",
+            "accepted at 10.77.0.10:443 as 10.77.0.2",
+        ),
+        ("eth0 10.77.0.10>10.77.0.2 tcp/40000 ESTABLISHED", "accepted"),
+        ("eth1 192.0.2.1>198.51.100.2 tcp/443", "accepted at 10.77.0.10:443"),
+        ("eth9 10.50.0.5>10.77.0.10 tcp/22", "dropped"),
+        ("eth9 10.50.0.5>192.168.9.2 tcp/22", "dropped"),
         # Nobody outside has such an address, nor a way to it.
         ("eth1 10.50.0.5>10.77.0.10 tcp/22", "dropped"),
         ("eth1 10.50.0.5>10.8.0.6 tcp/22", "dropped"),
@@ -1043,6 +1142,8 @@ BRANCH_FLOWS = {
         ("eth0 10.8.1.6>10.50.0.5 tcp/22 dscp=63", "dropped"),
         ("eth0 10.50.0.5>10.8.0.6 tcp/22", "accepted"),
         ("eth0 10.50.0.5>192.0.2.1 tcp/443", "refused"),
+        ("eth0 10.50.0.5>10.77.0.1 udp/53", "accepted"),
+        ("eth0 10.50.0.5>10.77.0.2 udp/40000 ESTABLISHED", "accepted"),
         ("eth1 10.50.0.5>10.77.0.10 tcp/22", "dropped"),
         ("eth1 192.0.2.1>10.50.0.5 tcp/22", "dropped"),
     ],
@@ -1099,6 +1200,72 @@ def test_three_nodes(node):
         )
 
 
+def test_nobody_elsewhere_is_taken_for_somebody_inside(node):
+    """Whoever a rule names by an address of the inside: elsewhere nobody has it."""
+    found = node(
+        {
+            "vpn:clients": {"alice": {"id": 9}, "branch": {"networks": ["10.50.0.0/24"]}},
+            "firewall": {
+                "spoof_protection": False,
+                "groups": {"admins": ["alice", "backend01", "branch"]},
+                "input": [{"from": ["admins", "vpn", "alice", "10.77.0.11"], "ports": 9100}],
+                "forward": [{"from": ["admins", "main"], "to": "public"}],
+            },
+        }
+    )
+    for source, inside in [
+        *(("10.8.0.9", side) for side in ("vpn-main",)),
+        *(("10.8.1.9", side) for side in ("eth0", "vpn-main")),
+        *(("10.50.0.5", side) for side in ("eth0", "vpn-main")),
+        ("10.77.0.10", "eth0"),
+    ]:
+        for interface in ("eth0", "vpn-main", "eth1", "eth9", "vpn-other"):
+            there = interface == inside or (source, interface) in {
+                ("10.8.1.9", "eth0"),
+                ("10.8.1.9", "vpn-main"),
+                ("10.50.0.5", "eth0"),
+                ("10.50.0.5", "vpn-main"),
+            }
+            expected = "accepted" if there else "dropped"
+            flow = f"{interface} {source}>198.51.100.2 tcp/9100"
+            assert found.meets(packet(flow)) == expected, flow
+            flow = f"{interface} {source}>192.0.2.1 tcp/443"
+            assert found.meets(packet(flow)).split(" as ")[0] == expected, flow
+
+
+def test_router_advertisements_where_the_pillar_wants_them(node):
+    found = node({"public:accept_ra": True})
+    assert found.meets(packet("eth1 fe80::1>fd51::1 icmp/134 hops=255")) == "accepted"
+    assert found.meets(packet("eth1 fe80::1>fd51::1 icmp/134 hops=64")) == "dropped"
+    assert found.meets(packet("eth0 fe80::1>fd77::1 icmp/134 hops=255")) == "refused"
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_only_tunnels_of_ours_are_the_inside(node, site):
+    """An interface of a user's may be called alike."""
+    assert "vpn-+" not in node(SITES[site]).texts["v4"] + node(SITES[site]).texts["v6"]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_what_accepts_a_new_connection_names_the_way_it_comes(node, site):
+    """Itself, or by an address that chain SOURCES has asked about."""
+    plan = node(SITES[site]).plan
+    for kind in ("input", "forward", "egress_allowed", "raw"):  # the pillar's say what they like
+        plan["firewall"][kind] = []
+    found = Node(plan)
+    networks = found.plan["vpn"]["servers"]
+    asked = {("-s", (server["network"],)) for server in networks} | {("-s", ("10.77.0.0/24",))}
+    for chains in found.chains.values():
+        for place, rules in chains.items():
+            for rule in rules:
+                if rule.target not in ("ACCEPT", "CT") or place[1] in ("OUTPUT", "INSIDE"):
+                    continue
+                if rule.values("--ctstate") == ("RELATED,ESTABLISHED",):
+                    continue
+                named = {(option, values) for _, option, values in rule.matches}
+                assert rule.values("-i") or named & asked, rule.text
+
+
 # --------------------------------------------------------------------------------------------------
 # What is logged
 
@@ -1114,8 +1281,11 @@ def logs(node, flow):
     [
         ("eth1 192.0.2.1>198.51.100.2 tcp/22", ["gateway input: "]),
         ("eth1 192.0.2.1>10.77.0.1 tcp/22", ["gateway input: "]),
-        ("eth1 10.8.99.1>198.51.100.2 tcp/22", ["gateway input: "]),
-        ("eth1 10.8.99.1>10.77.0.10 tcp/22", ["gateway forward: "]),
+        ("eth1 10.77.0.9>198.51.100.2 tcp/22", []),  # spoof protection does not log
+        ("eth9 10.77.0.9>192.168.9.2 tcp/22", ["gateway input: "]),
+        ("eth9 10.77.0.9>10.77.0.10 tcp/22", ["gateway forward: "]),
+        ("eth1 10.8.99.1>198.51.100.2 tcp/22", ["gateway source: "]),
+        ("eth1 10.8.99.1>10.77.0.10 tcp/22", ["gateway source: "]),
         ("eth0 10.77.0.10>10.77.0.1 tcp/80", ["gateway input: "]),
         ("vpn-main 10.8.0.6>192.0.2.1 tcp/80", ["gateway forward: "]),
         ("eth1 192.0.2.1>10.77.0.10 tcp/22", ["gateway forward: "]),
@@ -1200,8 +1370,9 @@ def test_both_families_have_the_same_chains(node, site):
     found = node(SITES[site])
     chains = [(table, chain) for table, names in gateway_rules.CHAINS.items() for chain in names]
     assert list(found.chains[4]) == list(found.chains[6]) == chains
-    assert gateway_rules.CHAINS == gateway_plan.RAW_CHAINS
-    assert f"{gateway_plan.DEVICE_PREFIX}+" == gateway_rules.TUNNELS
+    assert gateway_rules.CHAINS.keys() == gateway_plan.RAW_CHAINS.keys()
+    for table, names in gateway_plan.RAW_CHAINS.items():
+        assert gateway_rules.CHAINS[table][: len(names)] == names
 
 
 def notes(text):
@@ -1241,12 +1412,13 @@ def test_raw_lines_have_every_chain(node):
     """Those of the pillar's first key are of IPv4, those of the second of IPv6."""
     lines = {
         table: {chain: ["-m addrtype --src-type LOCAL -j RETURN"] for chain in chains}
-        for table, chains in gateway_rules.CHAINS.items()
+        for table, chains in gateway_plan.RAW_CHAINS.items()
     }
     for key, version in (("raw", 4), ("raw6", 6)):
         before, after = node().chains, node({"firewall": {key: lines}}).chains
         for place, rules in after[version].items():
-            assert len(rules) == len(before[version][place]) + 1, place
+            more = place[1] in gateway_plan.RAW_CHAINS[place[0]]
+            assert len(rules) == len(before[version][place]) + more, place
         assert after[10 - version] == before[10 - version]
 
 
@@ -1262,7 +1434,7 @@ def test_comments(node):
     found = node(changes)
     comments = [
         (rule.values("--comment"), rule.target, "".join(rule.values("-p")))
-        for chain in (("filter", "INPUT"), ("filter", "FORWARD"), ("nat", "PREROUTING"))
+        for chain in (("filter", "INPUT"), ("filter", "FORWARD"), ("nat", "DNAT"))
         for rule in found.chains[4][chain]
         if rule.values("--comment")
     ]
@@ -1333,6 +1505,12 @@ VISITORS = [
     ("192.0.2.1", 9100),
     ("192.0.2.1", 8090),
     ("192.0.2.1", 8101),
+    ("192.0.2.1", 8200),
+    ("192.0.2.1", 8300),
+    ("192.0.2.1", 8301),
+    ("192.0.2.1", 443),
+    ("192.0.2.1", 8500),
+    ("192.0.2.9", 8500),
     ("2001:db8:1::9", 2222),
     ("2001:db8:9::9", 2222),
     ("2001:db8:7::9", 2222),
@@ -1344,7 +1522,12 @@ VISITORS = [
 def test_who_is_let_in_says_what_the_rules_do(node, site, address, port):
     """The same answer as a packet gets that goes through the compiled rules."""
     ssh = {"ssh": {"from": ["admins", "203.0.113.9", "2001:db8:9::/64"], "port": 2222}}
-    groups = {"groups": {"admins": ["192.0.2.0/24", "203.0.113.7", "2001:db8:1::/64"]}}
+    groups = {
+        "groups": {
+            "admins": ["192.0.2.0/24", "203.0.113.7", "2001:db8:1::/64"],
+            "ours": ["198.51.100.2"],
+        }
+    }
     rules = {
         "input": [
             {"from": "192.0.2.9", "action": "drop"},
@@ -1354,17 +1537,39 @@ def test_who_is_let_in_says_what_the_rules_do(node, site, address, port):
             {"from": "public", "ports": ["8090-8100", 8080]},
             {"from": "203.0.113.7", "proto": "tcp", "action": "reject"},
             {"to": "198.51.100.9", "ports": 22},
+            {"to": ["198.51.100.9", "198.51.100.2"], "ports": 8200, "action": "drop"},
+            {"to": "198.51.100.9", "ports": 8300, "action": "drop"},
+            {"to": "ours", "ports": 8301},
+            {"from": "public", "ports": [443, 8200, 8300, 8301, 8500]},
         ]
     }
+    forwards = [
+        {"port": 443, "to": "backend01"},
+        {"port": "8499-8510", "to": "backend01", "from": "192.0.2.9"},
+        {"port": "8200-8301", "to": "backend01", "proto": "udp"},
+    ]
     firewall = {"default": {}, "ssh": ssh | groups, "rules": ssh | groups | rules}[site]
-    found = node({"firewall": firewall})
     target = "fd51::1" if ":" in address else "198.51.100.2"
-    accepted = found.meets(packet(f"eth1 {address}>{target} tcp/{port}")) == "accepted"
-    assert gateway_rules.lets_in(found.plan, address, port) is accepted
+    # The forwards of a virtual IP are not those of the node's own address.
+    virtual: dict[str, Any] = {
+        "public:virtual_ip": "198.51.100.10",
+        "public:addresses": ["198.51.100.12"],
+    }
+    virtual["nat:one_to_one"] = [{"address": "198.51.100.12", "to": "10.77.0.20"}]
+    by_dhcp = {"nodes:gw1:public": ..., "nodes:gw2:public": ...}
+    for changes, more in (({}, ()), (by_dhcp, ()), (virtual, ("198.51.100.10", "198.51.100.12"))):
+        found = node({"firewall": firewall, "nat:forwards": forwards, **changes})
+        found.local.add("198.51.100.2")
+        for to in (target, *(more if ":" not in address else ())):
+            accepted = found.meets(packet(f"eth1 {address}>{to} tcp/{port}")) == "accepted"
+            assert gateway_rules.lets_in(found.plan, address, port, to) is accepted
 
 
 def test_with_lines_of_iptables_nobody_can_tell(node):
     raw = {"filter": {"INPUT": ["-p tcp --dport 22 -j ACCEPT"]}}
     found = node({"firewall": {"raw": raw}})
-    assert gateway_rules.lets_in(found.plan, "192.0.2.1", 22) is True
-    assert gateway_rules.lets_in(found.plan, "2001:db8::1", 22) is False
+    assert gateway_rules.lets_in(found.plan, "192.0.2.1", 22, "198.51.100.2") is True
+    assert gateway_rules.lets_in(found.plan, "2001:db8::1", 22, "fd51::1") is False
+    raw = {"nat": {"PREROUTING": ["-s 192.0.2.1 -j RETURN"]}}
+    found = node({"firewall": {"raw": raw}})
+    assert gateway_rules.lets_in(found.plan, "192.0.2.1", 22, "198.51.100.2") is True

@@ -207,6 +207,20 @@ def test_a_jump_stays_where_somebody_put_it(loaded):
     assert chain(loaded, "filter", "INPUT").index("-j GATEWAY-INPUT") == 3
 
 
+@pytest.mark.parametrize("comment", ["GATEWAY-x", "-j", "-g"])
+def test_a_comment_without_quotes_is_no_jump_either(loaded, comment):
+    """iptables-save has quotes only around what needs them."""
+    rule = f"-s 192.0.2.7/32 -m comment --comment {comment}"
+    loaded.change(lambda state: state["v4"]["filter"]["INPUT"].append(f"{rule} -j ACCEPT"))
+    assert json.loads(loaded.run("status").stdout)["drift"] is False
+    jump = f"{rule} -j GATEWAY-INPUT"
+    loaded.change(lambda state: state["v4"]["filter"]["INPUT"].append(jump))
+    assert json.loads(loaded.run("status").stdout)["drift"] is True
+    loaded.run("load")
+    assert jump not in chain(loaded, "filter", "INPUT")
+    loaded.change(lambda state: state["v4"]["filter"]["INPUT"].remove(f"{rule} -j ACCEPT"))
+
+
 def test_a_comment_is_no_jump(loaded):
     rule = '-m comment --comment "as in -j GATEWAY-INPUT" -j ACCEPT'
     loaded.change(lambda state: state["v4"]["filter"]["OUTPUT"].append(rule))

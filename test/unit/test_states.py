@@ -196,6 +196,31 @@ def test_a_kernel_setting_of_a_module_that_is_not_loaded_yet(machine, kernel):
     assert ret["comment"] == "the kernel has no setting net/netfilter/nf_conntrack_tcp_loose"
 
 
+def test_a_kernel_without_ipv6(machine, kernel):
+    """Nothing to set, and nothing for the next boot. With IPv6 it is a setting like any other."""
+    settings = {**SETTINGS, "net/ipv6/conf/eth0/accept_ra": "0"}
+    converges(machine, "kernel_settings", *kernel.of(settings))
+    assert kernel.read() == SETTINGS
+    assert "ipv6" not in kernel.file.read_text()
+    kernel.write("net/ipv6/conf/eth0/accept_ra", 1)
+    changes = converges(machine, "kernel_settings", *kernel.of(settings))
+    assert changes["net/ipv6/conf/eth0/accept_ra"] == {"old": "1", "new": "0"}
+    assert "net/ipv6/conf/eth0/accept_ra = 0" in kernel.file.read_text()
+
+
+@pytest.mark.parametrize(
+    "comment", ["GATEWAY-x", "-j", "-g", '"a -j GATEWAY-INPUT b"', '"-j \\" x"']
+)
+def test_a_rule_of_somebody_else_may_speak_of_us(module, comment):
+    """What counts is where it leads."""
+    rules = [
+        f"-A INPUT -s 192.0.2.7/32 -m comment --comment {comment} -j {target}"
+        for target in ("ACCEPT", "GATEWAY-INPUT")
+    ]
+    found = module._parse_rules("\n".join(["*filter", ":INPUT ACCEPT [0:0]", *rules, "COMMIT"]))
+    assert found == {("filter", "INPUT"): [rules[1]]}
+
+
 @pytest.mark.parametrize("test", [True, False])
 def test_a_kernel_setting_that_does_not_exist(machine, kernel, test):
     settings = {**SETTINGS, "net/ipv4/conf/eth9/send_redirects": "0"}

@@ -597,7 +597,7 @@ def test_keepalived(render, name):
             if instance["peers"]:
                 assert given["unicast_src_ip"] == [instance["source"]]
                 peers = [words for words, _ in block(body, "unicast_peer")]
-                assert peers == [[peer] for peer in instance["peers"]]
+                assert peers == [[peer, "min_ttl", "255"] for peer in instance["peers"]]
             assert ("dont_track_primary" in given) == (instance["name"] == "public")
 
 
@@ -607,8 +607,9 @@ def test_keepalived_nodes_are_each_others_peers(render):
         for node in ("gw1", "gw2")
     ]
     one, other = map(options, bodies)
-    assert block(bodies[0], "unicast_peer") == [(other["unicast_src_ip"], None)]
-    assert block(bodies[1], "unicast_peer") == [(one["unicast_src_ip"], None)]
+    own = ["min_ttl", "255"]
+    assert block(bodies[0], "unicast_peer") == [([*other["unicast_src_ip"], *own], None)]
+    assert block(bodies[1], "unicast_peer") == [([*one["unicast_src_ip"], *own], None)]
     assert one["virtual_router_id"] == other["virtual_router_id"]
     assert int(one["priority"][0]) > int(other["priority"][0]) > 200
 
@@ -1013,6 +1014,12 @@ def test_openvpn_with_passwords(render):
     pam = ["plugin", "openvpn-plugin-auth-pam.so", "vpn login USERNAME password PASSWORD"]
     assert pam in found
     assert ["auth-gen-token-secret", "/etc/token"] in found
+    session = "/usr/lib/gateway/vpn-session /run/gateway-main/sessions"
+    assert ["client-connect", session] in found
+    changes |= {"vpn:servers:main:auth": {"pam": "vpn", "same_name": True}}
+    found, _ = openvpn(render("example", changes=changes))
+    assert ["client-connect", f"{session} same-name"] in found
+    assert ["client-disconnect", session] in found
 
 
 def test_openvpn_revocation_list_on_the_node(render):
@@ -1076,7 +1083,7 @@ def test_dhcp(render, name, expected):
     ]:
         assert line in found
     assert lines(render(name), "/etc/gateway/dhcp-hosts") == [
-        "02:00:00:00:00:10,10.77.0.10,backend01"
+        "02:00:00:00:00:10,10.77.0.10,backend01.example.internal"
     ]
 
 
