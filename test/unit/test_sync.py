@@ -216,6 +216,16 @@ def test_it_is_decided_before_everything_else(plan):
     assert first == f"-A GATEWAY-INPUT {news} -j DROP"
 
 
+def test_so_it_is_where_the_rules_cannot_be_loaded(plan):
+    """The nodes still hear each other, and nobody else is let in."""
+    rules = gateway_rules.ruleset(plan(LINK))
+    for family in "46":
+        usual, closed = (rules[f"{kind}{family}"].splitlines() for kind in ("v", "closed"))
+        told = [line for line in usual if "3780" in line or "! -i eth3" in line]
+        assert told
+        assert [line for line in closed if line in told] == told
+
+
 # --------------------------------------------------------------------------------------------------
 # The status
 
