@@ -161,6 +161,16 @@ def _expiry_warnings():
     return found
 
 
+def _sync_warnings(wanted):
+    """Sessions could outlive a node of this site, and the pillar does not say a word of it."""
+    if not wanted["sync"].get("undecided"):
+        return []
+    return [
+        "gateway:state_sync: connections end when the virtual IP moves; give the nodes a link of"
+        " their own (state_sync: {interface: eth3}, and nodes:NODE:sync), or say false"
+    ]
+
+
 def _lifetimes(material):
     """How long it goes on. What cannot be read is for OpenVPN's own check to refuse."""
     try:
@@ -215,8 +225,8 @@ def validate(warnings=True, **kwargs):
     Everything that is wrong with the site's pillar, and with this node's place in it.
 
     warnings
-        Also name the VPN's certificates and the revocation list that end within 30 days, which
-        keeps nothing from being applied.
+        Also name what keeps nothing from being applied: the VPN's certificates and the revocation
+        list that end within 30 days, and a missing word on state sync.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
 
@@ -235,7 +245,7 @@ def validate(warnings=True, **kwargs):
         return errors
     here = plan()
     errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
-    return [*errors, *_expiry_warnings()] if warnings else errors
+    return [*errors, *_sync_warnings(here), *_expiry_warnings()] if warnings else errors
 
 
 def plan(node=None, **kwargs):
@@ -505,7 +515,12 @@ def status(**kwargs):
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted, problems),
-        "problems": [*problems, *_connection_warnings(), *_expiry_warnings()],
+        "problems": [
+            *problems,
+            *_connection_warnings(),
+            *_sync_warnings(wanted),
+            *_expiry_warnings(),
+        ],
     }
 
 

@@ -155,10 +155,11 @@ class Network:
 
 @dataclass(frozen=True)
 class StateSync:
-    """Whether the nodes tell each other of connections, and over which interface of their own."""
+    """The interface of the nodes' own link, over which they tell each other of connections; None:
+    they do not. ``undecided``: they could, and the pillar says nothing of it."""
 
-    enabled: bool
     interface: str | None
+    undecided: bool
 
 
 @dataclass(frozen=True)
@@ -857,7 +858,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     public = _read_public(top.section("public", required=True))
     link = _read_sync_link(top)
     nodes = _read_nodes(top, internal, public, link)
-    state_sync = _read_state_sync(top, public, nodes, link)
+    state_sync = _check_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes)
     clients = _read_clients(vpn, servers, nodes)
@@ -909,7 +910,8 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         reader.claim("unit", unit, f"gateway:follow_virtual_ip:{number}")
     for section in (dns, ntp, keepalived, top):
         section.close()
-    return (None, reader.errors) if reader.errors else (site, [])
+    # What each node meets in a value that stands there once is said once.
+    return (None, list(dict.fromkeys(reader.errors))) if reader.errors else (site, [])
 
 
 def _read_internal(section: _Section) -> Network:
@@ -1089,12 +1091,25 @@ def _check_own_ports(reader: _Reader, site: Site) -> None:
 
 def _read_sync_link(top: _Section) -> str | None:
     """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
-    if not isinstance(top.values.get("state_sync"), dict):
-        return None
-    section = top.section("state_sync")
-    interface: str | None = section.get("interface", _interface)
-    section.close()
-    return interface or ""
+    if isinstance(top.values.get("state_sync"), dict):
+        section = top.section("state_sync")
+        interface: str | None = section.get("interface", _interface)
+        section.close()
+        return interface or ""
+    return None if top.get("state_sync", _no_state_sync, False) is False else ""
+
+
+def _no_state_sync(value: object) -> bool:
+    if value is True:
+        raise ValueError(
+            "needs a link of the nodes' own: state_sync: {interface: eth3}, and nodes:NODE:sync for"
+            " each node; over the internal side any machine there could add connections that no"
+            " rule has let in"
+        )
+    if value is not False:
+        shown = f"{_kind(value)} ({_show(value)})"
+        raise ValueError(f"must be false or a mapping with interface, is {shown}")
+    return False
 
 
 def _check_sync_link(
@@ -1107,7 +1122,7 @@ def _check_sync_link(
             reader.fault(section.at(key), "means nothing without gateway:state_sync:interface")
     if link is None:
         return
-    if "sync" not in section.values and section.readable:
+    if link and "sync" not in section.values and section.readable:
         reader.fault(section.at("sync"), "missing; gateway:state_sync:interface needs it")
     reader.claim("address", node.sync, section.at("sync"))
     for side in (internal, public):
@@ -1122,35 +1137,27 @@ def _check_sync_link(
     sides = {"internal": node.internal_interface, "public": node.public_interface}
     for name, interface in sides.items():
         if node.sync_interface and node.sync_interface == interface:
-            reader.fault(
-                place, f"{interface} is the {name} interface; without a link say just true"
-            )
+            reader.fault(place, f"{interface} is the {name} interface; a link has one of its own")
 
 
-def _read_state_sync(
+def _check_state_sync(
     top: _Section, public: Network, nodes: tuple[Node, ...], link: str | None
 ) -> StateSync:
-    """Without a word in the pillar it is on where it is of use."""
-
-    def parse(value: object) -> bool:
-        if not isinstance(value, (bool, dict)):
-            shown = f"{_kind(value)} ({_show(value)})"
-            raise ValueError(f"must be true, false or a mapping with interface, is {shown}")
-        return bool(value) if isinstance(value, bool) else True
-
-    default = public.virtual_ip is not None and len(nodes) == 2
-    enabled = top.get("state_sync", parse, default)
+    """Where it would be of use: with a public virtual IP, for two nodes."""
+    value = top.values.get("state_sync")
+    wanted = value is True or isinstance(value, dict)
     path = top.at("state_sync")
     sides = top.values.get("public")
-    if enabled and isinstance(sides, dict) and "virtual_ip" not in sides:
+    if wanted and isinstance(sides, dict) and "virtual_ip" not in sides:
         top.reader.fault(
             path,
             "needs gateway:public:virtual_ip: without it connections are translated to the address"
             " of one node, and end with it",
         )
-    if enabled and len(nodes) != 2:
+    if wanted and len(nodes) != 2:
         top.reader.fault(path, f"needs a site of two nodes; this one has {len(nodes)}")
-    return StateSync(enabled=bool(enabled), interface=link)
+    useful = public.virtual_ip is not None and len(nodes) == 2
+    return StateSync(interface=link, undecided=useful and "state_sync" not in top.values)
 
 
 def _read_failover(section: _Section) -> Failover:
@@ -1994,7 +2001,7 @@ def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
     settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
     if not site.public.accept_ra:
         settings[f"net/ipv6/conf/{node.public_interface}/accept_ra"] = "0"
-    if site.state_sync.enabled:
+    if site.state_sync.interface:
         # What a node knows of a connection's sequence numbers is old when it takes over.
         settings["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
         # And what has not come through by then is picked up in the middle.
@@ -2044,10 +2051,9 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
 
 def _plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
     """The link to the peer, and whose connections are no business of the peer's."""
-    if not site.state_sync.enabled:
-        return {"enabled": False}
+    if not site.state_sync.interface:
+        return {"enabled": False, "undecided": site.state_sync.undecided}
     (peer,) = peers
-    own_link = site.state_sync.interface is not None
     addresses = [
         *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
         *(side.virtual_ip for side in (site.internal, site.public)),
@@ -2055,9 +2061,9 @@ def _plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
     ]
     return {
         "enabled": True,
-        "interface": node.sync_interface if own_link else node.internal_interface,
-        "address": str(node.sync if own_link else node.internal),
-        "peer": str(peer.sync if own_link else peer.internal),
+        "interface": node.sync_interface,
+        "address": str(node.sync),
+        "peer": str(peer.sync),
         "port": SYNC_PORT,
         "ignored": [
             "127.0.0.0/8",

@@ -375,7 +375,7 @@ class _Family:
             for advert in self._adverts():
                 self._add("raw", "PREROUTING", advert, "-j CT --notrack")
             self._add("raw", "OUTPUT", f"-p {VRRP} -j CT --notrack")
-            self._sync_untracked()
+            self._sync_raw()
 
     def _raw_table(self) -> None:
         self._untracked()
@@ -423,13 +423,21 @@ class _Family:
             for peer in instance["peers"]
         ]
 
-    def _sync_untracked(self) -> None:
+    def _sync_raw(self) -> None:
+        """The peer's address on the link is on no other side, whether the link is up or not."""
         sync = self.plan["sync"]
-        if sync["enabled"]:
-            message = f"-p udp --dport {sync['port']} -j CT --notrack"
-            self._note("raw", "PREROUTING", "State sync is tracked by nobody either.")
-            self._add("raw", "PREROUTING", f"-i {sync['interface']} -s {sync['peer']} {message}")
-            self._add("raw", "OUTPUT", f"-o {sync['interface']} -d {sync['peer']} {message}")
+        if not sync["enabled"]:
+            return
+        link, address, peer = sync["interface"], sync["address"], sync["peer"]
+        message = f"-p udp --dport {sync['port']}"
+        self._note("raw", "PREROUTING", "State sync: the link, and nobody tracks its messages.")
+        self._add("raw", "PREROUTING", f"! -i {link} -s {peer} -j DROP")
+        self._add(
+            "raw", "PREROUTING", f"-i {link} -s {peer} -d {address} {message} -j CT --notrack"
+        )
+        self._note("raw", "OUTPUT", "State sync: without the link it goes nowhere.")
+        self._add("raw", "OUTPUT", f"! -o {link} -d {peer} {message} -j DROP")
+        self._add("raw", "OUTPUT", f"-o {link} -s {address} -d {peer} {message} -j CT --notrack")
 
     def _mangle(self) -> None:
         # A flush of table filter alone would let everything in.
@@ -572,13 +580,14 @@ class _Family:
 
     def _election(self) -> None:
         chain = "INPUT"
+        self._sync()
         self._note("filter", chain, "The node itself, and the election of the primary.")
         self._add("filter", chain, "-i lo -j ACCEPT")
         if self.version == 4:
             for advert in self._adverts():
                 self._add("filter", chain, advert, "-j ACCEPT")
             self._add("filter", chain, f"-p {VRRP} -j DROP")
-            self._sync()
+            self._link_only()
 
     def _input(self) -> None:
         chain = "INPUT"
@@ -601,13 +610,23 @@ class _Family:
         self._refuse(chain, "input", "drop", f"-i {self.public}")
 
     def _sync(self) -> None:
+        """Before the node's own packets: programs on it must not speak for the peer either."""
         sync = self.plan["sync"]
-        if sync["enabled"]:
-            self._note("filter", "INPUT", "State sync: what the peer tells, and nobody else.")
-            message = f"-p udp --dport {sync['port']}"
+        if not sync["enabled"]:
+            return
+        self._note("filter", "INPUT", "State sync: what the peer tells on the link, nobody else.")
+        message = f"-p udp --dport {sync['port']}"
+        if self.version == 4:
             link = f"-i {sync['interface']} -s {sync['peer']} -d {sync['address']}"
             self._add("filter", "INPUT", link, message, "-j ACCEPT")
-            self._add("filter", "INPUT", message, "-j DROP")
+        self._add("filter", "INPUT", message, "-j DROP")
+
+    def _link_only(self) -> None:
+        sync = self.plan["sync"]
+        if sync["enabled"]:
+            self._note("filter", "INPUT", "No other side knows the address on the link.")
+            unknown = f"! -i {sync['interface']} -d {sync['address']}"
+            self._refuse("INPUT", "input", "drop", unknown)
 
     def _icmp(self) -> None:
         chain = "INPUT"
@@ -707,6 +726,10 @@ class _Family:
         self._refuse(chain, "forward", "drop", f"-i {self.public}")
         for interface in self.inside:
             self._refuse(chain, "forward", "drop", f"-o {interface}")
+        if self.plan["sync"]["enabled"]:
+            self._note("filter", chain, "The link of state sync ends here.")
+            for end in ("-i", "-o"):
+                self._refuse(chain, "forward", "drop", f"{end} {self.plan['sync']['interface']}")
 
     def _forwarded(self) -> None:
         """Connections that table nat has led to a host."""

@@ -176,7 +176,7 @@ def pillar(profile: str, delay: int) -> dict[str, Any]:
     """Return what is merged over pillar.example for a profile."""
     return {
         "public": {"virtual_ip": checks.PUBLIC_VIRTUAL_IP},
-        "state_sync": True,
+        **checks.STATE_SYNC,
         "failover": {"profile": profile, "preempt_delay": delay},
     }
 

@@ -19,6 +19,12 @@ VIRTUAL_IP = "10.77.0.1"
 PUBLIC_VIRTUAL_IP = "198.51.100.10"
 INTERNAL = {"gw1": "10.77.0.2", "gw2": "10.77.0.3"}
 PUBLIC = {"gw1": "198.51.100.2", "gw2": "198.51.100.3"}
+LINK = {"gw1": "10.78.0.2", "gw2": "10.78.0.3"}
+# What is merged over a pillar with a public virtual IP.
+STATE_SYNC = {
+    "nodes": {name: {"sync": address} for name, address in LINK.items()},
+    "state_sync": {"interface": "eth3"},
+}
 TUNNEL_NETWORK = {"gw1": "10.8.0.", "gw2": "10.8.1."}
 BACKEND = "10.77.0.10"
 BACKEND_MAC = "02:00:00:00:00:10"

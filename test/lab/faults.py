@@ -34,16 +34,16 @@ HEALTH = {"public": {"targets": [checks.INTERNET]}}
 # What is merged over pillar.example. All but `plain` have a public virtual IP and replicate the
 # state of connections.
 SITES: dict[str, Pillar] = {
-    "normal": {"public": PUBLIC, "state_sync": True, "health": HEALTH},
+    "normal": {"public": PUBLIC, **checks.STATE_SYNC, "health": HEALTH},
     "fast": {
         "public": PUBLIC,
-        "state_sync": True,
+        **checks.STATE_SYNC,
         "health": HEALTH,
         "failover": {"profile": "fast"},
     },
     "lossy": {
         "public": PUBLIC,
-        "state_sync": True,
+        **checks.STATE_SYNC,
         "health": HEALTH,
         "failover": {"profile": "lossy"},
     },
@@ -476,9 +476,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "both links down",
-        (cards("unplug", "gw1"),),
+        (cards("unplug", "gw1", "eth0", "eth1"),),
         vanishes(),
-        mends=(cards("plug", "gw1"),),
+        mends=(cards("plug", "gw1", "eth0", "eth1"),),
     ),
     Fault(
         "LAN link flaps",

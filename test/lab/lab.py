@@ -48,7 +48,7 @@ from engine import (
 
 REPOSITORY = LAB.parent.parent
 AUTHORITY = "/etc/salt/pki/gateway/example"  # on the master; made by pki.distribute
-NETWORKS = ("lan", "wan", "mgmt")
+NETWORKS = ("lan", "wan", "mgmt", "sync")
 GATEWAYS = ("gw1", "gw2")
 
 
@@ -75,6 +75,7 @@ def _gateway(number: int) -> Machine:
             Port("lan", f"10.77.0.{number}/24", f"02:00:00:00:01:0{number}"),
             Port("wan", f"198.51.100.{number}/24", f"02:00:00:00:02:0{number}"),
             Port("mgmt", f"10.99.0.{number}/24", f"02:00:00:00:03:0{number}"),
+            Port("sync", f"10.78.0.{number}/24", f"02:00:00:00:04:0{number}"),
         ),
         # It forwards nothing: a gateway has a default route, and no way out of the lab.
         router="198.51.100.100",
@@ -677,7 +678,8 @@ class Lab:
         roster = {}
         for name in gateways:
             Host(name).write("/root/.ssh/authorized_keys", public, 0o600)
-            address = TOPOLOGY[name].ports[-1].address.partition("/")[0]
+            ports = {port.network: port for port in TOPOLOGY[name].ports}
+            address = ports["mgmt"].address.partition("/")[0]
             roster[name] = {"host": address, "user": "root", "minion_opts": {"id": name}}
         master.write("/etc/salt/roster", json.dumps(roster, indent=1))
 

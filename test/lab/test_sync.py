@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import checks
+import hostile
 import pytest
 from conftest import GATEWAYS, converge, ok, secondary_in_charge, wait_for_primary
-from lab import Lab, Sessions, on_switch
+from lab import Lab, Sessions
 from test_failover import primary_cut_off
 
 ADDRESS = checks.PUBLIC_VIRTUAL_IP
 FURTHER = "198.51.100.11"
-SITE = {
+WITHOUT = {
     "public": {"virtual_ip": ADDRESS, "addresses": [FURTHER]},
     "nat": {
         "forwards": [
@@ -26,6 +28,7 @@ SITE = {
     },
     "firewall": {"forward": [{"from": "public", "to": "www", "ports": "7007-7008"}]},
 }
+SITE = {**WITHOUT, **checks.STATE_SYNC}
 MORE_VPN = {"network": "10.9.0.0/16", "port": 1195}
 COUNT = 200
 STALL_MS = 1000
@@ -33,7 +36,7 @@ STALL_MS = 1000
 
 @pytest.fixture(scope="module")
 def synced(lab: Lab) -> Iterator[Lab]:
-    """The example's site with a public virtual IP, and so with state sync."""
+    """The example's site with a public virtual IP, and state sync over a link of the nodes' own."""
     converge(lab)
     lab.set_pillar({"gateway": SITE})
     ok(lab.apply())
@@ -66,6 +69,7 @@ def wait_known(lab: Lab, name: str, count: int = COUNT, seconds: float = 25) -> 
 
 
 def assert_unharmed(sessions: Sessions, stall_ms: float = STALL_MS) -> None:
+    """All are alive, and stood still for no longer than that."""
     result = sessions.result
     assert (result.opened, result.alive, result.deaths) == (COUNT, COUNT, {})
     print(f"\nsessions: {result.alive} of {result.opened}, {result.worst_stall_ms:.0f} ms")
@@ -108,7 +112,7 @@ def test_sessions_from_outside_outlive_the_primary(synced: Lab) -> None:
 @pytest.mark.long
 def test_without_state_sync_the_sessions_end(synced: Lab) -> None:
     """Those of which the client only listens: nobody knows any more to whom the answers belong."""
-    synced.set_pillar({"gateway": {**SITE, "state_sync": False}})
+    synced.set_pillar({"gateway": {**WITHOUT, "state_sync": False}})
     results = ok(synced.apply())
     try:
         for name in GATEWAYS:
@@ -139,7 +143,7 @@ def test_nothing_of_the_nodes_own_is_sent(synced: Lab) -> None:
     for name in GATEWAYS:
         sent = synced.host(name).run("conntrackd -i").stdout
         assert [line for line in sent.splitlines() if "10.99.0." in line] == []
-        own = f"conntrack -L 2>/dev/null | grep -E 'src={checks.INTERNAL[name]}.* dport=3780'"
+        own = f"conntrack -L 2>/dev/null | grep -E 'src={checks.LINK[name]}.* dport=3780'"
         assert synced.host(name).run(own, check=False).stdout == ""
 
 
@@ -190,32 +194,23 @@ def test_an_apply_that_restarts_conntrackd_loses_nothing(synced: Lab) -> None:
     ok(synced.apply())
 
 
-@pytest.mark.long
-def test_on_a_link_of_their_own(synced: Lab) -> None:
-    """A cable between the nodes; when it is pulled out, nothing goes by another way."""
-    gw1, gw2 = (synced.host(name) for name in GATEWAYS)
-    sync = {"gw1": {"sync": "10.78.0.2"}, "gw2": {"sync": "10.78.0.3"}}
-    on_switch(f"link add eth3 netns {gw1.pid} type veth peer name eth3 netns {gw2.pid}")
+def test_when_the_link_is_down_nothing_goes_by_another_way(synced: Lab) -> None:
+    """The way to the peer's address is the default route then, and what is told is clear text."""
+    gw1 = synced.host("gw1")
+    tell = f"""
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes(16), ("{checks.LINK["gw2"]}", 3780))
+"""
+    gw1.run("ip link set eth3 down")
     try:
-        for host in (gw1, gw2):
-            address = sync[host.name]["sync"]
-            host.run(f"ip address add {address}/24 dev eth3 && ip link set eth3 up")
-        synced.set_pillar({"gateway": {**SITE, "nodes": sync, "state_sync": {"interface": "eth3"}}})
-        ok(synced.apply())
-        wait_until_synced(synced)
-        with synced.sessions(COUNT) as sessions:
-            wait_known(synced, "gw2")
-            vanish_and_return(synced)
-        assert_unharmed(sessions)
-        gw2.run("ip link set eth3 down")
-        assert_silent(synced, "10.78.0.3")
-        gw2.run("ip link set eth3 up")
-        wait_until_synced(synced)
+        assert "dev eth1" in gw1.run(f"ip route get {checks.LINK['gw2']}").stdout
+        assert "PermissionError" in gw1.run(["python3", "-c", tell], check=False).stderr
+        assert hostile.news(hostile.heard("gw1", "eth1", 3)) == {}
+        assert_silent(synced, checks.LINK["gw2"])
     finally:
-        synced.set_pillar({"gateway": SITE})
-        ok(synced.apply())
-        gw1.run("ip link delete eth3")
-        wait_until_synced(synced)
+        gw1.run("ip link set eth3 up")
+    wait_until_synced(synced)
+    assert checks.eventually(lambda: problems(synced, "gw1"), lambda now: now == [], 30) == []
 
 
 def test_status_tells_of_a_silent_peer(synced: Lab) -> None:
@@ -223,23 +218,139 @@ def test_status_tells_of_a_silent_peer(synced: Lab) -> None:
     gw2 = synced.host("gw2")
     gw2.run("systemctl stop conntrackd")
     try:
-        assert_silent(synced, "10.77.0.3")
+        assert_silent(synced, checks.LINK["gw2"])
         assert "service conntrackd is dead" in problems(synced, "gw2")
     finally:
         gw2.run("systemctl start conntrackd")
     assert checks.eventually(lambda: problems(synced, "gw1"), lambda now: now == [], 15) == []
 
 
-def test_nobody_else_reaches_conntrackd(synced: Lab) -> None:
-    """A neighbour's message, however well formed, changes no table."""
+def test_no_program_of_the_node_reaches_conntrackd(synced: Lab) -> None:
+    """Which any user could start, and which needs no way through the link."""
     count = "conntrackd -s | awk '/Pckts recv/ {n = $4} END {print n}'"
     gw1 = synced.host("gw1")
-    flood = """
+    flood = f"""
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for _ in range(500): s.sendto(bytes(64), ("10.77.0.2", 3780))
+for _ in range(500): s.sendto(bytes(64), ("{checks.LINK["gw1"]}", 3780))
 """
     before = int(gw1.run(count).stdout)
-    synced.host("backend01").run(["python3", "-c", flood])
+    gw1.run(["setpriv", "--reuid=nobody", "--clear-groups", "python3", "-c", flood])
     time.sleep(1)
     assert int(gw1.run(count).stdout) - before < 100
+
+
+# --- a hostile machine --------------------------------------------------------------------------
+
+LAPTOP = "198.51.100.50"
+STRANGE = (LAPTOP, 6666, ADDRESS, 2222)  # no rule lets it in
+
+
+def flows(lab: Lab, name: str) -> list[tuple[str, int, str, int]]:
+    """The laptop's sessions, as a node's kernel has them: source and destination."""
+    listed = lab.host(name).run(f"conntrack -L -p tcp -s {LAPTOP} 2>/dev/null").stdout
+    ends = re.findall(r"ESTABLISHED src=\S+ dst=(\S+) sport=(\d+) dport=(\d+)", listed)
+    return [(LAPTOP, int(sport), to, int(dport)) for to, sport, dport in ends]
+
+
+def lies(lab: Lab, name: str, sources: list[str], destinations: list[str]) -> list[bytes]:
+    """What conntrackd on a node would take if its peer had sent it: a connection that is not there,
+    and the end of two that are, one sudden and one as by itself. From each to each address."""
+    number = hostile.news(hostile.heard(name, "eth3", 3))[checks.LINK[peer_of(name)]] + 100
+    first, second, *_ = flows(lab, name)
+    return [
+        hostile.datagram(source, destination, 3780, message)
+        for source in sources
+        for destination in destinations
+        for message in (
+            hostile.told(hostile.NEW, number, STRANGE, checks.BACKEND),
+            hostile.told(hostile.END, number + 1, first, checks.BACKEND),
+            hostile.told(hostile.UPDATE, number + 2, second, checks.BACKEND, hostile.CLOSE, 1),
+        )
+    ]
+
+
+def peer_of(name: str) -> str:
+    (peer,) = set(GATEWAYS) - {name}
+    return peer
+
+
+def strange(lab: Lab, name: str) -> bool:
+    listed = lab.host(name).run(f"conntrack -L -p tcp --sport {STRANGE[1]} 2>/dev/null")
+    return bool(listed.stdout)
+
+
+def test_a_machine_of_the_lan_adds_changes_and_ends_no_connection(synced: Lab) -> None:
+    """It speaks conntrackd's language and takes the peer's addresses. Who is on the link can do all
+    of it: the same messages work there."""
+    with synced.sessions(COUNT, "laptop", ADDRESS) as sessions:
+        wait_known(synced, "gw2")
+        for name in GATEWAYS:
+            peer = peer_of(name)
+            addresses = (checks.LINK, checks.INTERNAL, checks.PUBLIC)
+            sources = [*(each[peer] for each in addresses), "10.77.0.66"]
+            packets = lies(synced, name, sources, [each[name] for each in addresses])
+            for card in ("eth0", "eth1"):
+                hostile.send(name, card, packets)
+        time.sleep(2)
+        for name in GATEWAYS:
+            assert not strange(synced, name)
+            assert known(synced, name) == COUNT
+        on_the_link = lies(synced, "gw2", [checks.LINK["gw1"]], [checks.LINK["gw2"]])
+        hostile.send("gw2", "eth3", on_the_link)
+        assert checks.eventually(lambda: strange(synced, "gw2"), bool, 5) is True
+        wait_known(synced, "gw2", COUNT - 2, 5)
+    assert_unharmed(sessions)
+    for name in GATEWAYS:
+        synced.host(name).run("conntrack -F; systemctl restart conntrackd")
+    wait_until_synced(synced)
+
+
+def adverts(name: str, card: str, source: str, ttl: int = 255) -> list[bytes]:
+    """A better router's on this node's side."""
+    side, address = {
+        "eth0": (checks.INTERNAL, checks.VIRTUAL_IP),
+        "eth1": (checks.PUBLIC, ADDRESS),
+    }[card]
+    return [hostile.advert(source, side[name], address, 254, ttl)]
+
+
+def assert_unmoved(lab: Lab, seconds: float = 2) -> None:
+    """Both virtual IPs are on gw1, and only there."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for address in (checks.VIRTUAL_IP, ADDRESS):
+            assert checks.holders(lab, address) == ["gw1"]
+
+
+@pytest.mark.parametrize("source", ["10.77.0.66", checks.BACKEND, checks.LINK["gw2"]])
+def test_adverts_of_a_stranger_move_nothing(synced: Lab, source: str) -> None:
+    with (
+        hostile.Sending("gw1", "eth0", adverts("gw1", "eth0", source), 30),
+        hostile.Sending("gw2", "eth0", adverts("gw2", "eth0", source), 30),
+    ):
+        assert_unmoved(synced)
+
+
+@pytest.mark.parametrize("card", ["eth0", "eth1"])
+def test_adverts_from_beyond_a_router_move_nothing(synced: Lab, card: str) -> None:
+    """Each router on the way takes one off the 255 hops that they begin with (RFC 9568 5.1.1.3)."""
+    side = {"eth0": checks.INTERNAL, "eth1": checks.PUBLIC}[card]
+    with (
+        hostile.Sending("gw1", card, adverts("gw1", card, side["gw2"], 254), 30),
+        hostile.Sending("gw2", card, adverts("gw2", card, side["gw1"], 254), 30),
+    ):
+        assert_unmoved(synced)
+
+
+def test_who_takes_the_peer_s_address_on_the_lan_can_move_the_virtual_ip(synced: Lab) -> None:
+    """What README says of it: as with ARP, nobody can tell. It ends with the liar's adverts, and no
+    session ends with it."""
+    with synced.sessions(COUNT) as sessions:
+        wait_known(synced, "gw2")
+        with hostile.Sending("gw1", "eth0", adverts("gw1", "eth0", checks.INTERNAL["gw2"]), 30):
+            moved = checks.eventually(lambda: checks.holders(synced), lambda on: on == ["gw2"], 10)
+            assert moved == ["gw2"]
+        wait_for_primary(synced)
+        time.sleep(2)
+    assert_unharmed(sessions, 2 * STALL_MS)

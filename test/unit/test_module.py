@@ -31,6 +31,7 @@ CHRONY = (
 )
 LINK = {
     "public:virtual_ip": "198.51.100.10",
+    "state_sync": {"interface": "eth3"},
     "nodes:gw1:sync": "10.78.0.1",
     "nodes:gw2:sync": "10.78.0.2",
 }
@@ -295,7 +296,7 @@ def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, mon
 
 def test_what_is_not_told_to_the_peer(module, node, break_pillar):
     """Nothing of the node's own, on whichever interface; tunnels are in their network already."""
-    break_pillar({"public:virtual_ip": "198.51.100.10"})
+    break_pillar(LINK)
     node.addresses["docker0"] = ["172.17.0.1"]
     node.addresses["eth0"].append("10.99.0.2")
     planned = module.plan()["sync"]["ignored"]
@@ -456,11 +457,11 @@ def test_a_minion_that_is_no_node(module, node):
         ),
         ({"nodes:gw2:internal_interface": "lan0", "nodes:gw1:public": ...}, []),
         (
-            {**LINK, "state_sync": {"interface": "eth3"}},
+            LINK,
             ["gateway:state_sync:interface: this node has no interface eth3, only {}"],
         ),
         (
-            {**LINK, "state_sync": {"interface": "eth3"}, "nodes:gw1:sync_interface": "tap0"},
+            {**LINK, "nodes:gw1:sync_interface": "tap0"},
             ["gateway:nodes:gw1:sync: 10.78.0.1 is not on this node's interface tap0"],
         ),
     ],
@@ -882,6 +883,28 @@ def test_status_of_a_loader_of_an_older_version(module, node):
     old = {"backend": "nft", "loaded": True, "drift": False, "pending": False}
     node.tools["/usr/lib/gateway/firewall"] = json.dumps(old)
     assert module.status()["firewall"] == LOADED | {"gate": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "undecided"),
+    [
+        ({"public:virtual_ip": "198.51.100.1"}, True),
+        ({"public:virtual_ip": "198.51.100.1", "state_sync": False}, False),
+        ({}, False),
+    ],
+    ids=["without a word", "not wanted", "of no use"],
+)
+def test_a_word_on_state_sync(module, node, break_pillar, changes, undecided):
+    """Advice, and no error: it keeps nothing from being applied."""
+    break_pillar(changes)
+    node.addresses["eth1"] += ["198.51.100.1"] if changes else []
+    node.applied.write_text(module.digest() + "\n")
+    said = (
+        "gateway:state_sync: connections end when the virtual IP moves; give the nodes a link of"
+        " their own (state_sync: {interface: eth3}, and nodes:NODE:sync), or say false"
+    )
+    assert module.validate() == module.status()["problems"] == [said] * undecided
+    assert module.validate(warnings=False) == []
 
 
 def test_status_says_what_ails_the_node(module, node):

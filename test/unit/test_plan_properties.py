@@ -214,7 +214,15 @@ def pillars(draw, spare=False):
     stay = [f"host{number}" for number in range(hosts - spare)]
     names = ["internal", *([] if spare else ["vpn"]), *list(vpn)[: len(vpn) - spare]]
     firewall = draw(firewalls(stay, names))
+    nodes = {f"gw{number}": node(number, internal=next(addresses)) for number in ids}
+    # State sync is for two.
+    link = {}
+    if "virtual_ip" in public and len(nodes) == 2 and draw(st.booleans()):
+        link = {"state_sync": {"interface": "eth3"}}
+        for number, each in enumerate(nodes.values()):
+            each["sync"] = f"10.78.0.{2 + number}"
     return {
+        **link,
         "domain": "example.internal",
         "internal": {
             "interface": "eth0",
@@ -222,7 +230,7 @@ def pillars(draw, spare=False):
             "virtual_ip": next(addresses),
         },
         "public": public,
-        "nodes": {f"gw{number}": node(number, internal=next(addresses)) for number in ids},
+        "nodes": nodes,
         "vpn": {
             "servers": vpn,
             "clients": vpn_clients,
@@ -327,8 +335,12 @@ def added(pillar, where):
 @given(pillars(spare=True))
 def test_adding_a_node_changes_nothing_that_exists(pillar):
     expected = {"peers", "vrrp.instances.peers", "routes", "dhcp.ntp", "dns.records", "ntp.peers"}
-    # State sync is for two; a third one ends it where the pillar does not insist.
-    assert all(where == expected for where in added({**pillar, "state_sync": False}, "nodes"))
+    # State sync is for two.
+    nodes = {name: {**each} for name, each in pillar["nodes"].items()}
+    for each in nodes.values():
+        each.pop("sync", None)
+    without = {**pillar, "nodes": nodes, "state_sync": False}
+    assert all(where == expected for where in added(without, "nodes"))
 
 
 @given(pillars(spare=True))
@@ -576,7 +588,7 @@ EVERY_KEY = {
             "internal_interface": "lan0",
             "public_interface": "wan0",
             "sync": "10.78.0.2",
-            "sync_interface": "link0",
+            "sync_interface": "sync0",
             "pki": {"certificate": "/etc/gw1.crt", "key": "/etc/gw1.key"},
         },
         "gw2": {"id": 2, "internal": "10.77.0.3", "public": "198.51.100.3", "sync": "10.78.0.3"},

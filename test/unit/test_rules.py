@@ -360,6 +360,7 @@ class Node:
         """What becomes of the packet: dropped, refused, accepted, or nobody says; and where it goes
         (at), with which source (as)."""
         own = packet.interface == "self"
+        packet.out = self.way(packet.destination) if own else ""
         if self.walk("raw", "OUTPUT" if own else "PREROUTING", packet) == "DROP":
             return "dropped"
         if not own:
@@ -1177,6 +1178,89 @@ def test_no_rule_for_networks_behind_clients_is_without_a_flow(branch):
     assert {rule for rule in set.intersection(*idle) if "10.50.0.0/24" in rule} == {
         "-i eth0 -o eth0 -d 10.50.0.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT"
     }
+
+
+# State sync over eth3. While the link is down, the way to the peer's address there is the default
+# route. Rules of the pillar and spoof protection are no part of what keeps it closed.
+LINK = {
+    "public:virtual_ip": "198.51.100.10",
+    "state_sync": {"interface": "eth3"},
+    "nodes:gw1:sync": "10.78.0.2",
+    "nodes:gw2:sync": "10.78.0.3",
+    "firewall": {
+        "spoof_protection": False,
+        "input": [{"ports": "1-65535", "proto": "both", "action": "accept"}],
+    },
+}
+LINK_FLOWS = {
+    "up": [
+        ("eth3 10.78.0.3>10.78.0.2 udp/3780", "accepted untracked"),
+        ("self 10.78.0.2>10.78.0.3 udp/3780", "nobody says untracked"),
+        # Nobody else on the link, from nowhere else, to no other address.
+        ("eth3 10.78.0.9>10.78.0.2 udp/3780", "dropped"),
+        ("eth3 10.78.0.3>10.77.0.2 udp/3780", "dropped"),
+        ("eth3 10.77.0.3>10.78.0.2 udp/3780", "dropped"),
+        ("eth3 fe80::3>fd77::1 udp/3780", "dropped"),
+        ("eth0 10.77.0.3>10.77.0.2 udp/3780", "dropped"),
+        ("eth0 10.77.0.3>10.78.0.2 udp/3780", "dropped"),
+        ("eth0 10.78.0.3>10.78.0.2 udp/3780", "dropped"),
+        ("eth0 fd77::9>fd77::1 udp/3780", "dropped"),
+        ("vpn-main 10.8.0.6>10.77.0.2 udp/3780", "dropped"),
+        ("docker0 172.17.0.2>10.78.0.2 udp/3780", "dropped"),
+        # No program of the node's own either, whatever address it takes.
+        ("lo 10.78.0.2>10.78.0.2 udp/3780", "dropped"),
+        ("lo 10.78.0.3>10.78.0.2 udp/3780", "dropped"),
+        # The peer's address is on the link alone, and so is the node's.
+        ("eth0 10.78.0.3>10.77.0.2 tcp/22", "dropped"),
+        ("eth0 10.78.0.3>192.0.2.1 tcp/443", "dropped"),
+        ("eth1 10.78.0.3>198.51.100.2 tcp/22", "dropped"),
+        ("eth0 10.77.0.10>10.78.0.2 tcp/22", "dropped"),
+        ("docker0 172.17.0.2>10.78.0.2 tcp/22", "dropped"),
+        ("lo 10.78.0.2>10.78.0.2 tcp/22", "accepted"),
+        ("eth3 10.78.0.3>10.78.0.2 icmp/8", "accepted"),
+        # It leads nowhere.
+        ("docker0 172.17.0.2>10.78.0.3 tcp/22", "dropped"),
+        ("docker0 fd17::2>fd78::3 tcp/22", "dropped"),
+        ("eth0 10.77.0.10>10.78.0.3 udp/3780", "refused"),
+        ("eth3 10.78.0.3>172.17.0.2 tcp/22", "dropped"),
+        ("eth3 10.78.0.3>192.0.2.1 tcp/443", "dropped"),
+        ("eth3 10.78.0.3>10.77.0.10 tcp/443", "dropped"),
+        ("eth3 fd78::3>fd17::2 tcp/443", "dropped"),
+    ],
+    "down": [
+        ("self 10.78.0.2>10.78.0.3 udp/3780", "dropped"),
+        ("eth1 10.78.0.3>10.78.0.2 udp/3780", "dropped"),
+        ("eth1 10.78.0.3>198.51.100.2 udp/3780", "dropped"),
+        ("eth0 10.78.0.3>10.78.0.2 udp/3780", "dropped"),
+    ],
+}
+
+
+@pytest.fixture
+def linked(node):
+    """gw1 with a link of the nodes' own; whether that is up."""
+
+    def found(up):
+        gateway = node(LINK)
+        gateway.local.add("10.78.0.2")
+        gateway.routes |= {"10.78.0.0/24": "eth3", "fd78::/64": "eth3"} if up else {}
+        return gateway
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("where", "flow", "expected"),
+    [(where, flow, expected) for where, flows in LINK_FLOWS.items() for flow, expected in flows],
+)
+def test_the_link_of_state_sync(linked, where, flow, expected):
+    assert linked(where == "up").meets(packet(flow)) == expected
+
+
+def test_no_rule_for_the_link_is_without_a_flow(linked):
+    idle = [idle_rules(linked(where == "up"), flows) for where, flows in LINK_FLOWS.items()]
+    ours = re.compile("eth3|3780|10[.]78[.]")
+    assert {rule for rule in set.intersection(*idle) if ours.search(rule)} == set()
 
 
 def test_the_standby_translates_for_its_own_clients_alone(node):

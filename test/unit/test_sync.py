@@ -30,30 +30,35 @@ SYSCTLS = {
     "changes",
     [
         {},
+        ADDRESS,
         {**ADDRESS, "state_sync": False},
         {"state_sync": False},
         {**ADDRESS, **THIRD},
         {**ADDRESS, "nodes:gw2": ...},
     ],
-    ids=["no public virtual IP", "off", "off where it was off", "three nodes", "one node"],
+    ids=[
+        *("no public virtual IP", "without a word", "off", "off where it was off"),
+        *("three nodes", "one node"),
+    ],
 )
 def test_off(plan, changes):
+    """Where it could be on, and the pillar does not say a word, somebody has to decide."""
     found = plan(changes)
-    assert found["sync"] == {"enabled": False}
+    assert found["sync"] == {"enabled": False, "undecided": changes == ADDRESS}
     assert not SYSCTLS.keys() & found["kernel"].keys()
-    assert "3780" not in gateway_rules.ruleset(found)["v4"]
+    rules = gateway_rules.ruleset(found)
+    assert "3780" not in rules["v4"] + rules["v6"]
 
 
-@pytest.mark.parametrize("more", [{}, {"state_sync": True}], ids=["by itself", "as it says"])
-def test_on(plan, more):
-    changes = {**ADDRESS, "public:addresses": ["198.51.100.11"], **more}
+def test_on(plan):
+    changes = {**LINK, "public:addresses": ["198.51.100.11"]}
     found = plan(changes)
     sync = found["sync"]
     assert sync == {
         "enabled": True,
-        "interface": "eth0",
-        "address": "10.77.0.2",
-        "peer": "10.77.0.3",
+        "interface": "eth3",
+        "address": "10.78.0.1",
+        "peer": "10.78.0.2",
         "port": 3780,
         "ignored": sync["ignored"],
     }
@@ -61,15 +66,16 @@ def test_on(plan, more):
         "127.0.0.0/8",
         *("10.77.0.1", "10.77.0.2", "10.77.0.3"),
         *("198.51.100.2", "198.51.100.3", "198.51.100.10", "198.51.100.11"),
+        *("10.78.0.1", "10.78.0.2"),
         "10.8.0.0/16",
     }
     assert found["kernel"].items() >= SYSCTLS.items()
     other = plan(changes, "gw2")["sync"]
-    assert (other["address"], other["peer"]) == ("10.77.0.3", "10.77.0.2")
+    assert (other["address"], other["peer"]) == ("10.78.0.2", "10.78.0.1")
     assert other["ignored"] == sync["ignored"]
 
 
-def test_a_link_of_their_own(plan):
+def test_another_name_on_one_node(plan):
     changes = {**LINK, "nodes:gw2:sync_interface": "eth4"}
     for node, expected in {
         "gw1": ("eth3", "10.78.0.1", "10.78.0.2"),
@@ -77,23 +83,29 @@ def test_a_link_of_their_own(plan):
     }.items():
         sync = plan(changes, node)["sync"]
         assert (sync["interface"], sync["address"], sync["peer"]) == expected
-        assert {"10.78.0.1", "10.78.0.2"} <= set(sync["ignored"])
 
 
 NEEDS_ADDRESS = (
     "gateway:state_sync: needs gateway:public:virtual_ip: without it connections are translated to"
     " the address of one node, and end with it"
 )
+NEEDS_LINK = (
+    "gateway:state_sync: needs a link of the nodes' own: state_sync: {interface: eth3}, and"
+    " nodes:NODE:sync for each node; over the internal side any machine there could add connections"
+    " that no rule has let in"
+)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"state_sync": True}, [NEEDS_ADDRESS]),
+        ({**ADDRESS, "state_sync": True}, [NEEDS_LINK]),
+        ({**LINK, "state_sync": True}, [NEEDS_LINK]),
+        ({"state_sync": True}, [NEEDS_LINK, NEEDS_ADDRESS]),
         ({**LINK, "public:virtual_ip": ...}, [NEEDS_ADDRESS]),
         (
             {**ADDRESS, "state_sync": "yes"},
-            ["gateway:state_sync: must be true, false or a mapping with interface, is text (yes)"],
+            ["gateway:state_sync: must be false or a mapping with interface, is text (yes)"],
         ),
         ({**LINK, "state_sync": {}}, ["gateway:state_sync:interface: missing"]),
         (
@@ -101,7 +113,7 @@ NEEDS_ADDRESS = (
             ["gateway:state_sync:address: unknown key"],
         ),
         (
-            {**ADDRESS, **THIRD, "state_sync": True},
+            {**LINK, **THIRD, "nodes:gw3:sync": "10.78.0.3"},
             ["gateway:state_sync: needs a site of two nodes; this one has 3"],
         ),
         (
@@ -123,7 +135,7 @@ NEEDS_ADDRESS = (
             ],
         ),
         (
-            {**LINK, "state_sync": True},
+            {**LINK, "state_sync": False},
             [
                 f"gateway:nodes:{node}:sync: means nothing without gateway:state_sync:interface"
                 for node in ("gw1", "gw2")
@@ -132,8 +144,15 @@ NEEDS_ADDRESS = (
         (
             {**LINK, "nodes:gw2:sync_interface": "eth1"},
             [
-                "gateway:nodes:gw2:sync_interface: eth1 is the public interface; without a link say"
-                " just true"
+                "gateway:nodes:gw2:sync_interface: eth1 is the public interface; a link has one of"
+                " its own"
+            ],
+        ),
+        (
+            {**LINK, "state_sync": {"interface": "eth0"}},
+            [
+                "gateway:state_sync:interface: eth0 is the internal interface; a link has one of"
+                " its own"
             ],
         ),
     ],
@@ -143,7 +162,7 @@ def test_errors(errors, changes, expected):
 
 
 def test_a_wrong_virtual_ip_is_one_error(errors):
-    found = errors({"public:virtual_ip": "198.51.100.999", "state_sync": True})
+    found = errors({**LINK, "public:virtual_ip": "198.51.100.999"})
     assert [error.split(": ")[0] for error in found] == ["gateway:public:virtual_ip"]
 
 
@@ -151,26 +170,60 @@ def test_a_wrong_virtual_ip_is_one_error(errors):
 # The firewall
 
 
-@pytest.mark.parametrize("changes", [ADDRESS, LINK], ids=["internal side", "own link"])
-def test_the_peer_alone_is_let_in(plan, changes):
-    """Before everything else, raw lines of the pillar included, and without being tracked."""
-    raw = {"firewall:raw": {"raw": {"PREROUTING": ["-j DROP"]}, "filter": {"INPUT": ["-j DROP"]}}}
-    found = plan({**changes, **raw})
-    sync = found["sync"]
-    lines = [
-        line for line in gateway_rules.ruleset(found)["v4"].splitlines() if not line.startswith("#")
-    ]
+def test_it_is_decided_before_everything_else(plan):
+    """Raw lines of the pillar and the node's own packets too. Packets go through in test_rules."""
+    raw = {
+        "firewall:raw": {
+            "raw": {"PREROUTING": ["-j DROP"], "OUTPUT": ["-j DROP"]},
+            "filter": {"INPUT": ["-j DROP"]},
+        },
+        "firewall:raw6": {"filter": {"INPUT": ["-j ACCEPT"]}},
+    }
+    rules = gateway_rules.ruleset(plan({**LINK, **raw}))
+    lines = {
+        chain: [line for line in rules["v4"].splitlines() if line.startswith(f"-A GATEWAY-{chain}")]
+        for chain in ("PREROUTING", "OUTPUT", "INPUT")
+    }
     news = "-p udp --dport 3780"
-    link = f"-i {sync['interface']} -s {sync['peer']}"
-    untracked = f"-A GATEWAY-PREROUTING {link} {news} -j CT --notrack"
-    accepted = f"-A GATEWAY-INPUT {link} -d {sync['address']} {news} -j ACCEPT"
-    place = lines.index(accepted)
-    assert lines[place + 1] == f"-A GATEWAY-INPUT {news} -j DROP"
-    assert place < lines.index("-A GATEWAY-INPUT -j DROP")
-    assert lines.index(untracked) < lines.index("-A GATEWAY-PREROUTING -j DROP")
-    out = f"-A GATEWAY-OUTPUT -o {sync['interface']} -d {sync['peer']} {news} -j CT --notrack"
-    assert out in lines
-    assert len([line for line in lines if "3780" in line]) == 4
+    vrrp = "-p 112 -j CT --notrack"
+    assert lines["PREROUTING"][:4] == [
+        f"-A GATEWAY-PREROUTING {text}"
+        for text in (
+            vrrp,
+            "! -i eth3 -s 10.78.0.2 -j DROP",
+            f"-i eth3 -s 10.78.0.2 -d 10.78.0.1 {news} -j CT --notrack",
+            "-j DROP",
+        )
+    ]
+    assert lines["OUTPUT"][:4] == [
+        f"-A GATEWAY-OUTPUT {text}"
+        for text in (
+            vrrp,
+            f"! -o eth3 -d 10.78.0.2 {news} -j DROP",
+            f"-o eth3 -s 10.78.0.1 -d 10.78.0.2 {news} -j CT --notrack",
+            "-j DROP",
+        )
+    ]
+    assert lines["INPUT"][:3] == [
+        f"-A GATEWAY-INPUT {text}"
+        for text in (
+            f"-i eth3 -s 10.78.0.2 -d 10.78.0.1 {news} -j ACCEPT",
+            f"{news} -j DROP",
+            "-i lo -j ACCEPT",
+        )
+    ]
+    (first, *_) = [line for line in rules["v6"].splitlines() if line.startswith("-A GATEWAY-INPUT")]
+    assert first == f"-A GATEWAY-INPUT {news} -j DROP"
+
+
+def test_so_it_is_where_the_rules_cannot_be_loaded(plan):
+    """The nodes still hear each other, and nobody else is let in."""
+    rules = gateway_rules.ruleset(plan(LINK))
+    for family in "46":
+        usual, closed = (rules[f"{kind}{family}"].splitlines() for kind in ("v", "closed"))
+        told = [line for line in usual if "3780" in line or "! -i eth3" in line]
+        assert told
+        assert [line for line in closed if line in told] == told
 
 
 # --------------------------------------------------------------------------------------------------
@@ -192,7 +245,7 @@ connections destroyed:\t\t          30\tfailed:\t           0
 traffic processed:
                    0 Bytes                         0 Pckts
 
-UDP traffic (active device=eth0):
+UDP traffic (active device=eth3):
                54956 Bytes sent                  872 Bytes recv
                  145 Pckts sent                   55 Pckts recv
                    0 Error send                    0 Error recv
@@ -224,7 +277,7 @@ def node(load, monkeypatch, tmp_path, plan):
         usual = {"role": "master", "silent": 0, "lost": 10, "failed": 3, "trouble": -1000}
         paths["SYNC_REPORT"].write_text(json.dumps({**usual, "uptime": 4999, **changes}))
 
-    def status(changes=ADDRESS):
+    def status(changes=LINK):
         problems: list[str] = []
         return module._sync_status(plan(changes), problems), problems
 
@@ -236,7 +289,7 @@ def test_status(node):
     assert node.status() == (
         {
             "enabled": True,
-            "peer": "10.77.0.3",
+            "peer": "10.78.0.2",
             "heard": True,
             "here": 260,
             "sent": 206,
@@ -251,7 +304,7 @@ def test_status(node):
 @pytest.mark.parametrize(
     ("report", "expected"),
     [
-        ({"silent": 40}, ["state sync: nothing is heard of the peer, 10.77.0.3"]),
+        ({"silent": 40}, ["state sync: nothing is heard of the peer, 10.78.0.2"]),
         ({"uptime": 4900}, ["state sync: it does not run, or has not for the last seconds"]),
         (
             {"trouble": 4990},
