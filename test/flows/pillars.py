@@ -267,6 +267,7 @@ class Aim:
             "all": sorted(machine.broadcasts),
         }
         self.places = {place: found for place, found in self.places.items() if found}
+        self.daemons = self._daemons()
         self.homes = {machine.internal: ["internal"], machine.public: ["public"]}
         self.homes[machine.internal] += ["vpn", "branch", "peers"]
         self.homes |= {device: ["vpn", "branch"] for device in machine.tunnels.values()}
@@ -302,10 +303,12 @@ class Aim:
         own = self.machine.local
         if packet.version == 6 and packet.source in own and not self.spoof_protection:
             return False  # a refusal would go to the gateway itself
+        if packet.source.startswith("fe80:") and packet.destination not in {*own, "ff02::1"}:
+            return False  # the kernel's own rules for these are not ours
         if packet.proto in ("tcp", "udp", "icmp", "icmp6"):
             return True
-        if packet.proto == "vrrp" and packet.destination in own:
-            return True
+        if packet.proto == "vrrp" and packet.destination in own - set(self.places["moving"]):
+            return f"vrrp {packet.source}" not in self.used  # it might be an answer
         ends = {f"{packet.proto} {end}" for end in (packet.source, packet.destination)}
         new = not ends & self.used
         self.used |= ends
@@ -313,6 +316,8 @@ class Aim:
 
     def _packet(self) -> Packet:
         rng = self.rng
+        if rng.random() < 0.15:
+            return self._daemon(rng.choice(self.daemons))
         rule: dict[str, Any] = {}
         if rng.random() < 0.6:
             rule = self._theme()
@@ -345,12 +350,58 @@ class Aim:
             return Packet(interface, source, "ff02::1", "icmp6", kind=kind, ttl=ttl)
         return Packet(interface, "0.0.0.0", "255.255.255.255", "udp", dport=67)
 
+    def _daemons(self) -> list[Packet]:
+        """What daemons of the peers say to this node's, and servers of DHCP."""
+        machine = self.machine
+        leases = [
+            Packet(machine.public, "198.51.100.77", machine.public_address, "udp", 67, 68),
+            Packet(machine.public, "198.51.100.77", "255.255.255.255", "udp", 67, 68),
+            Packet(machine.public, "fe80::5", "2001:db8:51::1", "udp", 547, 546),
+            Packet(machine.internal, "0.0.0.0", "255.255.255.255", "udp", 68, 67),
+        ]
+        found = []
+        for peer in machine.peers.values():
+            for side, interface in (("internal", machine.internal), ("public", machine.public)):
+                if side in peer:
+                    to = machine.node[side]
+                    found += [Packet(interface, peer[side], to, "vrrp", ttl=255)] * 4
+            if machine.sync_interface:
+                ends = (machine.sync_interface, peer["sync"], machine.node["sync"])
+                found += [Packet(*ends, "udp", 3780, 3780)] * 8
+        return [*found, *leases]
+
+    def _daemon(self, packet: Packet) -> Packet:
+        """What a daemon says, or nearly that."""
+        rng = self.rng
+        if rng.random() < 0.4:
+            return packet
+        places = [place for place in self.places if place != "all"]
+        found = self.places[rng.choice(["own", *places])]
+        found = [each for each in found if (":" in each) == (packet.version == 6)]
+        other = rng.choice(found or [packet.source])
+        near = [
+            replace(packet, interface=rng.choice(list(self.homes))),
+            replace(packet, source=other),
+            replace(packet, destination=other),
+            replace(packet, ttl=254),
+        ]
+        return rng.choice(near)
+
     def _number(self) -> int:
         self.sport += 1
         return self.sport
 
     def _theme(self) -> dict[str, Any]:
-        """Something that the pillar speaks of."""
+        """Something that the pillar speaks of, or the default policy."""
+        if self.rng.random() < 0.3:
+            sides = [
+                side for side in ("internal", "public", "vpn", "branch") if side in self.places
+            ]
+            servers = self.machine.servers.values()
+            ports = [22, 53, 67, 123, 2222, *(server["port"] for server in servers)]
+            to = self.rng.choice([*sides, "own", "own"])
+            rule = {"from": self.rng.choice(sides), "to": to}
+            return {**rule, "ports": ports, "proto": "both"} if to == "own" else rule
         firewall, nat = self.machine.pillar["firewall"], self.machine.pillar["nat"]
         rules = [*firewall["input"], *firewall["forward"], *firewall.get("egress_allowed", [])]
         rules += nat["outbound"]

@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import os
 import re
-import select
 import socket
 import struct
 import subprocess
@@ -18,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ CHATTER = range(130, 144)
 REFUSALS = {4: (3, 13), 6: (1, 1)}
 RTF_LOCAL = 0x80000000  # linux/ipv6_route.h
 BUILTIN = re.compile(r":GATEWAY-(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) ")
+# Seconds in which a busy machine finishes what it began.
+PATIENCE = 0.2
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -177,13 +179,20 @@ class World:
             port.plug(True)
         for name, value in self.kernel.items():
             _set(name, value)
-        # The kernel's own thread does it for IPv6.
-        wanted = sum(is_ipv6(each) for every in machine.addresses.values() for each in every)
-        for _ in range(5000):
-            if len(local_routes()) >= wanted:
-                return
+        end = time.monotonic() + 10
+        while not self._is_ready():
+            if time.monotonic() > end:
+                raise RuntimeError("the interfaces are not up")
             time.sleep(0.001)
-        raise RuntimeError(f"the addresses of IPv6 are not there: {local_routes()}")
+
+    def _is_ready(self) -> bool:
+        """The kernel's own threads do the last steps of IPv6; they come after all of IPv4's."""
+        lines = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()
+        table = [line.split() for line in lines]
+        groups = {row[9] for row in table if row[0].startswith("ff") and row[1] == "08"}
+        local = {row[0] for row in table if int(row[8], 16) & RTF_LOCAL}
+        wanted = {ip_address(each).packed.hex() for each in self.machine.local if ":" in each}
+        return groups >= self.ports.keys() and local >= wanted
 
     def _load(self, rules: dict[str, str]) -> None:
         if rules["sets"]:
@@ -220,10 +229,13 @@ class World:
         self.ports[packet.interface].send(packet)
         sent, taken = self._drain()
         verdict = self._verdict(packet, sent, taken)
-        if verdict != expected:
-            select.select([], [], [], 0.02)
+        end = time.monotonic() + PATIENCE
+        while verdict != expected and time.monotonic() < end:
+            time.sleep(0.01)
             more, also = self._drain()
-            verdict = self._verdict(packet, sent + more, taken | also)
+            sent += more
+            taken |= also
+            verdict = self._verdict(packet, sent, taken)
         return verdict
 
     def _verdict(self, packet: Packet, sent: list[Packet], taken: set[str]) -> str:
@@ -243,22 +255,13 @@ class World:
         self.ports[answer.interface].send(answer)
         sent, _ = self._drain()
         right = replace(turned(packet), ttl=0, code=0, flags=0)
-        if [replace(each, ttl=0, code=0, flags=0) for each in sent] == [right]:
-            return ""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if [replace(each, ttl=0, code=0, flags=0) for each in sent] == [right]:
+                return ""
+            time.sleep(0.01)
+            sent += self._drain()[0]
         return f"its answer ({answer}) became {', '.join(map(str, sent)) or 'nothing'}"
-
-
-def is_ipv6(address: str) -> bool:
-    return ":" in address
-
-
-def local_routes() -> list[str]:
-    """Lines of the kernel's table of IPv6 for addresses of the machine that we gave to it."""
-    lines = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()
-    wanted = [
-        line for line in lines if line.split()[1] == "80" and int(line.split()[8], 16) & RTF_LOCAL
-    ]
-    return [line for line in wanted if line.startswith(("fd", "2001"))]
 
 
 def is_same(packet: Packet, seen: Packet) -> bool:
@@ -271,8 +274,10 @@ def is_same(packet: Packet, seen: Packet) -> bool:
 
 
 def is_refusal(packet: Packet, seen: Packet) -> bool:
+    if seen.destination != packet.source:
+        return False
     if packet.proto == "tcp":
-        return seen.proto == "tcp" and bool(seen.flags & RST)
+        return seen.proto == "tcp" and bool(seen.flags & RST) and seen.dport == packet.sport
     return seen.proto.startswith("icmp") and (seen.kind, seen.code) == REFUSALS[packet.version]
 
 
