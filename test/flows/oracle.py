@@ -67,6 +67,10 @@ class Oracle:
         self.tunnels = set(machine.tunnels.values())
         self.inside = {machine.internal, *self.tunnels}
         self.sides = {*self.inside, machine.public}
+        # The link of state sync, and the nodes' addresses on it.
+        self.link = machine.sync_interface
+        self.own_end = machine.node.get("sync")
+        self.peers_end = next((peer.get("sync") for peer in machine.peers.values()), None)
         self.hosts: dict[str, str] = {}
         for name, host in self.pillar.get("hosts", {}).items():
             self.hosts |= dict.fromkeys((name, *host.get("aliases", [])), host["ip"])
@@ -127,6 +131,8 @@ class Oracle:
         return packet.source not in self.machine.local | self.machine.broadcasts
 
     def is_spoofed(self, packet: Packet) -> bool:
+        if self.link and packet.source == self.peers_end and packet.interface != self.link:
+            return True
         if not self.firewall.get("spoof_protection", True):
             return False
         if packet.interface not in self.sides or packet.source == "0.0.0.0":
@@ -284,8 +290,10 @@ class Oracle:
         packet, machine = flow.packet, self.machine
         if packet.version == 4 and packet.proto == "vrrp":
             return DELIVERED if self.is_election(packet) else DROPPED
-        if packet.version == 4 and packet.proto == "udp" and flow.port == 3780 and self.has_sync():
+        if self.link and packet.proto == "udp" and flow.port == 3780:
             return DELIVERED if self.is_sync(flow) else DROPPED
+        if self.link and packet.interface != self.link and flow.destination == self.own_end:
+            return DROPPED
         if self.raw_drop("INPUT", packet):
             return DROPPED
         if self.is_heard(packet):
@@ -316,16 +324,10 @@ class Oracle:
         to_node = packet.destination == self.machine.node.get(side)
         return from_peer and to_node and packet.ttl == 255
 
-    def has_sync(self) -> bool:
-        return bool(self.pillar.get("state_sync"))
-
     def is_sync(self, flow: Flow) -> bool:
-        (peer,) = self.machine.peers.values()
-        return (
-            flow.packet.interface == self.machine.sync_interface
-            and flow.packet.source == peer["sync"]
-            and flow.destination == self.machine.node["sync"]
-        )
+        packet = flow.packet
+        ends = (packet.interface, packet.source, flow.destination)
+        return ends == (self.link, self.peers_end, self.own_end)
 
     def is_heard(self, packet: Packet) -> bool:
         """ICMP that a router has to hear, before all rules."""
@@ -437,6 +439,8 @@ class Oracle:
         if packet.interface in self.inside:
             return REJECTED
         if packet.interface == machine.public or flow.out in self.inside:
+            return DROPPED
+        if self.link and self.link in (packet.interface, flow.out):
             return DROPPED
         return "accept"  # other interfaces, the node's own policy
 

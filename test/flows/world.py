@@ -21,6 +21,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from gateway_rules import MARK
 from machine import Machine
 from oracle import DELIVERED, DROPPED, REJECTED, forwarded
 from packets import ECHO, ECHO_REPLY, NUMBERS, RST, SYN_ACK, Packet, build, parse
@@ -37,6 +38,10 @@ CHATTER = range(130, 144)
 REFUSALS = {4: (3, 13), 6: (1, 1)}
 RTF_LOCAL = 0x80000000  # linux/ipv6_route.h
 BUILTIN = re.compile(r":GATEWAY-(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) ")
+GATE = f"""rule add pref 120 nop
+rule add pref 118 iif lo goto 120
+rule add pref 119 fwmark 0/{MARK} blackhole
+"""
 # Seconds in which a busy machine finishes what it began.
 PATIENCE = 0.2
 libc = ctypes.CDLL(None, use_errno=True)
@@ -159,7 +164,7 @@ class World:
         for name in ("icmp_msgs_per_sec", "icmp_msgs_burst"):  # older kernels: not by namespace
             with suppress(OSError):
                 _set(f"net/ipv4/{name}", 100000)
-        self.kernel = plan["kernel"]
+        self.kernel = {**plan["kernel"], **plan["forwarding"]}
 
     def _plug(self) -> None:
         machine = self.machine
@@ -199,6 +204,10 @@ class World:
             _tool("ipset", "restore", text=rules["sets"])
         _tool("iptables-nft-restore", text=with_jumps(rules["v4"]))
         _tool("ip6tables-nft-restore", text=with_jumps(rules["v6"]))
+        # As the loader does it: what our rules have not marked is not forwarded.
+        _set("net/ipv4/conf/all/src_valid_mark", 1)
+        for family in ("-4", "-6"):
+            _tool("ip", family, "-batch", "-", text=GATE)
 
     def _listen(self) -> None:
         """Raw sockets hear what all hooks of netfilter have let in, and change nothing."""
