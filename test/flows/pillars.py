@@ -46,6 +46,8 @@ def pillar(rng: Random) -> Pillar:
     public: dict[str, Any] = {"interface": "eth1"}
     if virtual or rng.random() < 0.5:
         public["network"] = "198.51.100.0/24"
+    if rng.random() < 0.3:
+        public["accept_ra"] = True
     if virtual:
         public["virtual_ip"] = "198.51.100.10"
         public["addresses"] = ["198.51.100.11", "198.51.100.12", "198.51.100.13"][
