@@ -15,18 +15,21 @@ PUBLIC_ROUTER = "198.51.100.254"
 
 @dataclass(frozen=True)
 class Machine:
-    """One node of a site. ``others`` are its further interfaces, with an address each."""
+    """One node of a site; ``others`` are its further interfaces, each with an address, and ``policy``
+    is what the built-in chains do: both are its owner's business."""
 
     pillar: Pillar
     name: str
     holder: bool
     connected: tuple[str, ...]  # clients with networks that are connected here
     others: dict[str, str] = field(default_factory=dict)
+    policy: str = "ACCEPT"
 
     def __str__(self) -> str:
         holds = "holds" if self.holder else "does not hold"
         here = f", {', '.join(self.connected)} connected" if self.connected else ""
-        return f"{self.name}, {holds} the virtual IPs{here}, has also {self.others}"
+        more = f"has also {self.others}, policy {self.policy}"
+        return f"{self.name}, {holds} the virtual IPs{here}, {more}"
 
     @cached_property
     def node(self) -> dict[str, Any]:

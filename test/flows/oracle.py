@@ -310,7 +310,9 @@ class Oracle:
         action = self.decided(self.firewall.get("input", []), flow)
         if action:
             return {"accept": DELIVERED, "drop": DROPPED, "reject": REJECTED}[action]
-        if packet.interface not in self.sides or self.is_service(flow):
+        if packet.interface not in self.sides:
+            return DELIVERED if machine.policy == "ACCEPT" else DROPPED
+        if self.is_service(flow):
             return DELIVERED
         return DROPPED if public else REJECTED
 
@@ -442,7 +444,7 @@ class Oracle:
             return DROPPED
         if self.link and self.link in (packet.interface, flow.out):
             return DROPPED
-        return "accept"  # other interfaces, the node's own policy
+        return "accept" if machine.policy == "ACCEPT" else DROPPED
 
     def is_passed_to_peer(self, flow: Flow) -> bool:
         """To a client of a peer: the peer asks the rules, this node sees one direction only."""

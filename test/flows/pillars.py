@@ -236,6 +236,7 @@ def machine(rng: Random, found: Pillar) -> Machine:
         holder=rng.random() < 0.7,
         connected=tuple(name for name in branches if rng.random() < 0.6),
         others=others,
+        policy=rng.choice(["ACCEPT", "DROP"]),
     )
 
 

@@ -73,8 +73,9 @@ def _set(name: str, value: object) -> None:
     Path("/proc/sys", name).write_text(f"{value}\n")
 
 
-def with_jumps(rules: str) -> str:
-    """Rules with a jump from each built-in chain to ours, as the loader makes them."""
+def with_jumps(rules: str, policy: str) -> str:
+    """Rules with a jump from each built-in chain to ours, as the loader makes them, and the policy
+    of those that filter."""
     lines: list[str] = []
     jumps: list[str] = []
     for line in rules.splitlines():
@@ -82,6 +83,8 @@ def with_jumps(rules: str) -> str:
             lines += jumps
             jumps = []
         lines.append(line)
+        if line == "*filter":
+            lines += [f":INPUT {policy} [0:0]", f":FORWARD {policy} [0:0]"]
         found = BUILTIN.match(line)
         if found:
             jumps.append(f"-A {found[1]} -j GATEWAY-{found[1]}")
@@ -202,8 +205,8 @@ class World:
     def _load(self, rules: dict[str, str]) -> None:
         if rules["sets"]:
             _tool("ipset", "restore", text=rules["sets"])
-        _tool("iptables-nft-restore", text=with_jumps(rules["v4"]))
-        _tool("ip6tables-nft-restore", text=with_jumps(rules["v6"]))
+        for version, restore in (("v4", "iptables-nft-restore"), ("v6", "ip6tables-nft-restore")):
+            _tool(restore, text=with_jumps(rules[version], self.machine.policy))
         # As the loader does it: what our rules have not marked is not forwarded.
         _set("net/ipv4/conf/all/src_valid_mark", 1)
         for family in ("-4", "-6"):
