@@ -15,8 +15,8 @@ PUBLIC_ROUTER = "198.51.100.254"
 
 @dataclass(frozen=True)
 class Machine:
-    """One node of a site; ``others`` are its further interfaces, each with an address, and ``policy``
-    is what the built-in chains do: both are its owner's business."""
+    """One node of a site. ``others`` are further interfaces with an address each, ``policy`` is
+    what the built-in chains do: both are its owner's business."""
 
     pillar: Pillar
     name: str

@@ -362,7 +362,9 @@ class Aim:
             Packet(machine.public, "fe80::5", "2001:db8:51::1", "udp", 547, 546),
             Packet(machine.internal, "0.0.0.0", "255.255.255.255", "udp", 68, 67),
         ]
-        found = []
+        link = Packet(machine.public, "fe80::5", "ff02::1", "icmp6", kind=134, ttl=255)
+        routers = [link, replace(link, interface=machine.internal), replace(link, kind=135)]
+        found = [*leases, *routers]
         for peer in machine.peers.values():
             for side, interface in (("internal", machine.internal), ("public", machine.public)):
                 if side in peer:
@@ -371,7 +373,7 @@ class Aim:
             if machine.sync_interface:
                 ends = (machine.sync_interface, peer["sync"], machine.node["sync"])
                 found += [Packet(*ends, "udp", 3780, 3780)] * 8
-        return [*found, *leases]
+        return found
 
     def _daemon(self, packet: Packet) -> Packet:
         """What a daemon says, or nearly that."""
