@@ -5,13 +5,13 @@ PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
-.PHONY: help demo up down shell test test-all lint unit lab faults bench bench-failover kitchen \
-	clean
+.PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
+	kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
-	@echo 'make test              lint, unit tests, lab tests'
-	@echo 'make lint unit lab     one of them alone; PYTEST_ARGS="-k name" selects tests'
+	@echo 'make test              lint, unit tests, flow tests, lab tests'
+	@echo 'make lint unit flows lab  one of them alone; PYTEST_ARGS="-k name" selects tests'
 	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
@@ -32,9 +32,9 @@ down:
 shell:
 	$(LAB) shell $(HOST)
 
-test: lint unit lab
+test: lint unit flows lab
 
-test-all: lint unit
+test-all: lint unit flows
 	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
 
 $(VENV)/ready: test/requirements.txt test/setup
@@ -51,6 +51,9 @@ lint: $(VENV)/ready
 
 unit: $(VENV)/ready
 	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/unit $(PYTEST_ARGS)
+
+flows: $(VENV)/ready
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/flows $(PYTEST_ARGS)
 
 lab: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab -m 'not long' $(PYTEST_ARGS)

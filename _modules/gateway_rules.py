@@ -3,7 +3,7 @@
 A library in plain Python, like ``gateway_plan``. Chains of ours are called GATEWAY- and, where a
 built-in chain leads to them, its name; the jumps are made where the rules are loaded. The others
 are called from these: DNAT has the forwards, SOURCES drops who has an address of the inside and
-comes from elsewhere, INSIDE accepts what stays inside.
+comes from elsewhere, INSIDE accepts what stays inside, EGRESS what is listed of what leaves.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ CHAINS = {
     "raw": ("PREROUTING", "OUTPUT"),
     "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
-    "filter": ("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "EGRESS"),
 }
 PREFIX = "GATEWAY-"
 # A value for local use (RFC 2474 section 6, pool 2): "a peer has sent this on already".
@@ -756,8 +756,13 @@ class _Family:
         if self.firewall["egress"] == "allow":
             self._note("filter", chain, "The internet.")
             self._add("filter", chain, internal, out, "-j ACCEPT")
+        if self.firewall["egress_allowed"]:
+            # They may name any address, and are for who lives behind the gateway all the same.
+            self._note("filter", chain, "What may leave.")
+            for interface in self.inside:
+                self._add("filter", chain, f"-i {interface} {out} -j {PREFIX}EGRESS")
         for rule in self.firewall["egress_allowed"]:
-            self._rule(chain, rule, out)
+            self._rule("EGRESS", rule)
         # Clients of a peer come in by the internal interface, so in IPv4 it takes their addresses
         # (chain SOURCES has asked for the way that they came). With IPv6 they have none yet.
         v4 = self.version == 4

@@ -1393,6 +1393,17 @@ def test_what_a_1_to_1_address_does_not_let_in_is_logged(node):
     ]
 
 
+@pytest.mark.parametrize("interface", ["eth0", "vpn-main", "eth1", "docker0"])
+def test_what_may_leave_comes_from_inside(node, interface):
+    """Whatever addresses the list names: the public side is not led back to the public side."""
+    listed = [{"from": ["203.0.113.0/24", "2001:db8:9::/64"]}]
+    rules = {"egress": "deny", "egress_allowed": listed, "spoof_protection": False}
+    found = node({"firewall": rules})
+    expected = {"eth1": "dropped", "docker0": "nobody says"}.get(interface, "accepted")
+    for flow in ("203.0.113.9>192.0.2.1 tcp/443", "2001:db8:9::9>2001:db8::1 tcp/443"):
+        assert found.meets(packet(f"{interface} {flow}")) == expected
+
+
 def test_logs_of_rules(node):
     rules = {
         "egress": "deny",
