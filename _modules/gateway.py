@@ -12,10 +12,12 @@ import time
 from datetime import datetime, timezone
 from ipaddress import ip_address, ip_network
 
+import gateway_foreign
 import gateway_plan
 import gateway_rules
 import salt.pillar
 import salt.utils.args
+import salt.utils.path
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 try:
@@ -24,6 +26,7 @@ except ImportError:  # over salt-ssh: the node's own Python may not have what it
     gateway_ca = None
 
 # A long-running minion would go on with the planner that it loaded first.
+importlib.reload(gateway_foreign)
 importlib.reload(gateway_plan)
 importlib.reload(gateway_rules)
 if gateway_ca:
@@ -31,6 +34,8 @@ if gateway_ca:
 
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
+BACKEND = "/var/lib/gateway/firewall/backend"
+LEGACY_TABLES = "/proc/net/ip_tables_names"
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
@@ -85,6 +90,7 @@ def _site():
         cached = (pillar, *gateway_plan.read(pillar))
         __context__["gateway.site"] = cached
         __context__["gateway.plans"] = {}
+        __context__.pop("gateway.foreign", None)
     return cached[1], cached[2]
 
 
@@ -130,6 +136,37 @@ def _ssh_errors(plan):
         f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
         " new rules would not let you in again; add that address"
     ]
+
+
+def _foreign_errors(plan, kept=False):
+    """
+    What other firewalls on this node refuse. IPv4 only, as what the site lives from.
+
+    kept
+        What was found for this pillar already will do: one apply asks a dozen times.
+    """
+    if not kept or "gateway.foreign" not in __context__:
+        # Without tables of its own, iptables-legacy would have its kernel modules loaded.
+        legacy = _output("iptables-legacy-save") if _text(LEGACY_TABLES) else ""
+        saves = {"nft": _output("iptables-nft-save"), "legacy": legacy}
+        tables = gateway_foreign.foreign_tables(
+            _output("nft", "-j", "list", "tables"), saves["nft"]
+        )
+        listed = [_output("nft", "-j", "list", "table", *table) for table in tables]
+        __context__["gateway.foreign"] = gateway_foreign.refusals(
+            plan, _backend(saves), saves, listed
+        )
+    return __context__["gateway.foreign"]
+
+
+def _backend(saves):
+    """Which iptables our rules are in, or will go to: as find_backend of the firewall loader."""
+    kept = _text(BACKEND)
+    if kept:
+        return kept
+    program = os.path.realpath(salt.utils.path.which("iptables") or "")
+    usual, other = ("legacy", "nft") if "legacy" in program else ("nft", "legacy")
+    return other if "\n-A " in saves[other] and "\n-A " not in saves[usual] else usual
 
 
 def _expiry_warnings():
@@ -198,7 +235,8 @@ def _output(*command):
 
 def validate(warnings=True, **kwargs):
     """
-    Everything that is wrong with the site's pillar, and with this node's place in it.
+    Everything that is wrong with the site's pillar, and with this node's place in it: an interface
+    that is not there, another firewall that refuses what the gateway lives from.
 
     warnings
         Also name the VPN's certificates and the revocation list that end within 30 days, which
@@ -220,6 +258,7 @@ def validate(warnings=True, **kwargs):
     if errors:
         return errors
     errors = [*_interface_errors(plan()), *_ssh_errors(plan())]
+    errors += _foreign_errors(plan(), kept="__pub_fun" not in kwargs)
     return [*errors, *_expiry_warnings()] if warnings else errors
 
 
@@ -490,7 +529,12 @@ def status(**kwargs):
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted, problems),
-        "problems": [*problems, *_connection_warnings(), *_expiry_warnings()],
+        "problems": [
+            *problems,
+            *_foreign_errors(wanted),
+            *_connection_warnings(),
+            *_expiry_warnings(),
+        ],
     }
 
 
