@@ -138,24 +138,21 @@ def _ssh_errors(plan):
     ]
 
 
-def _foreign_errors(plan, kept=False):
-    """
-    What other firewalls on this node refuse. IPv4 only, as what the site lives from.
+def _foreign_errors(plan):
+    """What other firewalls on this node refuse. IPv4 only, as what the site lives from."""
+    # Without tables of its own, iptables-legacy would have its kernel modules loaded.
+    legacy = _output("iptables-legacy-save") if _text(LEGACY_TABLES) else ""
+    saves = {"nft": _output("iptables-nft-save"), "legacy": legacy}
+    listing = _output("nft", "-j", "list", "tables")
+    tables = gateway_foreign.foreign_tables(listing, saves["nft"])
+    listed = [_output("nft", "-j", "list", "table", *table) for table in tables]
+    return gateway_foreign.refusals(plan, _backend(saves), saves, listed)
 
-    kept
-        What was found for this pillar already will do: one apply asks a dozen times.
-    """
-    if not kept or "gateway.foreign" not in __context__:
-        # Without tables of its own, iptables-legacy would have its kernel modules loaded.
-        legacy = _output("iptables-legacy-save") if _text(LEGACY_TABLES) else ""
-        saves = {"nft": _output("iptables-nft-save"), "legacy": legacy}
-        tables = gateway_foreign.foreign_tables(
-            _output("nft", "-j", "list", "tables"), saves["nft"]
-        )
-        listed = [_output("nft", "-j", "list", "table", *table) for table in tables]
-        __context__["gateway.foreign"] = gateway_foreign.refusals(
-            plan, _backend(saves), saves, listed
-        )
+
+def _foreign_errors_once(plan):
+    """The same, looked for once for each pillar: an apply asks many times."""
+    if "gateway.foreign" not in __context__:
+        __context__["gateway.foreign"] = _foreign_errors(plan)
     return __context__["gateway.foreign"]
 
 
@@ -258,7 +255,8 @@ def validate(warnings=True, **kwargs):
     if errors:
         return errors
     errors = [*_interface_errors(plan()), *_ssh_errors(plan())]
-    errors += _foreign_errors(plan(), kept="__pub_fun" not in kwargs)
+    by_a_person = "__pub_fun" in kwargs
+    errors += _foreign_errors(plan()) if by_a_person else _foreign_errors_once(plan())
     return [*errors, *_expiry_warnings()] if warnings else errors
 
 
