@@ -717,6 +717,9 @@ def refusals(plan: _Plan, backend: str, saves: dict[str, str], nft: list[str]) -
         for kind, text in saves.items()
         for table in _save_tables(text, f"iptables-{kind}")
     ]
+    for ours, table in saved:
+        if ours and table.name == "filter" and "OUTPUT" in table.bases:
+            _plan_output(table, plan)
     tables = _nft_tables(nft)
     for packet in _packets(plan):
         for ours, table in saved:
@@ -731,6 +734,21 @@ def refusals(plan: _Plan, backend: str, saves: dict[str, str], nft: list[str]) -
             if refusal not in now
         ),
     ]
+
+
+def _plan_output(table: _Table, plan: _Plan) -> None:
+    """Our chain as it will be: what it lets out need not be loaded yet."""
+    chain = f"{PREFIX}OUTPUT"
+    place = _place(table, "OUTPUT")
+    table.lines[chain] = [
+        f"-A {chain} {raw['line']}"
+        for raw in plan["firewall"]["raw"]
+        if (raw["family"], raw["table"], raw["chain"]) == (4, "filter", "OUTPUT")
+    ]
+    jump = f"-A OUTPUT -j {chain}"
+    if jump not in table.lines["OUTPUT"]:
+        table.lines["OUTPUT"].insert(place, jump)
+    table.rules.clear()
 
 
 def _note(found: _Refusals, refusal: _Refusal | None, packet: _Packet) -> None:

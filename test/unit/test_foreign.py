@@ -152,15 +152,24 @@ def test_a_policy_of_drop_does_not_matter_where_ours_accept(find, hook, ours):
 
 def test_a_policy_of_drop_matters_where_ours_do_not_accept(find):
     assert refused(find(ruleset(hook="OUTPUT", policy="DROP", ours=True))) == OUTPUT | ANSWERS
-    own = "-A GATEWAY-OUTPUT -p vrrp -j ACCEPT\n-A GATEWAY-OUTPUT -d 10.77.0.0/24 -j ACCEPT\n"
-    save = ruleset(hook="OUTPUT", policy="DROP", ours=True).replace("COMMIT", f"{own}COMMIT")
-    assert refused(find(save)) == {"state sync to the peer"}
-    # What our own chain refuses, the pillar wants.
-    own = "-A GATEWAY-OUTPUT -j DROP\n"
-    assert find(ruleset(hook="OUTPUT", ours=True).replace("COMMIT", f"{own}COMMIT")) == []
     assert refused(find(ruleset(policy="DROP", table="mangle"))) == INPUT | OWN
     arriving = find(ruleset(hook="PREROUTING", policy="DROP", table="raw", ours=True))
     assert refused(arriving) == INPUT | THROUGH | OWN
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_what_the_pillar_lets_out_counts_before_it_is_loaded(plan, ours):
+    lines = ["-p vrrp -j ACCEPT", "-d 10.77.0.0/24 -j ACCEPT"]
+    save = ruleset(hook="OUTPUT", policy="DROP", ours=ours)
+
+    def found(*raw):
+        site = plan(LINK | {"firewall": {"raw": {"filter": {"OUTPUT": list(raw)}}}})
+        return refused(gateway_foreign.refusals(site, "nft", {"nft": save, "legacy": ""}, []))
+
+    assert found(*lines) == {"state sync to the peer"}
+    assert found(*lines, "-o eth2 -p udp --dport 3780 -j ACCEPT") == set()
+    # What our own chain refuses, the pillar wants.
+    assert found("-j DROP") == set()
 
 
 def test_everything_there_is_can_be_refused(find):
