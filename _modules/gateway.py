@@ -12,10 +12,12 @@ import time
 from datetime import datetime, timezone
 from ipaddress import ip_address, ip_network
 
+import gateway_foreign
 import gateway_plan
 import gateway_rules
 import salt.pillar
 import salt.utils.args
+import salt.utils.path
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 try:
@@ -24,6 +26,7 @@ except ImportError:  # over salt-ssh: the node's own Python may not have what it
     gateway_ca = None
 
 # A long-running minion would go on with the planner that it loaded first.
+importlib.reload(gateway_foreign)
 importlib.reload(gateway_plan)
 importlib.reload(gateway_rules)
 if gateway_ca:
@@ -31,6 +34,8 @@ if gateway_ca:
 
 APPLIED = "/var/lib/gateway/applied"
 FIREWALL = "/usr/lib/gateway/firewall"
+BACKEND = "/var/lib/gateway/firewall/backend"
+LEGACY_TABLES = "/proc/net/ip_tables_names"
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
@@ -85,6 +90,7 @@ def _site():
         cached = (pillar, *gateway_plan.read(pillar))
         __context__["gateway.site"] = cached
         __context__["gateway.plans"] = {}
+        __context__.pop("gateway.foreign", None)
     return cached[1], cached[2]
 
 
@@ -144,6 +150,34 @@ def _ssh_errors(plan):
         f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
         " new rules would not let you in again; add that address"
     ]
+
+
+def _foreign_errors(plan):
+    """What other firewalls on this node refuse. IPv4 only, as what the site lives from."""
+    # Without tables of its own, iptables-legacy would have its kernel modules loaded.
+    legacy = _output("iptables-legacy-save") if _text(LEGACY_TABLES) else ""
+    saves = {"nft": _output("iptables-nft-save"), "legacy": legacy}
+    listing = _output("nft", "-j", "list", "tables")
+    tables = gateway_foreign.foreign_tables(listing, saves["nft"])
+    listed = [_output("nft", "-j", "list", "table", *table) for table in tables]
+    return gateway_foreign.refusals(plan, _backend(saves), saves, listed)
+
+
+def _foreign_errors_once(plan):
+    """The same, looked for once for each pillar: an apply asks many times."""
+    if "gateway.foreign" not in __context__:
+        __context__["gateway.foreign"] = _foreign_errors(plan)
+    return __context__["gateway.foreign"]
+
+
+def _backend(saves):
+    """Which iptables our rules are in, or will go to: as find_backend of the firewall loader."""
+    kept = _text(BACKEND)
+    if kept:
+        return kept
+    program = os.path.realpath(salt.utils.path.which("iptables") or "")
+    usual, other = ("legacy", "nft") if "legacy" in program else ("nft", "legacy")
+    return other if "\n-A " in saves[other] and "\n-A " not in saves[usual] else usual
 
 
 def _expiry_warnings():
@@ -222,7 +256,8 @@ def _output(*command):
 
 def validate(warnings=True, **kwargs):
     """
-    Everything that is wrong with the site's pillar, and with this node's place in it.
+    Everything that is wrong with the site's pillar, and with this node's place in it: an interface
+    that is not there, another firewall that refuses what the gateway lives from.
 
     warnings
         Also name what keeps nothing from being applied: the VPN's certificates and the revocation
@@ -245,6 +280,8 @@ def validate(warnings=True, **kwargs):
         return errors
     here = plan()
     errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
+    by_a_person = "__pub_fun" in kwargs
+    errors += _foreign_errors(here) if by_a_person else _foreign_errors_once(here)
     return [*errors, *_sync_warnings(here), *_expiry_warnings()] if warnings else errors
 
 
@@ -517,6 +554,7 @@ def status(**kwargs):
         "digest": _digest_status(wanted, problems),
         "problems": [
             *problems,
+            *_foreign_errors(wanted),
             *_connection_warnings(),
             *_sync_warnings(wanted),
             *_expiry_warnings(),

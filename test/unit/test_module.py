@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 
 import gateway_ca
@@ -106,7 +107,7 @@ def node(module, monkeypatch, tmp_path, edit):
         answer = system.tools.get(tool)
         if answer is None:
             raise CommandExecutionError(f"Unable to run command {command}: no such file")
-        return done(answer)
+        return done(answer(arguments) if callable(answer) else answer)
 
     def done(answer):
         failed = isinstance(answer, int)
@@ -146,7 +147,15 @@ def node(module, monkeypatch, tmp_path, edit):
         monkeypatch.setattr(module, "INTERFACES", str(folder))
         monkeypatch.setattr(module, "APPLIED", str(system.applied))
         monkeypatch.setattr(module, "ROLE", str(tmp_path / "no role"))
-        for name in ("HEALTH", "DRAINING", "DRAINED", "CONNECTIONS", "CONNECTIONS_LIMIT"):
+        for name in (
+            "BACKEND",
+            "LEGACY_TABLES",
+            "HEALTH",
+            "DRAINING",
+            "DRAINED",
+            "CONNECTIONS",
+            "CONNECTIONS_LIMIT",
+        ):
             monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
         system.connections = tmp_path / "connections"
         (tmp_path / "connections_limit").write_text("1000\n")
@@ -233,6 +242,90 @@ def test_ipv6_that_a_router_gives(module, node, break_pillar):
     break_pillar({})
     node.routes6[0]["protocol"] = "static"
     assert module.validate() == []
+
+
+UFW = (Path(__file__).parent / "foreign/ufw-reject.save").read_text()
+REFUSES = "on this node ufw (iptables-{}: table filter, chain ufw-reject-input, "
+MINE = {"family": "inet", "name": "mine"}
+CHAIN = {
+    "family": "inet",
+    "table": "mine",
+    "name": "x",
+    "hook": "forward",
+    "type": "filter",
+    "policy": "drop",
+}
+
+
+def test_another_firewall_that_refuses_what_we_accept(module, node):
+    assert module.status()["problems"] == []
+    node.tools["iptables-nft-save"] = UFW
+    found = module.validate()
+    assert found[0].startswith(REFUSES.format("nft"))
+    assert module.validate(warnings=False) == found
+    assert module.status()["problems"] == found
+
+
+def test_a_table_of_somebodys_own_is_looked_at(module, node):
+    asked = []
+
+    def nft(arguments):
+        asked.append(arguments)
+        items = [{"table": MINE}] if arguments == ["-j", "list", "tables"] else [{"chain": CHAIN}]
+        return json.dumps({"nftables": items})
+
+    node.tools["nft"] = nft
+    (found,) = module.validate()
+    assert found.startswith("on this node nft: table inet mine, chain x, policy drop refuses ")
+    assert asked == [["-j", "list", "tables"], ["-j", "list", "table", "inet", "mine"]]
+
+
+def test_legacy_is_asked_where_it_has_tables(module, node, tmp_path):
+    """Only then: asking would load its modules into the kernel."""
+    node.tools["iptables-legacy-save"] = UFW
+    assert module.validate() == []
+    (tmp_path / "legacy_tables").write_text("filter\n")
+    assert module.status()["problems"][0].startswith(REFUSES.format("legacy"))
+
+
+@pytest.mark.parametrize(
+    ("kept", "program", "nft", "expected"),
+    [
+        (None, "xtables-nft-multi", "", "legacy"),  # all rules are there
+        (None, "xtables-nft-multi", "*filter\n-A INPUT -i x\nCOMMIT\n", "nft"),
+        (None, "xtables-legacy-multi", "*filter\n-A INPUT -i x\nCOMMIT\n", "legacy"),
+        ("nft", "xtables-legacy-multi", "", "nft"),
+        ("legacy", "xtables-nft-multi", "*filter\n-A INPUT -i x\nCOMMIT\n", "legacy"),
+    ],
+)
+def test_which_iptables_ours_are_in(module, node, tmp_path, tool, kept, program, nft, expected):
+    """In ours, what comes behind our jump is not asked any more; in the other one all of it is."""
+    tool(program, "")
+    (tmp_path / "bin/iptables").symlink_to(program)
+    node.tools |= {"iptables-nft-save": nft, "iptables-legacy-save": UFW}
+    (tmp_path / "legacy_tables").write_text("filter\n")
+    if kept:
+        (tmp_path / "backend").write_text(f"{kept}\n")
+    assert ("before our rules" in module.validate()[0]) == (expected == "legacy")
+
+
+def test_one_apply_asks_for_the_others_once(module, node, break_pillar):
+    asked = []
+
+    def save(arguments):
+        asked.append(arguments)
+        return ""
+
+    node.tools["iptables-nft-save"] = save
+    assert [module.validate(warnings=False) for _ in range(3)] == [[], [], []]
+    assert len(asked) == 1
+    assert module.validate(__pub_fun="gateway.validate") == []  # a person
+    assert len(asked) == 2
+    module.status()
+    assert len(asked) == 3
+    break_pillar({})  # the next apply
+    module.validate(warnings=False)
+    assert len(asked) == 4
 
 
 def test_plan_of_this_node_and_of_another(module, node, plan):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import gateway_foreign
 import pytest
 
 FOLLOW = "gateway/follow/files/follow"
@@ -142,6 +143,13 @@ def test_load(loaded):
         assert chain(loaded, table, name).index(f"-j GATEWAY-{name}") == place
     assert chain(loaded, "filter", "INPUT", "v6") == ["-j GATEWAY-INPUT"]
     assert len(loaded.read()["sets"]["gateway-few-1"]) == 3
+
+
+def test_who_looks_at_other_firewalls_knows_the_place_of_a_new_jump(firewall):
+    save = subprocess.run("iptables-nft-save", capture_output=True, text=True, check=True).stdout
+    (table,) = [t for t in gateway_foreign._save_tables(save, "") if t.name == "filter"]
+    for chain in ("INPUT", "FORWARD"):
+        assert gateway_foreign._place(table, chain) == JUMPS["filter", chain]
 
 
 def test_load_again_has_nothing_to_do(loaded):
