@@ -1,5 +1,5 @@
 {#- Tells the peer of connections, so that they live on when it takes over. #}
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -16,8 +16,11 @@ conntrackd packages:
 conntrackd unit settings:
   file.managed:
     - name: /etc/systemd/system/{{ conntrackd.service }}.service.d/gateway.conf
-    - source: salt://gateway/conntrackd/files/unit.conf
+    - source: salt://gateway/conntrackd/files/unit.conf.jinja
+    - template: jinja
     - makedirs: True
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 conntrackd configuration as it was:
   gateway.original_kept:
@@ -65,6 +68,8 @@ state sync unit:
     - name: /etc/systemd/system/gateway-sync.service
     - source: salt://gateway/conntrackd/files/gateway-sync.service.jinja
     - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 state sync service:
   service.running:

@@ -1,4 +1,4 @@
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -18,6 +18,8 @@ keepalived unit settings:
     - source: salt://gateway/keepalived/files/unit.conf.jinja
     - template: jinja
     - makedirs: True
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 keepalived configuration as it was:
   gateway.original_kept:
