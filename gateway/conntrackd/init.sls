@@ -22,6 +22,14 @@ conntrackd unit settings:
     - context:
         sandbox: {{ sandbox | tojson }}
 
+# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
+conntrackd unit settings are read:
+  cmd.run:
+    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ conntrackd.service }}
+    - unless: systemctl show -P DropInPaths {{ conntrackd.service }} | grep -q /gateway.conf
+    - require:
+      - file: conntrackd unit settings
+
 conntrackd configuration as it was:
   gateway.original_kept:
     - name: {{ conntrackd.config }}
@@ -52,6 +60,7 @@ conntrackd service:
     - enable: True
     - require:
       - sls: gateway.firewall
+      - cmd: conntrackd unit settings are read
     - watch:
       - gateway: conntrackd configuration
       - file: conntrackd unit settings

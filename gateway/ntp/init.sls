@@ -40,6 +40,16 @@ ntp unit settings:
         sandbox: {{ sandbox | tojson }}
     - watch_in:
       - service: ntp service
+
+# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
+ntp unit settings are read:
+  cmd.run:
+    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ ntp.service }}
+    - unless: systemctl show -P DropInPaths {{ ntp.service }} | grep -q /gateway.conf
+    - require:
+      - file: ntp unit settings
+    - require_in:
+      - service: ntp service
 {%- endif %}
 
 ntp configuration:

@@ -112,7 +112,7 @@ def exposures(host: Host) -> dict[str, float]:
     The distribution's too, where we have settings for it."""
     script = r"""
 cd /etc/systemd/system
-for unit in $(ls -d gateway-*.service *.service.d/gateway.conf chrony.service |
+for unit in chrony.service $(ls -d gateway-*.service *.service.d/gateway.conf |
     sed 's|\.d/gateway.conf$||' | sort -u); do
     systemd-analyze security --no-pager "$unit"
 done

@@ -186,6 +186,11 @@ def test_services_may_do_only_what_they_need(site: Lab, name: str) -> None:
     assert {f"{unit}.service" for unit in daemons} <= found.keys()
     assert {f"gateway-{unit}.service" for unit in (*scripts, "health")} <= found.keys()
     assert {unit: level for unit, level in found.items() if level > 5} == {}
+    # And it is in force: a process may be older than its unit.
+    for unit in found:
+        show = f"cat /proc/$(systemctl show -P MainPID {unit})/status"
+        status = site.host(name).run(show, check=False).stdout
+        assert not status or "Seccomp:\t2\n" in status, unit
     assert site.host(name).run("systemctl --failed --no-legend").stdout == ""
 
 

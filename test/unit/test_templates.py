@@ -1192,6 +1192,30 @@ def exposure(tmp_path_factory):
     return judge
 
 
+def test_settings_of_a_unit_are_read_before_it_starts(site):
+    """A folder of settings that is new to systemd is no change to it, and so not to Salt either."""
+    order = [chunk["__id__"] for chunk in site.low]
+    settings = [
+        (chunk["__id__"], PurePath(chunk["name"]).parent.name.removesuffix(".service.d"))
+        for chunk in site.low
+        if chunk["fun"] == "managed" and chunk["name"].endswith(".service.d/gateway.conf")
+    ]
+    assert settings
+    for file, unit in settings:
+        if "@" in unit:
+            continue  # systemd looks at an instance for the first time when it starts
+        reads = site.ids[f"{file} are read"]
+        known = f"systemctl show -P DropInPaths {unit}"
+        assert reads["name"] == f"systemctl daemon-reload && {known}"
+        assert reads["unless"] == f"{known} | grep -q /gateway.conf"
+        [start] = [
+            chunk["__id__"]
+            for chunk in site.low
+            if (chunk["fun"], chunk["name"]) == ("running", unit)
+        ]
+        assert order.index(file) < order.index(reads["__id__"]) < order.index(start)
+
+
 def test_services_may_do_only_what_they_need(site, render, exposure):
     """Drop-ins too, as if the distribution's own unit closed nothing."""
     files = site.files | render("example", **MASTER).files
