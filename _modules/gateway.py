@@ -41,6 +41,8 @@ HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
+MANAGEMENT_SECONDS = 2
+MANAGEMENT_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
 SYNC_REPORT = "/run/gateway/sync.json"
 SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
 SYNC_TROUBLE = 20  # seconds
@@ -784,23 +786,28 @@ def _vpn_clients(instance):
     found = {}
     for row in rows:
         # Name, real address, address in the tunnel (none before the client was let in), ...
-        if row[0] == "CLIENT_LIST" and row[3]:
+        if row[0] == "CLIENT_LIST" and any(row[3:4]):
             found.setdefault(row[1], []).append(row[3])
     return found
 
 
 def _management(path, command):
     """The answer of an OpenVPN server to a command, up to its END, as rows of fields."""
+    end = time.monotonic() + MANAGEMENT_SECONDS
+    rows, size, rest = [], 0, b""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(2)
+        connection.settimeout(MANAGEMENT_SECONDS)
         connection.connect(path)
         connection.sendall(f"{command}\n".encode())
-        with connection.makefile("r", encoding="utf-8", errors="replace") as lines:
-            rows = []
-            for line in lines:
-                rows.append(line.rstrip("\r\n").split("\t"))
-                if rows[-1] == ["END"]:
-                    break
+        while ["END"] not in rows:
+            # OpenVPN has no privileges: its answer has a size and a time.
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            chunk = connection.recv(65536)
+            size += len(chunk)
+            if not chunk or size > MANAGEMENT_SIZE:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            rows += [line.decode(errors="replace").rstrip().split("\t") for line in lines if line]
     return rows
 
 

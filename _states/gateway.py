@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -47,6 +48,10 @@ FOLLOWERS = "gateway-follow.conf"
 OPENVPN_STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 OPENVPN_CLIENTS = "/etc/gateway/openvpn"
 OPENVPN_GRACE = 1  # seconds between telling a client to leave and cutting it off
+# What somebody without privileges has written, or says, is taken up to here.
+FOREIGN_SIZE = 4096
+ANSWER_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
+ANSWER_SECONDS = 10
 
 # Marks the routes that are ours. Not taken in iproute2's rt_protos.
 ROUTE_PROTOCOL = "119"
@@ -86,6 +91,22 @@ def _read(path):
             return file.read()
     except FileNotFoundError:
         return None
+
+
+def _read_foreign(path):
+    """The text of a small file that a process without privileges may have put there; None for all
+    else: a link, a pipe on which we would wait, something without end."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        found = os.read(file, FOREIGN_SIZE + 1)
+    finally:
+        os.close(file)
+    return found.decode(errors="replace") if len(found) <= FOREIGN_SIZE else None
 
 
 def _write(path, text, temporary=None):
@@ -269,7 +290,7 @@ def routes(name, routes):
 def _networkd_file(interface):
     """The .network file by which systemd-networkd manages an interface; None if it does not."""
     index = (_read(f"{INTERFACES}/{interface}/ifindex") or "").strip()
-    link = _read(f"{NETWORKD_LINKS}/{index}") if index else None
+    link = _read_foreign(f"{NETWORKD_LINKS}/{index}") if index else None
     found = re.search(r"(?m)^NETWORK_FILE=(.+)$", link or "")
     return found[1] if found and found[1] != "/dev/null" else None
 
@@ -926,37 +947,53 @@ def openvpn_crl(name, source, ca=None):
 
 
 class _Management:
-    """OpenVPN's management interface; see its management-notes.txt."""
+    """OpenVPN's management interface; see its management-notes.txt. OpenVPN has no privileges: an
+    answer has a size and a time."""
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(5)
+        self.socket.settimeout(ANSWER_SECONDS)
         self.socket.connect(path)
-        self.lines = self.socket.makefile("r", encoding="utf-8", errors="replace")
+        self.lines = self._lines()
+        self.deadline = self.room = 0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.lines.close()
         self.socket.close()
+
+    def _lines(self):
+        rest = b""
+        while True:
+            self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
+            chunk = self.socket.recv(65536)
+            self.room -= len(chunk)
+            if not chunk or self.room < 0:
+                raise OSError("OpenVPN closed its management socket, or says too much there")
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
 
     def ask(self, command, last):
         """Send a command and return the lines of its answer, up to one that begins with ``last``"""
+        self.deadline = time.monotonic() + ANSWER_SECONDS
+        self.room = ANSWER_SIZE
         self.socket.sendall(f"{command}\n".encode())
         answer = []
         for line in self.lines:
-            if line.startswith(">"):  # what happens meanwhile
+            if not line or line.startswith(b">"):  # what happens meanwhile
                 continue
-            answer.append(line.rstrip("\r\n"))
-            if line.startswith(last):
-                return answer
-        raise OSError("OpenVPN closed its management socket")
+            answer.append(line.decode(errors="replace").rstrip("\r"))
+            if answer[-1].startswith(last):
+                break
+        return answer
 
     def sessions(self):
         """Who is connected, as mappings with ``client``, ``address``, ``real`` and ``id``."""
         rows = [line.split("\t") for line in self.ask("status 3", "END")]
-        header = next(row[2:] for row in rows if row[:2] == ["HEADER", "CLIENT_LIST"])
+        header = next((row[2:] for row in rows if row[:2] == ["HEADER", "CLIENT_LIST"]), [])
+        if not set(header) >= {"Common Name", "Virtual Address", "Real Address", "Client ID"}:
+            raise OSError("OpenVPN does not say who is connected")
         found = [
             dict(zip(header, row[1:], strict=False)) for row in rows if row[0] == "CLIENT_LIST"
         ]
@@ -968,7 +1005,7 @@ class _Management:
                 "id": row["Client ID"],
             }
             for row in found
-            if row["Virtual Address"]  # others have not been let in yet
+            if row.get("Virtual Address") and "Client ID" in row  # others are not let in yet
         ]
 
     def end(self, sessions):
@@ -985,11 +1022,9 @@ class _Management:
 
 def _serial(folder, session):
     """A session's certificate serial as ``vpn-session`` noted it; None if that is not known."""
-    note = f"{folder}/{session['address']}"
-    # Whoever has become OpenVPN's user could put anything there.
-    text = _read(note) if os.path.isfile(note) else None
-    serial, _, client = (text or "").strip().partition(" ")
-    return int(serial) if serial.isdigit() and client == session["client"] else None
+    text = _read_foreign(f"{folder}/{os.path.basename(session['address'])}")
+    found = re.fullmatch(r"([0-9]{1,60}) (.+)", (text or "").strip())
+    return int(found[1]) if found and found[2] == session["client"] else None
 
 
 def _refusal(session, serial, files, revoked, dynamic):

@@ -1,5 +1,5 @@
 {#- Tells the peer of connections, so that they live on when it takes over. #}
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -16,8 +16,19 @@ conntrackd packages:
 conntrackd unit settings:
   file.managed:
     - name: /etc/systemd/system/{{ conntrackd.service }}.service.d/gateway.conf
-    - source: salt://gateway/conntrackd/files/unit.conf
+    - source: salt://gateway/conntrackd/files/unit.conf.jinja
+    - template: jinja
     - makedirs: True
+    - context:
+        sandbox: {{ sandbox | tojson }}
+
+# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
+conntrackd unit settings are read:
+  cmd.run:
+    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ conntrackd.service }}
+    - unless: systemctl show -P DropInPaths {{ conntrackd.service }} | grep -q /gateway.conf
+    - require:
+      - file: conntrackd unit settings
 
 conntrackd configuration as it was:
   gateway.original_kept:
@@ -49,6 +60,7 @@ conntrackd service:
     - enable: True
     - require:
       - sls: gateway.firewall
+      - cmd: conntrackd unit settings are read
     - watch:
       - gateway: conntrackd configuration
       - file: conntrackd unit settings
@@ -65,6 +77,8 @@ state sync unit:
     - name: /etc/systemd/system/gateway-sync.service
     - source: salt://gateway/conntrackd/files/gateway-sync.service.jinja
     - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 state sync service:
   service.running:

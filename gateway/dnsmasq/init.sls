@@ -1,5 +1,5 @@
 {#- Two instances: DNS runs on every node all the time, DHCP only where the virtual IP is. #}
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -30,7 +30,10 @@ dns configuration:
 dns unit:
   file.managed:
     - name: /etc/systemd/system/gateway-dns.service
-    - source: salt://gateway/dnsmasq/files/gateway-dns.service
+    - source: salt://gateway/dnsmasq/files/gateway-dns.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 dns service:
   service.running:
@@ -69,7 +72,10 @@ dhcp configuration:
 dhcp unit:
   file.managed:
     - name: /etc/systemd/system/gateway-dhcp.service
-    - source: salt://gateway/dnsmasq/files/gateway-dhcp.service
+    - source: salt://gateway/dnsmasq/files/gateway-dhcp.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 dhcp follows the virtual IP:
   service.enabled:

@@ -1,6 +1,6 @@
 {#- First of all: what comes after it may forward, listen and take the virtual IP. So a failure here is
    the end of the run (failhard). #}
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -38,9 +38,12 @@ firewall units:
   file.managed:
     - names:
       - /etc/systemd/system/gateway-firewall.service:
-        - source: salt://gateway/firewall/files/gateway-firewall.service
+        - source: salt://gateway/firewall/files/gateway-firewall.service.jinja
       - /etc/systemd/system/gateway-firewall-guard.service:
-        - source: salt://gateway/firewall/files/gateway-firewall-guard.service
+        - source: salt://gateway/firewall/files/gateway-firewall-guard.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
     - failhard: True
 
 firewall at boot:

@@ -1,5 +1,5 @@
 {#- Runs on each node what shall run only where the internal virtual IP is. #}
-{%- from "gateway/map.jinja" import plan with context %}
+{%- from "gateway/map.jinja" import plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -8,6 +8,7 @@ include:
 {#- Whoever has a master tells it; not masterless, nor over salt-ssh. pip's and the onedir's are not always in PATH. #}
 {%- set event = opts.get('file_client') != 'local' and '__master_opts__' not in opts %}
 {%- set bin = grains.get('pythonexecutable', '').rpartition('/')[0] %}
+{%- set config = opts.get('config_dir', '/etc/salt') %}
 {%- set salt_call = event and (salt['cmd.which']('salt-call') or salt['cmd.which'](bin ~ '/salt-call')
                                or salt['cmd.which'](bin.rpartition('/')[0] ~ '/salt-call')) %}
 
@@ -44,6 +45,8 @@ unit that calls them:
     - name: /etc/systemd/system/gateway-follow-hooks.service
     - source: salt://gateway/follow/files/gateway-follow-hooks.service.jinja
     - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 {%- if salt_call %}
 
 unit that tells the Salt master:
@@ -52,7 +55,9 @@ unit that tells the Salt master:
     - source: salt://gateway/follow/files/gateway-follow-event.service.jinja
     - template: jinja
     - context:
-        command: {{ (salt_call ~ ' --config-dir=' ~ opts.get('config_dir', '/etc/salt')) | tojson }}
+        sandbox: {{ sandbox | tojson }}
+        command: {{ (salt_call ~ ' --config-dir=' ~ config) | tojson }}
+        config: {{ config | tojson }}
 {%- else %}
 
 nobody tells a Salt master:
@@ -73,6 +78,7 @@ follower unit:
     - source: salt://gateway/follow/files/gateway-follow.service.jinja
     - template: jinja
     - context:
+        sandbox: {{ sandbox | tojson }}
         event: {{ (salt_call and True or False) | tojson }}
 
 follower service:

@@ -1,5 +1,5 @@
 {#- Watches on each node what has to work where the virtual IPs are, and tells keepalived. #}
-{%- from "gateway/map.jinja" import plan with context %}
+{%- from "gateway/map.jinja" import plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -32,7 +32,10 @@ health checks folder:
 health unit:
   file.managed:
     - name: /etc/systemd/system/gateway-health.service
-    - source: salt://gateway/health/files/gateway-health.service
+    - source: salt://gateway/health/files/gateway-health.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 health service:
   service.running:

@@ -1,4 +1,4 @@
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -18,6 +18,16 @@ keepalived unit settings:
     - source: salt://gateway/keepalived/files/unit.conf.jinja
     - template: jinja
     - makedirs: True
+    - context:
+        sandbox: {{ sandbox | tojson }}
+
+# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
+keepalived unit settings are read:
+  cmd.run:
+    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ os.keepalived.service }}
+    - unless: systemctl show -P DropInPaths {{ os.keepalived.service }} | grep -q /gateway.conf
+    - require:
+      - file: keepalived unit settings
 
 keepalived configuration as it was:
   gateway.original_kept:
@@ -41,6 +51,7 @@ keepalived service:
     - require:
       - service: follower service
       - service: health service
+      - cmd: keepalived unit settings are read
     - watch:
       - file: keepalived unit settings
       - gateway: keepalived configuration

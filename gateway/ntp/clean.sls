@@ -3,6 +3,12 @@
 include:
   - gateway.loaded
 {%- for provider, ntp in os.ntp.items() %}
+{%- if ntp.unit_settings is defined %}
+
+{{ provider }} unit settings are gone:
+  file.absent:
+    - name: {{ ntp.unit_settings }}
+{%- endif %}
 
 {{ provider }} configuration is as it was:
   gateway.original_restored:
@@ -10,7 +16,7 @@ include:
 
 {{ provider }} takes its own configuration again:
   cmd.run:
-    - name: systemctl try-restart {{ ntp.service }}
+    - name: systemctl daemon-reload && systemctl try-restart {{ ntp.service }}
     - onchanges:
       - gateway: {{ provider }} configuration is as it was
 {%- endfor %}

@@ -1,4 +1,4 @@
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -28,6 +28,28 @@ ntp configuration check:
     - makedirs: True
     - require_in:
       - gateway: ntp configuration
+
+# chrony's unit has such settings of the distribution's.
+ntp unit settings:
+  file.managed:
+    - name: {{ ntp.unit_settings }}
+    - source: salt://gateway/ntp/files/ntpsec.unit.conf.jinja
+    - template: jinja
+    - makedirs: True
+    - context:
+        sandbox: {{ sandbox | tojson }}
+    - watch_in:
+      - service: ntp service
+
+# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
+ntp unit settings are read:
+  cmd.run:
+    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ ntp.service }}
+    - unless: systemctl show -P DropInPaths {{ ntp.service }} | grep -q /gateway.conf
+    - require:
+      - file: ntp unit settings
+    - require_in:
+      - service: ntp service
 {%- endif %}
 
 ntp configuration:
@@ -50,5 +72,11 @@ ntp service:
 {{ other }} configuration is as it was:
   gateway.original_restored:
     - name: {{ os.ntp[other].config }}
+{%- if os.ntp[other].unit_settings is defined %}
+
+no {{ other }} unit settings:
+  file.absent:
+    - name: {{ os.ntp[other].unit_settings }}
+{%- endif %}
 {%- endfor %}
 {%- endif %}

@@ -1,4 +1,4 @@
-{%- from "gateway/map.jinja" import os, plan with context %}
+{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -117,7 +117,10 @@ openvpn routes to networks behind clients:
 openvpn routes unit:
   file.managed:
     - name: /etc/systemd/system/gateway-vpn-routes.service
-    - source: salt://gateway/openvpn/files/gateway-vpn-routes.service
+    - source: salt://gateway/openvpn/files/gateway-vpn-routes.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 openvpn routes service:
   service.running:

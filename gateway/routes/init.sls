@@ -1,4 +1,4 @@
-{%- from "gateway/map.jinja" import plan with context %}
+{%- from "gateway/map.jinja" import plan, sandbox with context %}
 
 include:
   - gateway.valid
@@ -15,7 +15,10 @@ routes file:
 routes unit:
   file.managed:
     - name: /etc/systemd/system/gateway-routes.service
-    - source: salt://gateway/routes/files/gateway-routes.service
+    - source: salt://gateway/routes/files/gateway-routes.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
 
 routes to the peers' VPN subnets:
   gateway.routes:

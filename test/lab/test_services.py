@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -165,6 +166,69 @@ def test_status_and_the_other_functions(site: Lab) -> None:
         } <= set(problems)
     finally:
         ok(site.apply("gw2"), "gw2")
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_services_may_do_only_what_they_need(site: Lab, name: str) -> None:
+    """That they have what they need is what all other tests here show."""
+    found = checks.exposures(site.host(name))
+    daemons = ("keepalived", "openvpn-server@gateway-main", "chrony")
+    scripts = (
+        "firewall",
+        "firewall-guard",
+        "routes",
+        "dns",
+        "dhcp",
+        "follow",
+        "follow-hooks",
+        "follow-event",
+    )
+    assert {f"{unit}.service" for unit in daemons} <= found.keys()
+    assert {f"gateway-{unit}.service" for unit in (*scripts, "health")} <= found.keys()
+    assert {unit: level for unit, level in found.items() if level > 5} == {}
+    # And it is in force: a process may be older than its unit.
+    for unit in found:
+        show = f"cat /proc/$(systemctl show -P MainPID {unit})/status"
+        status = site.host(name).run(show, check=False).stdout
+        assert not status or "Seccomp:\t2\n" in status, unit
+    assert site.host(name).run("systemctl --failed --no-legend").stdout == ""
+
+
+MAY = [
+    "ping -q -c 1 -W 2 10.77.0.3",
+    "exec 3<>/dev/tcp/198.51.100.100/80",
+    "cat /etc/shadow",
+    "systemctl is-active gateway-dns && systemctl try-restart chrony",
+    "ip address add 192.0.2.7/32 dev lo && ip address del 192.0.2.7/32 dev lo",
+    "iptables -N LAB && iptables -X LAB",
+    "runuser -u nobody true",
+    *(f"touch {folder}/lab && rm {folder}/lab" for folder in ("/var/lib", "/run", "/tmp", "/root")),
+    # The way out.
+    "systemd-run --quiet --wait --collect --pipe sh -c 'touch /usr/lab && rm /usr/lab'",
+]
+MAY_NOT = ["touch /usr/lab", "mount -t tmpfs lab /mnt", "unshare --net true", "ls /dev/net/tun"]
+
+
+@pytest.mark.parametrize("folder", ["follow.d", "health.d"])
+def test_what_executables_of_the_user_may_do(site: Lab, folder: str) -> None:
+    """As README says; it is what such things do."""
+    gw1, path = site.host("gw1"), f"/etc/gateway/{folder}/lab"
+    script = "".join(
+        f"timeout 20 bash -c {shlex.quote(command)} >/dev/null 2>&1; echo $? >>/run/lab.new\n"
+        for command in (*MAY, *MAY_NOT)
+    )
+    # A check has five seconds, on a machine that is busy with all of the lab.
+    begin = "mkdir /run/lab-begun 2>/dev/null || exit 0\n"
+    end = "mv /run/lab.new /run/lab.done\n"
+    text = f"{script}{end}" if folder == "follow.d" else f"{{\n{script}{end}}} &\n"
+    gw1.write(path, f"#!/bin/bash\n{begin}{text}", 0o755)
+    try:
+        gw1.run("systemctl restart gateway-follow")
+        ask = "cat /run/lab.done"
+        said = checks.eventually(lambda: gw1.run(ask, check=False).stdout, bool, 90).split()
+        assert [code == "0" for code in said] == [True] * len(MAY) + [False] * len(MAY_NOT)
+    finally:
+        gw1.run(f"rm -rf {path} /run/lab.new /run/lab.done /run/lab-begun")
 
 
 # What tells the master who has the virtual IP goes, where there is none.

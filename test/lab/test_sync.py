@@ -225,6 +225,13 @@ def test_status_tells_of_a_silent_peer(synced: Lab) -> None:
     assert checks.eventually(lambda: problems(synced, "gw1"), lambda now: now == [], 15) == []
 
 
+def test_its_services_may_do_only_what_they_need(synced: Lab) -> None:
+    for name in GATEWAYS:
+        found = checks.exposures(synced.host(name))
+        assert {"conntrackd.service", "gateway-sync.service"} <= found.keys()
+        assert {unit: level for unit, level in found.items() if level > 5} == {}
+
+
 def test_no_program_of_the_node_reaches_conntrackd(synced: Lab) -> None:
     """Which any user could start, and which needs no way through the link."""
     count = "conntrackd -s | awk '/Pckts recv/ {n = $4} END {print n}'"

@@ -134,6 +134,7 @@ def test_a_network_behind_a_client(site: Lab, pillar: Change) -> None:
     """The LAN and other clients reach it, whichever gateway has its client; and it reaches them."""
     branch, backend = site.host("laptop"), site.host("backend01")
     ok(pillar(vpn({"laptop": {"id": 5, "networks": ["10.50.0.0/24"]}, "internet": {"id": 6}})))
+    assert checks.exposures(site.host("gw1"))["gateway-vpn-routes.service"] <= 5
     before = server_processes(site)
     branch.run("ip address add 10.50.0.1/24 dev lo")
     try:

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -624,6 +625,33 @@ def test_who_is_connected(module, node, monkeypatch, tmp_path):
         found = module.status()["vpn"]["main"]["clients"]
         server.join()
     assert found == {"alice": ["10.8.0.5", "10.8.0.130"]}
+
+
+@pytest.mark.parametrize("talk", ["endless", "slow", "short"])
+def test_who_is_connected_is_asked_for_a_while(module, node, monkeypatch, tmp_path, talk):
+    """Whoever has taken over OpenVPN, which has no privileges, shall not hold up the status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "MANAGEMENT", "{instance}")
+    monkeypatch.setattr(module, "MANAGEMENT_SECONDS", 30 if talk == "endless" else 0.5)
+    monkeypatch.setattr(module, "MANAGEMENT_SIZE", 100_000)
+    text = {"endless": 20_000 * b"x", "slow": b"x\n", "short": b"CLIENT_LIST\nEND\n"}[talk]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("gateway-main")
+        listener.listen()
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                while True:
+                    connection.sendall(text)
+                    time.sleep(0.05)
+
+        server = threading.Thread(target=answer)
+        server.start()
+        begin = time.monotonic()
+        assert module.status()["vpn"]["main"]["clients"] == {}
+        assert time.monotonic() - begin < 3
+        server.join()
 
 
 def lose_virtual_ip(node):

@@ -978,3 +978,73 @@ def test_the_event_of_the_last_role_is_the_last(teller, tool):
     tool("salt-call", f'echo "$5" >>{teller.log}; {change}; echo true')
     teller.event()
     assert [json.loads(data)["role"] for data in teller.said()] == ["primary", "secondary"]
+
+
+# --------------------------------------------------------------------------------------------------
+# vpn-routes
+
+
+@pytest.fixture
+def vpn_routes(root, tmp_path, tool):
+    """The script on a node with two VPN servers, and what it has `ip` do."""
+    done = tmp_path / "done"
+    done.touch()
+    tool(
+        "ip",
+        f'case "$*" in *show*) echo "10.9.9.0/25 dev vpn-old scope link";; *) cat >>{done};; esac',
+    )
+    text = (root / "gateway/openvpn/files/vpn-routes").read_text()
+    script = tmp_path / "vpn-routes"
+    script.write_text(
+        text.replace("/run/gateway", f"{tmp_path}/run/gateway").replace("/etc/", f"{tmp_path}/etc/")
+    )
+    for server in ("main", "two"):
+        (tmp_path / f"run/gateway-{server}/sessions").mkdir(parents=True)
+        (tmp_path / f"etc/gateway/openvpn/{server}").mkdir(parents=True)
+    clients = tmp_path / "etc/gateway/openvpn"
+    (clients / "main/branch").write_text("iroute x\n# vpn-routes 10.50.0.0/25 10.50.0.128/25\n")
+    (clients / "two/host").write_text("# vpn-routes 10.60.0.1/32\n")
+
+    def run_it(count):
+        process = subprocess.Popen(["perl", script], stderr=subprocess.PIPE, text=True)
+        try:
+            end = time.monotonic() + 10
+            while done.read_text().count("\n") < count and time.monotonic() < end:
+                time.sleep(0.05)
+        finally:
+            process.kill()
+        assert process.communicate()[1] == ""
+        return sorted(done.read_text().splitlines())
+
+    return SimpleNamespace(run=run_it, notes=tmp_path / "run", folder=tmp_path)
+
+
+def test_routes_to_networks_of_who_is_connected(vpn_routes):
+    (vpn_routes.notes / "gateway-main/sessions/10.8.0.5").write_text("7 branch\n")
+    (vpn_routes.notes / "gateway-main/sessions/10.8.0.6").write_text("8 nobody\n")
+    (vpn_routes.notes / "gateway-two/sessions/10.9.0.5").write_text("9 host\n")
+    assert vpn_routes.run(4) == [
+        "route del 10.9.9.0/25 dev vpn-old proto 120",
+        "route replace 10.50.0.0/25 dev vpn-main proto 120",
+        "route replace 10.50.0.128/25 dev vpn-main proto 120",
+        "route replace 10.60.0.1 dev vpn-two proto 120",
+    ]
+
+
+def test_a_note_that_is_none_does_no_harm(vpn_routes):
+    """OpenVPN, which has no privileges, can put anything there: it is not followed, waited for, or
+    read to its end."""
+    notes = vpn_routes.notes / "gateway-main/sessions"
+    (vpn_routes.folder / "outside").write_text("7 branch\n")
+    (notes / "link").symlink_to(vpn_routes.folder / "outside")
+    os.mkfifo(notes / "pipe")
+    (notes / "folder").mkdir()
+    (notes / "large").touch()
+    os.truncate(notes / "large", 1 << 40)
+    (notes / "path").write_text("7 ../two/host\n")
+    (notes / "none").touch()
+    (vpn_routes.notes / "gateway-two/sessions/10.9.0.5").write_text("9 host\n")
+    assert vpn_routes.run(2) == [
+        "route del 10.9.9.0/25 dev vpn-old proto 120",
+        "route replace 10.60.0.1 dev vpn-two proto 120",
+    ]

@@ -1,6 +1,7 @@
 """The state functions on a machine in a temporary folder: files, routes, rules and services."""
 
 import inspect
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from time import time_ns
@@ -1255,6 +1258,7 @@ def server(machine, monkeypatch, module, templates, authority):
         sessions={"0": ("alice", "10.8.0.5"), "1": ("carol", "10.8.0.200"), "2": ("UNDEF", "")},
         asked=[],
         stubborn=set(),
+        nonsense=None,
         ca=authority(),
     )
     monkeypatch.setattr(module, "OPENVPN_GRACE", 0)
@@ -1291,8 +1295,18 @@ def server(machine, monkeypatch, module, templates, authority):
                 lines.write(">INFO:hello\n")
                 lines.flush()
                 for line in lines:
+                    if server.nonsense is not None:
+                        talk(connection)
+                        return
                     lines.write("".join(f"{row}\r\n" for row in answer(line.strip())))
                     lines.flush()
+
+    def talk(connection):
+        with suppress(OSError):
+            for text in server.nonsense:
+                connection.sendall(text.encode())
+                time.sleep(0.05)
+            connection.recv(1)
 
     threading.Thread(target=serve, daemon=True).start()
     server.call = ("openvpn_sessions", "socket", "salt://clients", {"server_name": "main"})
@@ -1343,6 +1357,45 @@ def test_a_note_of_somebody_else_is_no_proof(machine, server):
     server.revoke(6)
     (server.notes / "10.8.0.5").write_text("6 zoe\n")
     assert machine.run(*server.call, crl=server.crl)["changes"] == {}
+
+
+def test_a_note_is_small_and_a_file(machine, server):
+    """OpenVPN, which has no privileges, can put anything there: it is not followed, waited for, or
+    read to its end."""
+    server.revoke(7)
+    note = server.notes / "10.8.0.5"
+    for text, known in {
+        "7 alice": True,
+        f"7 alice\n{4089 * ' '}": False,
+        "\u00b2 alice": False,
+    }.items():
+        note.write_text(text)
+        changes = machine.run(*server.call, crl=server.crl)["changes"]
+        assert changes == ({"alice 10.8.0.5": "revoked"} if known else {})
+        server.sessions["0"] = ("alice", "10.8.0.5")
+    (server.notes / "elsewhere").write_text("7 alice")
+    (machine.folder / "outside").write_text("7 alice")
+    os.symlink("elsewhere", server.notes / "10.8.0.7")
+    os.mkfifo(server.notes / "10.8.0.8")
+    for address in ("10.8.0.7", "10.8.0.8", "10.8.0.9", "../outside", ".."):
+        server.sessions["0"] = ("alice", address)
+        assert machine.run(*server.call, crl=server.crl)["changes"] == {}
+
+
+@pytest.mark.parametrize("says", ["endless", "slow", "nothing", "nonsense"])
+def test_an_answer_of_openvpn_has_its_bounds(machine, module, server, monkeypatch, says):
+    """Whoever has taken it over shall not keep an apply from its end."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 30 if says == "endless" else 0.5)
+    monkeypatch.setattr(module, "ANSWER_SIZE", 100_000)
+    server.nonsense = {
+        "endless": itertools.repeat(20_000 * "x"),
+        "slow": itertools.repeat("x\n"),
+        "nothing": [],
+        "nonsense": ["HEADER\tCLIENT_LIST\tx\nCLIENT_LIST\ty\nEND\n"],
+    }[says]
+    begin = time.monotonic()
+    assert machine.run(*server.call)["result"] is False
+    assert time.monotonic() - begin < 3
 
 
 def test_sessions_and_a_list_on_the_node(machine, server):

@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import PurePath
 from types import SimpleNamespace
@@ -1166,3 +1167,66 @@ def test_settings_of_ntpsec(render):
     changes = {"ntp": {"provider": "ntpsec", "settings": SETTINGS}}
     found = lines(render("example", changes=changes), NTPSEC)
     assert found[-5:] == ["alone", "listed 1", "listed two words", "number 1.5", "text a,b=c"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Units
+
+
+@pytest.fixture(scope="module")
+def exposure(tmp_path_factory):
+    """What systemd thinks of a service's file: from 0 (locked in) to 10 (may do everything)."""
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("this machine has no systemd-analyze")
+    folder = tmp_path_factory.mktemp("units")
+
+    def judge(name, text):
+        (folder / name).write_text(text)
+        command = ["systemd-analyze", "security", "--offline=true", f"./{name}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        [level] = re.findall(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+        # A directive that it does not know does nothing.
+        assert re.sub(r"(?m)^.*Command .* is not executable: .*\n", "", done.stderr) == ""
+        return float(level)
+
+    return judge
+
+
+def test_settings_of_a_unit_are_read_before_it_starts(site):
+    """A folder of settings that is new to systemd is no change to it, and so not to Salt either."""
+    order = [chunk["__id__"] for chunk in site.low]
+    settings = [
+        (chunk["__id__"], PurePath(chunk["name"]).parent.name.removesuffix(".service.d"))
+        for chunk in site.low
+        if chunk["fun"] == "managed" and chunk["name"].endswith(".service.d/gateway.conf")
+    ]
+    assert settings
+    for file, unit in settings:
+        if "@" in unit:
+            continue  # systemd looks at an instance for the first time when it starts
+        reads = site.ids[f"{file} are read"]
+        known = f"systemctl show -P DropInPaths {unit}"
+        assert reads["name"] == f"systemctl daemon-reload && {known}"
+        assert reads["unless"] == f"{known} | grep -q /gateway.conf"
+        [start] = [
+            chunk["__id__"]
+            for chunk in site.low
+            if (chunk["fun"], chunk["name"]) == ("running", unit)
+        ]
+        assert order.index(file) < order.index(reads["__id__"]) < order.index(start)
+
+
+def test_services_may_do_only_what_they_need(site, render, exposure):
+    """Drop-ins too, as if the distribution's own unit closed nothing."""
+    files = site.files | render("example", **MASTER).files
+    services = {
+        PurePath(name).parent.name.removesuffix(".d") if name.endswith(".conf") else name: text
+        for name, text in files.items()
+        if re.fullmatch(r"/etc/systemd/system/[^/]+\.service(\.d/gateway\.conf)?", name)
+    }
+    services = {PurePath(name).name: text for name, text in services.items()}
+    assert len(services) >= 10
+    for name, text in services.items():
+        command = "" if "ExecStart=" in text else "ExecStart=/bin/true\n"
+        whole = text.replace("[Service]\n", f"[Service]\n{command}")
+        assert exposure(name, whole) <= 5, name
