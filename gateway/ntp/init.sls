@@ -50,5 +50,7 @@ ntp service:
 {{ other }} configuration is as it was:
   gateway.original_restored:
     - name: {{ os.ntp[other].config }}
+    - require:
+      - service: ntp service
 {%- endfor %}
 {%- endif %}
