@@ -18,7 +18,7 @@ import gateway_rules
 import salt.pillar
 import salt.utils.args
 import salt.utils.path
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
 
 try:
     import gateway_ca
@@ -32,7 +32,8 @@ importlib.reload(gateway_rules)
 if gateway_ca:
     importlib.reload(gateway_ca)
 
-APPLIED = "/var/lib/gateway/applied"
+APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
+CRL = "/etc/gateway/openvpn/crl.pem"
 FIREWALL = "/usr/lib/gateway/firewall"
 BACKEND = "/var/lib/gateway/firewall/backend"
 LEGACY_TABLES = "/proc/net/ip_tables_names"
@@ -58,9 +59,17 @@ EXPIRY_WARNING = 30  # days
 
 
 def _called(kwargs):
+    """Prepare a call. Raises CommandExecutionError where the pillar does not render."""
+    errors = _refreshed(kwargs)
+    if errors:
+        raise CommandExecutionError("\n".join(["The pillar has errors:", *errors]))
+
+
+def _refreshed(kwargs):
     """
-    Prepare a call. When it came from the master, the pillar is asked for again: the minion has it
-    from its start or the last refresh, and a person who has just edited it means the new one.
+    What keeps the pillar from being rendered. When the call came from the master, it is asked for
+    again: the minion has it from its start or the last refresh, and a person who has just edited it
+    means the new one.
     """
     unknown = salt.utils.args.clean_kwargs(**kwargs)
     if unknown:
@@ -73,10 +82,33 @@ def _called(kwargs):
             saltenv=__opts__.get("saltenv"),
             pillarenv=__opts__.get("pillarenv"),
         )
-        pillar = compiler.compile_pillar()
-        if "_errors" in pillar:
-            raise CommandExecutionError("\n".join(["The pillar has errors:", *pillar["_errors"]]))
-        __context__["gateway.pillar"] = pillar
+        __context__["gateway.pillar"] = compiler.compile_pillar()
+    return list(__context__.get("gateway.pillar", __pillar__).get("_errors", []))
+
+
+def _in_force(kwargs):
+    """
+    This node's plan, and what keeps the pillar from being used. While something does, the plan is
+    the one that was applied last, or has not more than its digest where that is not known.
+    """
+    try:
+        errors = _refreshed(kwargs)
+    except SaltInvocationError:
+        raise
+    except SaltException as error:
+        errors = [f"the Salt master gives no pillar: {error}"]
+    if not errors:
+        site, errors = _site()
+        errors = errors or gateway_plan.check_node(site, __opts__["id"])
+    if not errors:
+        return plan(), []
+    applied = _applied()
+    if "node" in applied:
+        return applied, errors
+    why = "the whole formula was never applied on this node"
+    if applied["digest"]:
+        why = "what was applied last is not known: an older version of the formula kept no plan"
+    return applied, [*errors, why]
 
 
 def _pillar():
@@ -182,18 +214,24 @@ def _backend(saves):
     return other if "\n-A " in saves[other] and "\n-A " not in saves[usual] else usual
 
 
-def _expiry_warnings():
-    """Certificates and revocation lists of this node's VPN servers that end soon, or have ended."""
+def _vpn_warnings():
+    """
+    What is wrong with this node's VPN, or soon will be: with certificates, keys, the revocation
+    list, and with programs that OpenVPN calls. It is no reason not to apply all the rest.
+    """
     site = _valid_site()
-    if not (site.vpn_servers and gateway_ca):
+    if not site.vpn_servers:
         return []
+    if site.vpn_error:
+        return [f"gateway:vpn:pki:error: {site.vpn_error}"]
     node = next(node for node in site.nodes if node.name == __opts__["id"])
-    pki = site.vpn_pki | node.pki
     found = []
-    for material in (pki[name] for name in EXPIRING if name in pki):
-        for item in _lifetimes(material):
-            if item["days_left"] < EXPIRY_WARNING:
-                found.append(f"{':'.join(material.keys)}: {_expiry(item)}")
+    for name, material in sorted((site.vpn_pki | node.pki).items()):
+        found += [f"{':'.join(material.keys)}: {fault}" for fault in _faults(name, material)]
+    for server in site.vpn_servers:
+        if server.auth and server.auth.script:
+            key = f"gateway:vpn:servers:{server.name}:auth:script"
+            found += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
     return found
 
 
@@ -207,24 +245,75 @@ def _sync_warnings(wanted):
     ]
 
 
-def _lifetimes(material):
-    """How long it goes on. What cannot be read is for OpenVPN's own check to refuse."""
+def _faults(name, material):
+    """What is wrong with a certificate or key, or soon will be."""
+    path = material.path
     try:
-        text = material.text
-        if text is None:
-            with open(material.path, encoding="utf-8") as file:
-                text = file.read()
-        return gateway_ca.lifetimes(text, _now())
-    except (OSError, ValueError):
+        text = material.text or _file_text(path)
+        if path and not gateway_plan.is_pem(text, name, alone=False):
+            raise ValueError(f"{path} is not PEM text of that kind, or is damaged")
+        items = gateway_ca.lifetimes(text, _now()) if gateway_ca and name in EXPIRING else []
+    except ValueError as error:
+        return [str(error)]
+    faults = [_expiry(item) for item in items if not _is_lasting(item)]
+    if path and _out_of_sight(path) and name != "crl":
+        faults.append(_out_of_sight(path))
+    if path and name == "crl" and _text(CRL) not in (None, text.strip()):
+        faults.append(f"{path} is not the list that OpenVPN reads, {CRL}; apply to bring it there")
+    return faults
+
+
+def _file_text(path):
+    """A file's text. Raises ValueError: what cannot be read is never taken for empty."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there on this node") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not PEM text of that kind, or is damaged") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _out_of_sight(path):
+    """Why the servers do not see a file (ProtectHome in files/unit.conf); None where they do."""
+    real = os.path.realpath(path)
+    if not f"{real}/".startswith(("/home/", "/root/", "/run/user/")):
+        return None
+    return f"{path} is in a home directory, and OpenVPN's unit sees none; put it elsewhere"
+
+
+def _script_faults(path):
+    """OpenVPN calls it when it has dropped its privileges."""
+    if not os.path.isfile(path):
+        return [f"{path} is not there on this node"]
+    if _out_of_sight(path):
+        return [_out_of_sight(path)]
+    with open(path, "rb") as file:
+        needs = ["-x", "-r"] if file.read(2) == b"#!" else ["-x"]
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    if all(_succeeds(*nobody, "test", need, path) for need in needs):
         return []
+    return [f"user nobody, as whom OpenVPN calls it, may not execute {path}"]
 
 
 def _now():
     return datetime.now(timezone.utc)
 
 
+def _is_lasting(item):
+    return item["begun"] and item["days_left"] >= EXPIRY_WARNING
+
+
 def _expiry(item):
     what = "the certificate of" if item["type"] == "certificate" else "the revocation list of"
+    if not item["begun"]:
+        begin = item["begins"][:16].replace("T", " ")
+        return (
+            f"{what} {item['name']} is not valid before {begin} UTC;"
+            " look at this node's clock, and at that of the machine that made it"
+        )
     day, days = item["ends"][:10], item["days_left"]
     if days < 0:
         return f"{what} {item['name']} ended on {day}"
@@ -256,14 +345,20 @@ def _output(*command):
     return "" if done["retcode"] else done["stdout"]
 
 
+def _succeeds(*command):
+    done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True)
+    return done["retcode"] == 0
+
+
 def validate(warnings=True, **kwargs):
     """
     Everything that is wrong with the site's pillar, and with this node's place in it: an interface
     that is not there, another firewall that refuses what the gateway lives from.
 
     warnings
-        Also name what keeps nothing from being applied: the VPN's certificates and the revocation
-        list that end within 30 days, and a missing word on state sync.
+        Also name what keeps nothing else from being applied: what is wrong with the VPN's
+        certificates, keys and programs on this node, what of them ends within 30 days, and a
+        missing word on state sync.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
 
@@ -284,7 +379,29 @@ def validate(warnings=True, **kwargs):
     errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
     by_a_person = "__pub_fun" in kwargs
     errors += _foreign_errors(here) if by_a_person else _foreign_errors_once(here)
-    return [*errors, *_sync_warnings(here), *_expiry_warnings()] if warnings else errors
+    return [*errors, *_sync_warnings(here), *_vpn_warnings()] if warnings else errors
+
+
+def has_states(**kwargs):
+    """
+    Whether the formula's states are where Salt looks for them. They may not be where its modules
+    are: over salt-ssh, or where a minion could not fetch them. Nothing may be applied then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.has_states
+    """
+    unknown = salt.utils.args.clean_kwargs(**kwargs)
+    if unknown:
+        raise SaltInvocationError(f"unknown argument: {', '.join(unknown)}")
+    folders = [
+        *(f"{folder}/states" for folder in __opts__.get("module_dirs") or []),
+        *(__opts__.get("states_dirs") or []),
+        f"{__opts__['extension_modules']}/states",
+    ]
+    return any(os.path.exists(f"{folder}/gateway.py") for folder in folders)
 
 
 def plan(node=None, **kwargs):
@@ -418,7 +535,10 @@ def pem(material, **kwargs):
     value = __pillar__
     for key in plan()["vpn"]["pki"][material]["pillar"]:
         value = value[key]
-    return gateway_plan.pem_blocks(value).strip()
+    text = gateway_plan.pem_blocks(value).strip()
+    if not text:
+        raise CommandExecutionError(f"there is no PEM text for {material} in the pillar")
+    return text
 
 
 def drain(force=False, **kwargs):
@@ -429,6 +549,8 @@ def drain(force=False, **kwargs):
 
     Nothing is changed unless a peer in good health takes the virtual IPs. While this node is
     drained it has them only if there is nobody else.
+
+    While the pillar is wrong it goes by what was applied last.
 
     force
         Drain it also where no peer takes over.
@@ -443,18 +565,17 @@ def drain(force=False, **kwargs):
         salt gw1 gateway.drain
         salt gw1 gateway.drain force=True
     """
-    _called(kwargs)
-    wanted = plan()
+    health, units = _to_drain(kwargs)
     if os.path.exists(DRAINED):
         return "this node is drained already"
     try:
         if not force:
-            _hand_over(wanted["health"])
+            _hand_over(health)
         _write(DRAINED, datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"))
     finally:
         _remove(DRAINING)
-    for server in wanted["vpn"]["servers"]:
-        __salt__["service.stop"](_vpn_unit(server))
+    for unit in units:
+        __salt__["service.stop"](unit)
     return "this node is drained"
 
 
@@ -469,14 +590,25 @@ def undrain(**kwargs):
 
         salt gw1 gateway.undrain
     """
-    _called(kwargs)
-    wanted = plan()
+    _, units = _to_drain(kwargs)
     if not os.path.exists(DRAINED):
         return "this node is not drained"
     _remove(DRAINED)
-    for server in wanted["vpn"]["servers"]:
-        __salt__["service.start"](_vpn_unit(server))
+    for unit in units:
+        __salt__["service.start"](unit)
     return "this node is in service again"
+
+
+def _to_drain(kwargs):
+    """What a drain has to know: ``virtual_ip`` and ``takeover``, and the VPN servers' units."""
+    wanted, errors = _in_force(kwargs)
+    try:
+        health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
+        return health, [_vpn_unit(server) for server in wanted["vpn"]["servers"]]
+    except KeyError:
+        if not errors:
+            raise
+    raise CommandExecutionError("\n".join(["The pillar of this site is wrong:", *errors]))
 
 
 def _hand_over(health):
@@ -527,7 +659,8 @@ def status(**kwargs):
     their confirmation), ``sync`` (whether the peer is heard, how many connections it was told of,
     and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
     and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
-    should look at.
+    should look at. While the pillar is wrong, the node is judged by what was applied last, and the
+    pillar's errors are the first problems.
 
     CLI Example:
 
@@ -535,10 +668,21 @@ def status(**kwargs):
 
         salt 'gw*' gateway.status
     """
-    _called(kwargs)
-    wanted = plan()
+    wanted, errors = _in_force(kwargs)
+    if not errors:
+        return _status(wanted, [])
+    title = "the pillar cannot be used, so this is judged by what was applied last"
+    try:
+        return _status(wanted, [*errors, title])
+    except (KeyError, TypeError):
+        # There is none, or it is of a version of the formula that had other plans.
+        return _status_without_a_plan(errors)
+
+
+def _status(wanted, problems):
+    """``problems`` are those of the pillar; without any the plan is the pillar's."""
+    by_pillar = not problems
     addresses = _addresses()
-    problems = []
     vrrp = _vrrp_status(wanted, addresses, problems)
     health = _health_status(problems)
     if health["drained"]:
@@ -553,14 +697,31 @@ def status(**kwargs):
         "sync": _sync_status(wanted, problems),
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
-        "digest": _digest_status(wanted, problems),
+        "digest": _digest_status(wanted if by_pillar else None, problems),
         "problems": [
             *problems,
             *_foreign_errors(wanted),
             *_connection_warnings(),
-            *_sync_warnings(wanted),
-            *_expiry_warnings(),
+            *(_sync_warnings(wanted) + _vpn_warnings() if by_pillar else []),
         ],
+    }
+
+
+def _status_without_a_plan(errors):
+    """As far as it can be told of a node without knowing what it is to be."""
+    problems = [*errors]
+    return {
+        "node": __opts__["id"],
+        "vrrp": {},
+        "health": _health_status(problems),
+        "services": {},
+        "routes": {},
+        "firewall": _firewall_status(problems),
+        "sync": {"enabled": False},
+        "vpn": {},
+        "ntp": {"synchronised": False, "stratum": None, "source": None},
+        "digest": _digest_status(None, problems),
+        "problems": problems,
     }
 
 
@@ -819,10 +980,11 @@ def _ntp_status(wanted, problems):
 
 
 def _digest_status(wanted, problems):
-    applied = _applied()
-    if applied != wanted["digest"]:
+    """``wanted`` is the pillar's plan; None while the pillar is wrong."""
+    found = {"applied": _applied()["digest"], "pillar": wanted and wanted["digest"]}
+    if wanted and found["applied"] != found["pillar"]:
         problems.append("the pillar is not what was last applied")
-    return {"applied": applied, "pillar": wanted["digest"]}
+    return found
 
 
 def _live_routes():
@@ -856,4 +1018,10 @@ def _ntp(provider):
 
 
 def _applied():
-    return _text(APPLIED)
+    """The plan that was applied last as a whole; of an older version its digest alone."""
+    text = _text(APPLIED)
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) and "digest" in found else {"digest": text or None}

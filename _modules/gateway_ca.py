@@ -176,18 +176,24 @@ def lifetimes(text: str, now: datetime) -> list[dict[str, Any]]:
     """How long the certificates and revocation lists in a PEM text go on; keys are passed over.
 
     Returns for each, in their order, ``type`` (``certificate`` or ``crl``), ``name`` (of the
-    subject; of a CRL the issuer), ``ends`` (ISO 8601) and ``days_left``: whole days from ``now``
-    on, negative when it is over. Raises ValueError where a block is not what it says.
+    subject; of a CRL the issuer), ``begins`` and ``ends`` (ISO 8601), ``begun`` (False: it is not
+    valid yet) and ``days_left``: whole days from ``now`` on, negative when it is over. Raises
+    ValueError where a block is not what it says.
     """
     found = []
     for label, block in _blocks(text):
         if label == "CERTIFICATE":
             certificate = x509.load_pem_x509_certificate(block.encode())
-            name, end = common_name(certificate.subject), certificate.not_valid_after_utc
-            found.append({"type": "certificate", "name": name, **_end(end, now)})
+            what, name = "certificate", common_name(certificate.subject)
+            begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         elif label == "X509 CRL":
             crl = x509.load_pem_x509_crl(block.encode())
-            found.append({"type": "crl", "name": common_name(crl.issuer), **_end(_last(crl), now)})
+            what, name = "crl", common_name(crl.issuer)
+            begin, end = crl.last_update_utc, _last(crl)
+        else:
+            continue
+        begun = {"begins": begin.isoformat(), "begun": begin <= now}
+        found.append({"type": what, "name": name, **begun, **_end(end, now)})
     return found
 
 
@@ -450,16 +456,27 @@ class Authority:
 
     def read(self, name: str) -> str:
         """The text of one of the authority's files."""
-        return (self.folder / name).read_text(encoding="ascii")
+        try:
+            return (self.folder / name).read_text(encoding="ascii")
+        except UnicodeDecodeError:
+            raise self._damaged(name, "it is no text") from None
 
     def keys(self) -> dict[str, str]:
         """What is there of ``KEYS``."""
         there = {name: file for name, file in KEYS.items() if (self.folder / file).exists()}
         return {name: self.read(file) for name, file in there.items()}
 
+    def _damaged(self, name: str, why: object) -> ValueError:
+        path = self.folder / name
+        return ValueError(f"{path} is damaged; restore it from a backup ({why})")
+
     @property
     def ca(self) -> x509.Certificate:
-        return x509.load_pem_x509_certificate(self.read("ca.crt").encode())
+        text = self.read("ca.crt")
+        try:
+            return x509.load_pem_x509_certificate(text.encode())
+        except ValueError as error:
+            raise self._damaged("ca.crt", error) from error
 
     @property
     def encrypted(self) -> bool:
@@ -480,7 +497,11 @@ class Authority:
     @property
     def crl(self) -> x509.CertificateRevocationList:
         """The revocation list. A lost one is not made anew: that would revoke nothing."""
-        crl = x509.load_pem_x509_crl(self.read("crl.pem").encode())
+        text = self.read("crl.pem")
+        try:
+            crl = x509.load_pem_x509_crl(text.encode())
+        except ValueError as error:
+            raise self._damaged("crl.pem", error) from error
         if not crl.is_signature_valid(self.ca.public_key()):  # type: ignore[arg-type]
             raise ValueError(f"{self.folder}/crl.pem is not of this CA; restore it from a backup")
         return crl
@@ -501,28 +522,54 @@ class Authority:
         check_name(name, "server")  # whose names are those of clients, and more
         if not self._is_issued(name):
             raise ValueError(f"nothing was issued to {name!r} in {self.folder}")
-        blocks = _blocks(self.read(f"issued/{name}.pem"))
-        certificates = tuple(
-            x509.load_pem_x509_certificate(block.encode())
-            for label, block in blocks
-            if label == "CERTIFICATE"
-        )
-        usage = certificates[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        kind = next(kind for kind, oid in _USAGES.items() if oid in usage)
-        return Issued(name, kind, blocks[0][1], certificates)
+        file = f"issued/{name}.pem"
+        text = self.read(file)
+        blocks = _blocks(text)
+        # A broken block would be passed over, and a certificate from before be the present one.
+        if (
+            len(blocks) < 2
+            or not blocks[0][0].endswith("PRIVATE KEY")
+            or len(blocks) != text.count("-----BEGIN")
+        ):
+            raise self._damaged(file, "a key and at least one certificate should be in it")
+        (_, key), *others = blocks
+        try:
+            certificates = tuple(
+                x509.load_pem_x509_certificate(block.encode()) for _, block in others
+            )
+            usage = certificates[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            kind = next(kind for kind, oid in _USAGES.items() if oid in usage)
+        except (ValueError, StopIteration, x509.ExtensionNotFound) as error:
+            raise self._damaged(file, error) from error
+        return Issued(name, kind, key, certificates)
+
+    def everyone(self) -> tuple[list[Issued], dict[str, str]]:
+        """What was issued to all names, and which of them have a damaged file, and why."""
+        found, damaged = [], {}
+        for name in self.names():
+            try:
+                found.append(self.issued(name))
+            except (ValueError, OSError) as error:
+                damaged[name] = str(error)
+        return found, damaged
 
     def entries(self) -> list[dict[str, Any]]:
         """Every certificate: the CA's, then by name, a name's present one first.
 
         Each with ``name``, ``kind`` (ca, server, client), ``serial`` (hexadecimal), ``ends``,
-        ``days_left``, ``revoked`` and ``current`` (False: there is a newer one).
+        ``days_left``, ``revoked`` and ``current`` (False: there is a newer one). Last come the
+        names whose file is damaged: with ``error``, and None where nothing is known.
         """
         revoked = self.revoked()
         found = [self._entry(self.site, "ca", self.ca, revoked, True)]
-        for issued in map(self.issued, self.names()):
+        everyone, damaged = self.everyone()
+        for issued in everyone:
             for certificate in issued.certificates:
                 current = certificate is issued.current
                 found.append(self._entry(issued.name, issued.kind, certificate, revoked, current))
+        unknown = dict.fromkeys(("kind", "serial", "ends", "days_left", "revoked"))
+        for name, error in damaged.items():
+            found.append({"name": name, **unknown, "current": False, "error": error})
         return found
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -547,13 +594,17 @@ class Authority:
             "current": current,
         }
 
+    def good(self, name: str) -> Issued:
+        """What was issued to a name, when it is not revoked; it may be over."""
+        issued = self.issued(name)
+        if issued.current.serial_number in self.revoked():
+            raise ValueError(f"the certificate of {name} is revoked")
+        return issued
+
     def usable(self, name: str) -> Issued:
         """What was issued to a name, when it is neither revoked nor over."""
-        issued = self.issued(name)
-        entry = self.entry(name)
-        if entry["revoked"]:
-            raise ValueError(f"the certificate of {name} is revoked")
-        if entry["days_left"] < 0:
+        issued = self.good(name)
+        if issued.current.not_valid_after_utc < self.now:
             raise ValueError(f"the certificate of {name} is over; gateway_pki.renew {name}")
         return issued
 
@@ -564,15 +615,17 @@ class Authority:
         return {"number": number, "revoked": len(crl), **_end(_last(crl), self.now)}
 
     def crl_is_due(self) -> bool:
-        """Whether half of the CRL's life is gone."""
+        """Whether half of the CRL's life is gone, or it has not begun: a clock was ahead."""
         crl = self.crl
-        return self.now >= crl.last_update_utc + (_last(crl) - crl.last_update_utc) / 2
+        begin = crl.last_update_utc
+        return not begin <= self.now < begin + (_last(crl) - begin) / 2
 
     def _last_certificate(self) -> datetime:
+        everyone, _ = self.everyone()
         ends = [
             certificate.not_valid_after_utc
-            for name in self.names()
-            for certificate in self.issued(name).certificates
+            for issued in everyone
+            for certificate in issued.certificates
         ]
         return min(max(ends, default=self.now), self.ca.not_valid_after_utc)
 
@@ -725,6 +778,11 @@ class Authority:
             raise ValueError(
                 f"the CA in {self.folder} ended on {ca.not_valid_after_utc:%Y-%m-%d};"
                 " gateway_pki.renew_ca prolongs it"
+            )
+        if ca.not_valid_before_utc > self.now:
+            raise ValueError(
+                f"the CA in {self.folder} is not valid before {ca.not_valid_before_utc:%Y-%m-%d};"
+                " look at the clock of this machine"
             )
         return ca
 

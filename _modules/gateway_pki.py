@@ -411,7 +411,7 @@ def list_(site=None, directory=None, **kwargs):
 
     Each has ``name``, ``kind`` (ca, server, client), ``serial`` (hexadecimal), ``ends``,
     ``days_left`` (whole days, negative when over), ``revoked`` and ``current`` (False: the name has
-    a newer one).
+    a newer one). A name whose file is damaged comes last, with an ``error`` and nothing else.
 
     CLI Example:
 
@@ -484,7 +484,9 @@ def pillar(site, node, directory=None, **kwargs):
         Minion id of the gateway. In a pillar that is ``opts.id``, which the master itself sets: no
         minion gets another's key by calling itself something else.
 
-    For a minion without a server certificate there is nothing but ``error``, the reason.
+    A certificate that is over is given all the same: the server goes on, its clients refuse it, and
+    ``gateway.status`` says so. For a minion without a server certificate, or with a revoked one,
+    there is nothing but ``error``, the reason.
 
     Raises CommandExecutionError when called from a command line: a key would be shown and stored.
 
@@ -500,16 +502,20 @@ def pillar(site, node, directory=None, **kwargs):
     try:
         authority = _open(site, directory)
         _refresh_crl(authority)
-        issued = authority.usable(node)
+        issued = authority.good(node)
         if issued.kind != "server":
             raise ValueError(f"{node} is a client, not a gateway")
-        return {
+        found = {
             "ca": authority.read("ca.crt"),
             "certificate": gateway_ca.pem(issued.current),
             "crl": authority.read("crl.pem"),
             "key": issued.key,
             **authority.keys(),
         }
+        for name, text in found.items():
+            if not gateway_plan.is_pem(text, name):
+                raise ValueError(f"{name} in {authority.folder} is damaged; restore it")
+        return found
     except (ValueError, OSError) as error:
         # An exception would leave the minion without any pillar, and the reason on the master.
         log.error("No VPN certificate for the pillar of %s: %s", node, error)
@@ -557,7 +563,7 @@ def profiles(folder, site=None, directory=None, **kwargs):
         Made for its owner alone if it is not there. Profiles in it are replaced; those of clients
         that have no good certificate any more are removed.
 
-    Returns the paths.
+    Returns the paths. A client whose file is damaged is passed over, and logged.
 
     CLI Example:
 
@@ -573,6 +579,8 @@ def profiles(folder, site=None, directory=None, **kwargs):
         target.mkdir(0o700, parents=True, exist_ok=True)
         written = []
         for entry in authority.entries():
+            if "error" in entry:
+                log.error("No profile for %s: %s", entry["name"], entry["error"])
             if entry["kind"] != "client" or not entry["current"]:
                 continue
             path = target / f"{entry['name']}.ovpn"
@@ -602,8 +610,10 @@ def _pillars(authority):
         return
     opts = dict(_master_opts())
     saltenv = opts.get("saltenv") or "base"
-    for name in authority.names():
-        if authority.issued(name).kind == "server":
+    everyone, _ = authority.everyone()
+    for issued in everyone:
+        if issued.kind == "server":
+            name = issued.name
             _, grains, _ = salt.utils.minions.get_minion_data(name, opts)
             compiler = salt.pillar.Pillar(opts, grains or {"id": name}, name, saltenv)
             compiled = compiler.compile_pillar()

@@ -369,6 +369,7 @@ class Site:
     vpn_servers: tuple[VpnServer, ...]
     vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
+    vpn_error: str | None
     hosts: tuple[Host, ...]
     firewall: Firewall
     nat: Nat
@@ -382,7 +383,9 @@ class Site:
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
-        text = json.dumps(self, default=_plain, sort_keys=True, separators=(",", ":"))
+        # That a node has no certificate says nothing of the site.
+        site = {name: value for name, value in vars(self).items() if name != "vpn_error"}
+        text = json.dumps(site, default=_plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -863,10 +866,10 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     servers = _read_servers(vpn, nodes)
     clients = _read_clients(vpn, servers, nodes)
     found = vpn.section("pki")
-    refused = _read_refusal(found)
+    refusal = _read_refusal(found)
     pki = _read_pki(found, ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
     vpn.close()
-    if servers and not refused:
+    if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
     addresses = {
@@ -893,6 +896,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         vpn_servers=servers,
         vpn_clients=clients,
         vpn_pki=pki,
+        vpn_error=refusal,
         hosts=hosts,
         firewall=firewall,
         nat=nat,
@@ -1393,12 +1397,11 @@ def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...])
         taken.append((subnet, node))
 
 
-def _read_refusal(pki: _Section) -> bool:
-    """Say why ``gateway_pki.pillar`` has no certificate for this node, where it has none."""
+def _read_refusal(pki: _Section) -> str | None:
+    """Why ``gateway_pki.pillar`` has no certificate for this node, where it has none. That keeps
+    the VPN from being set up, and nothing else: it may come with time, on one node alone."""
     error = pki.get("error", _text, None)
-    if error is not None:
-        pki.reader.fault(pki.at("error"), _show(error, 300))
-    return "error" in pki.values
+    return _show(error, 300) if error is not None else None
 
 
 def _read_pki(
@@ -1421,12 +1424,22 @@ def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
     """A certificate or key. Its messages never show the value: it may be a private key."""
     if isinstance(value, str) and _PATH_PATTERN.fullmatch(value):
         return Material(path=value, keys=keys)
+    if not is_pem(value, name):
+        labels = " or ".join(_PEM_LABELS[name])
+        raise ValueError(f"is neither an absolute path nor PEM text ({labels})")
+    return Material(path=None, keys=keys, text=pem_blocks(value))
+
+
+def is_pem(value: object, name: str, alone: bool = True) -> bool:
+    """Whether a value is PEM text of the kind that ``vpn:pki:NAME`` takes, and of no other.
+
+    Without ``alone`` there may be others: a file on the node may be for more than one purpose.
+    """
     labels = _PEM_LABELS[name]
     found = [match["label"] for match in _PEM_PATTERN.finditer(_lines(value))]
-    known = set(found) <= {*labels, "EC PARAMETERS"}
-    if not set(found) & set(labels) or not known or _lines(value).count("-----BEGIN") > len(found):
-        raise ValueError(f"is neither an absolute path nor PEM text ({' or '.join(labels)})")
-    return Material(path=None, keys=keys, text=pem_blocks(value))
+    known = set(found) <= {*labels, "EC PARAMETERS"} or not alone
+    whole = _lines(value).count("-----BEGIN") == len(found)
+    return bool(set(found) & set(labels)) and known and whole
 
 
 def _lines(value: object) -> str:
@@ -2131,8 +2144,9 @@ def _plan_settings(settings: tuple[tuple[str, str], ...]) -> list[list[str]]:
 
 def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
     if not site.vpn_servers:
-        return {"pki": {}, "networks": [], "servers": []}
+        return {"error": None, "pki": {}, "networks": [], "servers": []}
     return {
+        "error": site.vpn_error,
         "pki": {
             # A path on the node, or the keys that lead to the PEM text in the pillar: a plan is
             # shown and logged, so it never holds the text itself.

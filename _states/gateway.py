@@ -124,14 +124,15 @@ def _remove(*paths):
             os.remove(path)
 
 
-def refused(name, errors):
+def refused(name, errors, title="Nothing was changed: the pillar of this site cannot be used."):
     """
-    Fails, in test mode too, with what keeps the pillar from being applied.
+    Fails, in test mode too, with what keeps the pillar, or a part of it, from being applied.
 
     errors
         List of texts.
+    title
+        The line before them: what came of it.
     """
-    title = "Nothing was changed: the pillar of this site cannot be used."
     return _failed(name, "\n".join([title, *errors]))
 
 
@@ -896,11 +897,28 @@ def _need_cryptography():
         raise CommandExecutionError("a revocation list takes Python's cryptography, 42 or newer")
 
 
-def _crl(text):
-    """A revocation list from PEM text; raises CommandExecutionError where it is none."""
+def _material(name, source=None, path=None):
+    """The text of a certificate or list: of the file ``path`` on this node, or of the pillar."""
+    if not path:
+        return _rendered(source, {"material": name})
+    text = _read(path)
+    if text is None:
+        raise CommandExecutionError(f"{path} is not there")
+    return text
+
+
+def _crls(text):
+    """
+    The revocation lists in a PEM text, one for each CA: OpenVPN reads them all. Raises
+    CommandExecutionError where there is none, or where one is broken.
+    """
     _need_cryptography()
+    begin, end = "-----BEGIN X509 CRL-----", "-----END X509 CRL-----"
+    blocks = re.findall(f"{begin}.*?{end}", text, re.DOTALL)
     try:
-        return x509.load_pem_x509_crl(text.encode())
+        if not blocks or text.count(begin) != len(blocks):
+            raise ValueError("its PEM text has no beginning or no end")
+        return [x509.load_pem_x509_crl(block.encode()) for block in blocks]
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CommandExecutionError(f"this is no revocation list: {error}") from error
 
@@ -910,29 +928,35 @@ def _crl_errors(crl, authorities):
     issuer = [ca for ca in authorities if ca.subject == crl.issuer]
     if not any(crl.is_signature_valid(ca.public_key()) for ca in issuer):
         yield "the revocation list is not of the CA in gateway:vpn:pki:ca"
-    end = crl.next_update_utc
-    if end and end < datetime.now(timezone.utc):
+    now = datetime.now(timezone.utc)
+    begin, end = crl.last_update_utc, crl.next_update_utc
+    if end and end < now:
         yield f"the revocation list is out of date since {end:%Y-%m-%d %H:%M} UTC"
+    if begin > now:
+        yield (
+            f"the revocation list is not valid before {begin:%Y-%m-%d %H:%M} UTC, and this node's"
+            f" clock says {now:%Y-%m-%d %H:%M}: one of the two is wrong, that clock or the clock of"
+            " the machine that made the list"
+        )
 
 
-def openvpn_crl(name, source, ca=None):
+def openvpn_crl(name, source, path=None, ca=None):
     """
     The certificate revocation list ``name``, swapped in one step; OpenVPN reads it when a client
-    connects. One with which OpenVPN would refuse every client is an error, and the old one stays.
+    connects, as user nobody. One with which OpenVPN would refuse every client is an error, and the
+    old one stays.
 
     source
         Template of the list (with the context ``material: crl``) and of the CA's certificate.
-    ca
-        The CA's certificate on this node, where the pillar has a path and not its text.
+    path, ca
+        The list and the CA's certificate on this node, where the pillar has a path and not text.
     """
     try:
-        text = _rendered(source, {"material": "crl"})
-        authority = _read(ca) if ca else _rendered(source, {"material": "ca"})
-        if authority is None:
-            raise CommandExecutionError(f"{ca} is not there")
+        text = _material("crl", source, path)
+        authority = _material("ca", source, ca)
         _need_cryptography()
         authorities = x509.load_pem_x509_certificates(authority.encode())
-        errors = list(_crl_errors(_crl(text), authorities))
+        errors = [error for crl in _crls(text) for error in _crl_errors(crl, authorities)]
     except (CommandExecutionError, OSError, ValueError) as error:
         errors = [str(error)]
     if errors:
@@ -1065,11 +1089,8 @@ def openvpn_sessions(name, source, context, notes, dynamic=True, crl=None):
         return _result(name, {}, "", "", None)
     try:
         files = _client_files(source, context)
-        revoked = set()
-        if crl:
-            path = crl.get("path")
-            text = _read(path) if path else _rendered(crl["source"], {"material": "crl"})
-            revoked = {entry.serial_number for entry in _crl(text or "")}
+        lists = _crls(_material("crl", **crl)) if crl else []
+        revoked = {entry.serial_number for each in lists for entry in each}
         with _Management(name) as management:
             sessions = management.sessions()
     except (CommandExecutionError, OSError) as error:

@@ -1,4 +1,4 @@
-{%- from "gateway/map.jinja" import new_modules with context %}
+{%- from "gateway/map.jinja" import lacking, new_modules with context %}
 
 {%- if new_modules %}
 
@@ -7,4 +7,16 @@ gateway modules:
   test.nop:
     - order: first
     - force_reload_modules: True
+{%- endif %}
+{%- if lacking %}
+{%- set words = "Nothing was changed: the formula's own states are not here. On a Salt master: salt '*' saltutil.sync_all."
+                ~ " For salt-ssh: salt-run saltutil.sync_all" %}
+
+# Whoever cleans would do half of it. In test mode Salt shows another comment, but the name.
+gateway without its own states:
+  test.fail_without_changes:
+    - name: {{ words | tojson }}
+    - comment: {{ words | tojson }}
+    - order: first
+    - failhard: True
 {%- endif %}

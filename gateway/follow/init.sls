@@ -58,11 +58,6 @@ unit that tells the Salt master:
         sandbox: {{ sandbox | tojson }}
         command: {{ (salt_call ~ ' --config-dir=' ~ config) | tojson }}
         config: {{ config | tojson }}
-{%- else %}
-
-nobody tells a Salt master:
-  file.absent:
-    - name: /etc/systemd/system/gateway-follow-event.service
 {%- endif %}
 
 systemd reads them:
@@ -70,7 +65,9 @@ systemd reads them:
     - name: systemctl daemon-reload
     - onchanges:
       - file: unit that calls them
-      - file: {{ 'unit that tells the Salt master' if salt_call else 'nobody tells a Salt master' }}
+{%- if salt_call %}
+      - file: unit that tells the Salt master
+{%- endif %}
 
 follower unit:
   file.managed:
@@ -91,4 +88,13 @@ follower service:
     - watch:
       - file: follower of the virtual IP
       - file: follower unit
+{%- if not salt_call %}
+
+# The follower starts it until it runs with other arguments.
+nobody tells a Salt master:
+  file.absent:
+    - name: /etc/systemd/system/gateway-follow-event.service
+    - require:
+      - service: follower service
+{%- endif %}
 {%- endif %}

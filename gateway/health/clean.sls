@@ -1,3 +1,6 @@
+include:
+  - gateway.loaded
+
 health service is stopped:
   service.dead:
     - name: gateway-health

@@ -24,3 +24,5 @@ keepalived configuration is as it was:
 keepalived unit settings are gone:
   file.absent:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
+    - require:
+      - service: keepalived is stopped

@@ -11,3 +11,5 @@ kernel settings are as they were:
 no kernel modules:
   file.absent:
     - name: /etc/modules-load.d/gateway.conf
+    - require:
+      - gateway: kernel settings are as they were

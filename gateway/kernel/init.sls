@@ -28,6 +28,8 @@ kernel module of connection tracking:
 no kernel modules:
   file.absent:
     - name: /etc/modules-load.d/gateway.conf
+    - require:
+      - gateway: kernel settings
 {%- endif %}
 
 # Forwarding is switched on at boot by the loader of the rules, when they are in force.

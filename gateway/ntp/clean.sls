@@ -24,3 +24,5 @@ include:
 ntp files are gone:
   file.absent:
     - name: /usr/lib/gateway/check-ntpsec
+    - require:
+      - gateway: ntpsec configuration is as it was

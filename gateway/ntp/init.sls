@@ -72,6 +72,8 @@ ntp service:
 {{ other }} configuration is as it was:
   gateway.original_restored:
     - name: {{ os.ntp[other].config }}
+    - require:
+      - service: ntp service
 {%- if os.ntp[other].unit_settings is defined %}
 
 no {{ other }} unit settings:

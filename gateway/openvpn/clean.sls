@@ -20,4 +20,5 @@ openvpn files are gone:
   file.absent:
     - names: {{ (os.openvpn.files + os.openvpn.routes_files) | tojson }}
     - require:
+      - gateway: no openvpn servers of ours
       - service: no openvpn routes service

@@ -12,6 +12,14 @@ include:
 {%- do crl.update({'path': pki.crl.path} if pki.crl.path is defined
                   else {'source': 'salt://gateway/openvpn/files/pem.jinja'}) %}
 {%- endif %}
+{%- if plan.vpn.servers and plan.vpn.error %}
+
+# The servers that there are go on. All else of the site has nothing to do with it.
+openvpn certificates:
+  gateway.refused:
+    - title: The VPN servers were left as they are. This node has no certificate for them.
+    - errors: {{ ['gateway:vpn:pki:error: ' ~ plan.vpn.error] | tojson }}
+{%- endif %}
 {%- if plan.vpn.servers %}
 
 openvpn package:
@@ -31,18 +39,15 @@ openvpn notes of who is connected:
     - source: salt://gateway/openvpn/files/vpn-session
     - mode: '0755'
     - makedirs: True
-{%- if crl.source is defined %}
+{%- if crl %}
 
+# OpenVPN reads it as user nobody, and a server with a list that it cannot read refuses every client.
 openvpn revocation list:
   gateway.openvpn_crl:
     - name: /etc/gateway/openvpn/crl.pem
-    - source: {{ crl.source }}
+    - source: salt://gateway/openvpn/files/pem.jinja
+    - path: {{ crl.path | default(None) | tojson }}
     - ca: {{ pki.ca.path | default(None) | tojson }}
-{%- else %}
-
-no openvpn revocation list of ours:
-  file.absent:
-    - name: /etc/gateway/openvpn/crl.pem
 {%- endif %}
 {%- endif %}
 {%- for server in plan.vpn.servers %}
@@ -53,6 +58,7 @@ openvpn clients of {{ server.name }}:
     - source: salt://gateway/openvpn/files/clients.jinja
     - context: &clients_of_{{ loop.index }}
         server_name: '{{ server.name }}'
+{%- if not plan.vpn.error %}
 
 openvpn configuration of {{ server.name }}:
   gateway.checked_file:
@@ -66,6 +72,12 @@ openvpn configuration of {{ server.name }}:
     - require:
       - pkg: openvpn package
       - file: openvpn configuration check
+      # What it names is there first: it may be read at any moment, by a reboot say.
+      - file: openvpn notes of who is connected
+      - gateway: openvpn clients of {{ server.name }}
+{%- if crl %}
+      - gateway: openvpn revocation list
+{%- endif %}
 
 openvpn unit settings of {{ server.name }}:
   file.managed:
@@ -83,17 +95,10 @@ openvpn server {{ server.name }}:
     - name: {{ os.openvpn.service }}{{ server.instance }}
     - enable: True
 {%- endif %}
-    - require:
-      - file: openvpn notes of who is connected
-      - gateway: openvpn clients of {{ server.name }}
-{%- if crl.source is defined %}
-      - gateway: openvpn revocation list
-{%- endif %}
-{%- if not drained %}
-    - watch:
-{%- endif %}
+    - {{ 'require' if drained else 'watch' }}:
       - gateway: openvpn configuration of {{ server.name }}
       - file: openvpn unit settings of {{ server.name }}
+{%- endif %}
 
 # Also where the server's new configuration was refused: the old one goes on.
 openvpn sessions of {{ server.name }}:
@@ -150,4 +155,16 @@ no other openvpn servers of ours:
     - name: {{ os.openvpn.folder }}
     - service: {{ os.openvpn.service }}
     - instances: {{ plan.vpn.servers | map(attribute='instance') | list | tojson }}
+{%- if not crl and not plan.vpn.error %}
+
+# Only when no server names it any more: without it one that does would refuse every client.
+no openvpn revocation list of ours:
+  file.absent:
+    - name: /etc/gateway/openvpn/crl.pem
+    - require:
+      - gateway: no other openvpn servers of ours
+{%- for server in plan.vpn.servers %}
+      - service: openvpn server {{ server.name }}
+{%- endfor %}
+{%- endif %}
 {%- endif %}

@@ -94,6 +94,33 @@ def test_a_wrong_pillar_leaves_a_running_site_alone(site: Lab, pillar: Change) -
     assert site.salt("gw*", "gateway.validate") == dict.fromkeys(GATEWAYS, ERRORS)
 
 
+def test_status_and_drain_while_the_pillar_is_wrong(site: Lab, pillar: Change) -> None:
+    """With a typo in it, and where it does not even render: they go by what was applied last."""
+    before = site.salt("gw2", "gateway.status")["gw2"]
+    server = "systemctl is-active openvpn-server@gateway-main"
+    gw2 = site.host("gw2")
+    site.set_pillar({"gateway": WRONG})
+    for errors in (ERRORS, None):
+        if errors is None:
+            site.set_site("gateway: {{ nobody.knows() }}\n")
+        try:
+            status = site.salt("gw2", "gateway.status")["gw2"]
+            assert status.keys() == before.keys()
+            assert status["vpn"].keys() == before["vpn"].keys()
+            assert status["services"] == before["services"]
+            if errors:
+                assert status["problems"][:-1] == errors
+            else:
+                assert any("Rendering SLS" in text for text in status["problems"])
+            assert status["problems"][-1].endswith("judged by what was applied last")
+            assert site.salt("gw2", "gateway.drain") == {"gw2": "this node is drained"}
+            assert gw2.run(server, check=False).stdout == "inactive\n"
+            assert site.salt("gw2", "gateway.undrain") == {"gw2": "this node is in service again"}
+            assert gw2.run(server).stdout == "active\n"
+        finally:
+            site.set_site(site.with_authority())
+
+
 def test_what_the_node_does_not_have_is_an_error(site: Lab, pillar: Change) -> None:
     results = pillar({"public": {"interface": "eth9"}, "nodes": {"gw2": {"internal": "10.77.0.4"}}})
     (failure,) = checks.failures(results["gw2"]).values()

@@ -9,7 +9,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok
+from conftest import GATEWAYS, converge, ok, snapshot
 from lab import Host, Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -274,4 +274,22 @@ def test_salt_ssh(site: Lab) -> None:
         results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
         assert checks.failures(results) == {}
         assert checks.changes(results).keys() == WITHOUT_MASTER
+        # Without the formula's states nothing is done, not the half of it that Salt's own could.
+        before = snapshot(site, "gw1")
+        ours = "/srv/formula/_states"
+        cached = "/var/cache/salt/master/extmods/states/gateway.py"
+        master.run(f"mv {ours} {ours}.away; rm -f {cached}")
+        try:
+            for sls in ("gateway", "gateway.openvpn", "gateway.clean"):
+                for test in (" test=True", ""):
+                    command = f"salt-ssh -i --out=json gw1 state.apply {sls}{test}"
+                    results = checks.local(master, command, "gw1")
+                    state, *others = sorted(results.values(), key=lambda s: s["__run_num__"])
+                    assert "the formula's own states are not here" in state["name"]
+                    assert (state["result"], state["changes"]) == (False, {})
+                    # In test mode Salt goes on with the rest of a clean.
+                    assert not others or (test and sls == "gateway.clean")
+        finally:
+            master.run(["mv", f"{ours}.away", ours])
+        assert snapshot(site, "gw1") == before
     converge(site)

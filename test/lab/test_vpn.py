@@ -116,7 +116,7 @@ def test_adding_changing_and_removing_clients_disturbs_nobody(site: Lab, pillar:
             changes = ok(pillar(vpn({"laptop": client, "internet": {"id": 6}})))["gw2"]
             assert list(checks.changes(changes)) == [
                 "openvpn clients of main",
-                "gateway digest of what was applied",
+                "gateway plan that was applied",
             ]
             with Tunnel(site, GW2) as tunnel:
                 assert tunnel.address == address
@@ -277,6 +277,64 @@ def test_a_revocation_list_that_would_lock_everybody_out(site: Lab, pillar: Chan
         assert "out of date since" in failures["openvpn revocation list"]
     with Tunnel(site, GW1):
         refused(site, GW1, client="internet")
+
+
+def test_revocation_lists_in_a_file_that_openvpn_cannot_read(site: Lab, pillar: Change) -> None:
+    """Root's own file of two CAs' lists, the site's own last: OpenVPN reads what was made of it."""
+    stranger = pki.library(
+        site,
+        """
+import tempfile
+with tempfile.TemporaryDirectory() as folder:
+    other = gateway_ca.Authority(Path(folder) / "other", now)
+    other.create("ec", 9, 9)
+    print(other.read("ca.crt") + other.read("crl.pem"), end="")
+""",
+    )
+    ca, _, theirs = stranger.partition("-----BEGIN X509 CRL")
+    path = "/etc/openvpn/pki/lists.pem"
+    lists = f"-----BEGIN X509 CRL{theirs}{pki.crl(site, 'internet', days=40)}"
+    for name in GATEWAYS:
+        site.host(name).run("mkdir -p /etc/openvpn/pki; chmod 700 /etc/openvpn/pki")
+        site.host(name).write(path, lists, 0o600)
+    override = vpn(pki={"ca": pki.read(site, "ca.crt") + ca, "crl": path})
+    ok(pillar(override))
+    validated = site.salt("gw*", "gateway.validate")
+    for name in GATEWAYS:
+        assert all("of other VPN CA ends on" in text for text in validated[name])
+    with Tunnel(site, GW1):
+        refused(site, GW1, client="internet")
+    # A newer one comes with an apply; until then the status says that there is one.
+    site.host("gw1").write(path, lists + pki.crl(site, days=40), 0o600)
+    said = site.salt("gw1", "gateway.status")["gw1"]["problems"]
+    assert any(f"{path} is not the list that OpenVPN reads" in text for text in said)
+    site.host("gw1").run(["rm", path])
+    failures = checks.failures(site.apply("gw1")["gw1"])
+    assert failures["openvpn revocation list"] == f"{path} is not there"
+    # The old list is in force still, for who comes now, and all else was applied.
+    with Tunnel(site, GW1):
+        refused(site, GW1, client="internet")
+
+
+def test_a_gateway_without_a_certificate_gets_all_the_rest(site: Lab, pillar: Change) -> None:
+    """Its VPN servers go on as they are, with the list that they have."""
+    error = {"vpn": {"pki": {"error": "the certificate of gw1 is revoked"}}}
+    rule = {"firewall": {"input": [{"from": "internal", "ports": 9100, "comment": "anew"}]}}
+    before = server_processes(site)
+    with Tunnel(site, GW1) as tunnel, nothing_lost(tunnel.client):
+        for test in (True, False):
+            results = pillar(error | rule, test=test)
+            for name in GATEWAYS:
+                failed = checks.failures(results[name])
+                assert failed.pop("openvpn certificates").endswith(
+                    "gateway:vpn:pki:error: the certificate of gw1 is revoked"
+                )
+                assert failed.keys() == {"gateway plan that was applied"}
+        for name in GATEWAYS:
+            assert "--comment anew" in site.host(name).run("iptables-save").stdout
+    assert server_processes(site) == before
+    status = site.salt("gw1", "gateway.status")["gw1"]["problems"]
+    assert "gateway:vpn:pki:error: the certificate of gw1 is revoked" in status
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,9 +17,13 @@ from types import SimpleNamespace
 import gateway_ca
 import gateway_plan
 import pytest
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError, SaltReqTimeoutError
 
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
+TOKEN = (
+    f"-----BEGIN OpenVPN auth-token server key-----\n{SECRET}\n"
+    "-----END OpenVPN auth-token server key-----\n"
+)
 PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
 
 ADDRESSES = {
@@ -76,6 +82,32 @@ def module(load):
     return load("_modules/gateway.py")
 
 
+@pytest.fixture(scope="module")
+def on_the_node(tmp_path_factory):
+    """Certificates and keys in files, as a user brings them."""
+    folder = tmp_path_factory.mktemp("pki")
+    authority = gateway_ca.Authority(folder / "example", datetime.now(timezone.utc))
+    authority.create("ec", 3650, 3650)
+    authority.issue("gw1", "server", None, 825, 3650)
+    issued = authority.issued("gw1")
+    files = {
+        "ca": authority.read("ca.crt"),
+        "certificate": f"Certificate:\n    as openssl shows it\n{gateway_ca.pem(issued.current)}",
+        "key": issued.key,
+        "tls_crypt": f"#\n# 2048 bit OpenVPN static key\n#\n{authority.keys()['tls_crypt']}",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return {name: str(folder / name) for name in files}
+
+
+@pytest.fixture
+def edit(edit, on_the_node):
+    """The example's pillar with some values changed, on a node that has what it names."""
+    paths = {f"vpn:pki:{name}": path for name, path in on_the_node.items()}
+    return lambda changes: edit(paths | changes)
+
+
 @pytest.fixture
 def node(module, monkeypatch, tmp_path, edit):
     """The primary of the example, in good health. What a test changes of it is what Salt sees."""
@@ -103,6 +135,9 @@ def node(module, monkeypatch, tmp_path, edit):
         assert python_shell is False
         assert ignore_retcode is True
         tool, *arguments = command
+        if tool == "setpriv":
+            found = subprocess.run(command, check=False)
+            return {"retcode": found.returncode, "stdout": ""}
         if tool == "ip" and "ip" not in system.tools:
             return done(ip(arguments))
         answer = system.tools.get(tool)
@@ -156,6 +191,7 @@ def node(module, monkeypatch, tmp_path, edit):
             "DRAINED",
             "CONNECTIONS",
             "CONNECTIONS_LIMIT",
+            "CRL",
         ):
             monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
         system.connections = tmp_path / "connections"
@@ -178,7 +214,8 @@ def node(module, monkeypatch, tmp_path, edit):
             monkeypatch.setattr(module, name, value, raising=False)
 
     inject()
-    system.applied.write_text(module.digest() + "\n")
+    system.apply = lambda: system.applied.write_text(json.dumps(module.plan()) + "\n")
+    system.apply()
     system.health.write_text(json.dumps(HEALTHY) + "\n")
     return system
 
@@ -425,9 +462,10 @@ FUNCTIONS = [
     "vpn_subnets",
     "routes",
     "ruleset",
-    "status",
     "sync_ignored",
 ]
+# What works while the pillar is wrong, too.
+STEADY = ["status", "drain", "undrain"]
 
 
 @pytest.fixture
@@ -437,7 +475,7 @@ def master(module, node, edit, monkeypatch):
     def get_pillar(opts, grains, minion, saltenv, pillarenv):
         assert (opts, minion, grains) == (module.__opts__, "gw1", {"os_family": "Debian"})
         played.asked += 1
-        return SimpleNamespace(compile_pillar=lambda: played.pillar)
+        return SimpleNamespace(compile_pillar=played.compiled)
 
     monkeypatch.setattr(module.salt.pillar, "get_pillar", get_pillar)
     setattr(node, "__cli", "salt-minion")
@@ -446,10 +484,11 @@ def master(module, node, edit, monkeypatch):
         pillar={"gateway": edit({"internal:virtual_ip": "10.77.0.99"})},
         call={"__pub_fun": "gateway.plan", "__pub_jid": "1"},
     )
+    played.compiled = lambda: played.pillar
     return played
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", [*FUNCTIONS, "status", "undrain"])
 def test_the_master_is_asked_for_the_pillar_again(module, master, function):
     """Who calls from there has just edited it; the minion has it from its start."""
     getattr(module, function)()
@@ -472,7 +511,7 @@ def test_a_pillar_that_the_master_cannot_render(module, master):
     assert str(raised.value).splitlines() == ["The pillar has errors:", *master.pillar["_errors"]]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", [*FUNCTIONS, *STEADY, "has_states"])
 def test_unknown_arguments(module, node, function):
     with pytest.raises(SaltInvocationError, match="nod"):
         getattr(module, function)(nod="gw2")
@@ -492,6 +531,117 @@ ERRORS = [
 def test_all_errors_of_the_pillar(module, node, break_pillar):
     break_pillar(WRONG)
     assert module.validate() == ERRORS
+
+
+TITLE = "the pillar cannot be used, so this is judged by what was applied last"
+
+
+def test_status_while_the_pillar_is_wrong(module, node, break_pillar):
+    """As before, of what was applied last; what is wrong with the pillar comes first."""
+    before = module.status()
+    break_pillar(WRONG)
+    status = module.status()
+    assert status == before | {
+        "digest": {"applied": before["digest"]["applied"], "pillar": None},
+        "problems": [*ERRORS, TITLE],
+    }
+    lose_route(node)
+    node.running.remove("keepalived")
+    assert module.status()["problems"][len(ERRORS) + 1 :] == [
+        "service keepalived is dead",
+        "the route to 10.8.1.0/24 is missing",
+    ]
+    assert SECRET not in json.dumps(module.status())
+
+
+def break_rendering(node, master):
+    master.pillar = {"_errors": ["Rendering SLS 'gateway' failed", "Specified SLS is missing"]}
+    return master.pillar["_errors"]
+
+
+def break_rendering_on_the_node(node, master):
+    """Masterless, and where the minion itself has had it so since its start."""
+    master.call.clear()
+    node.pillar["_errors"] = ["Rendering SLS 'gateway' failed"]
+    return node.pillar["_errors"]
+
+
+def lose_the_master(node, master):
+    def compile_pillar():
+        raise SaltReqTimeoutError("Message timed out")
+
+    master.compiled = compile_pillar
+    return ["the Salt master gives no pillar: Message timed out"]
+
+
+def lose_pillar(node, master):
+    master.pillar = {}
+    return ["gateway: missing; see pillar.example"]
+
+
+def be_somebody_else(node, master):
+    del master.pillar["gateway"]["nodes"]["gw1"]
+    return ['gateway:nodes: this minion, gw1, is not among them (gw2); did you mean "gw2"?']
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        break_rendering,
+        break_rendering_on_the_node,
+        lose_the_master,
+        lose_pillar,
+        be_somebody_else,
+    ],
+)
+def test_status_and_drain_whatever_the_pillar_is(module, takeover, master, spoil):
+    before = module.status()
+    errors = spoil(takeover, master)
+    status = module.status(**master.call)
+    assert status["problems"] == [*errors, TITLE]
+    assert status.keys() == before.keys()
+    assert module.drain(**master.call) == "this node is drained"
+    assert "openvpn-server@gateway-main" not in takeover.running
+    assert module.undrain(**master.call) == "this node is in service again"
+    assert "openvpn-server@gateway-main" in takeover.running
+
+
+@pytest.mark.parametrize(
+    ("applied", "digest", "why"),
+    [
+        (None, None, "the whole formula was never applied on this node"),
+        ("", None, "the whole formula was never applied on this node"),
+        (
+            "0123456701234567\n",
+            "0123456701234567",
+            "what was applied last is not known: an older version of the formula kept no plan",
+        ),
+        # Of a version that had other plans.
+        ('{"digest": "1", "node": {"name": "gw1"}}', "1", None),
+        ('{"digest": "1", "node": {}, "vrrp": [], "vpn": {"servers": [{}]}}', "1", None),
+    ],
+)
+def test_a_wrong_pillar_where_no_plan_is_known(
+    module, takeover, break_pillar, applied, digest, why
+):
+    before = module.status()
+    if applied is None:
+        takeover.applied.unlink()
+    else:
+        takeover.applied.write_text(applied)
+    break_pillar(WRONG)
+    status = module.status()
+    assert status.keys() == before.keys()
+    assert status["node"] == "gw1"
+    assert status["firewall"] == before["firewall"]
+    assert status["digest"] == {"applied": digest, "pillar": None}
+    problems = [*ERRORS, why] if why else ERRORS
+    assert status["problems"] == problems
+    for function in (module.drain, module.undrain):
+        with pytest.raises(CommandExecutionError) as raised:
+            function()
+        assert str(raised.value).splitlines() == ["The pillar of this site is wrong:", *problems]
+    assert not takeover.drained.exists()
 
 
 @pytest.mark.parametrize("function", FUNCTIONS[1:])
@@ -514,7 +664,7 @@ def test_a_minion_that_is_no_node(module, node):
     [error] = module.validate()
     message = "gateway:nodes: this minion, gw3, is not among them (gw1, gw2)"
     assert error.startswith(message)
-    for function in (module.plan, module.routes, module.status):
+    for function in (module.plan, module.routes):
         with pytest.raises(CommandExecutionError, match="gw3, is not among them"):
             function()
     assert module.plan("gw2")["node"]["name"] == "gw2"
@@ -715,6 +865,10 @@ PROBLEMS = {
         lambda node: node.applied.write_text("0123456789abcdef\n"),
         "the pillar is not what was last applied",
     ),
+    "another plan applied": (
+        lambda node: node.applied.write_text('{"digest": "0123456789abcdef", "node": {}}'),
+        "the pillar is not what was last applied",
+    ),
     "clock": (
         lambda node: node.tools.update(chronyc=CHRONY.format(leap="Not synchronised")),
         "the clock is not synchronised",
@@ -749,9 +903,10 @@ def pki(module, node, monkeypatch, tmp_path, break_pillar):
         monkeypatch.setattr(module, "_now", lambda: at)
 
     pki.pass_days = pass_days
+    pki.authority = authority
     pki.day = lambda days: f"{pki.now + timedelta(days=days):%Y-%m-%d}"
     break_pillar({"vpn:pki": pki.pillar})
-    node.applied.write_text(module.digest())
+    node.apply()
     return pki
 
 
@@ -778,15 +933,158 @@ def test_certificates_that_end_soon(module, pki):
 
 
 def test_certificates_on_the_node_that_end_soon(module, pki, tmp_path, break_pillar):
-    """The node's own, where it has one; what cannot be read is for OpenVPN to refuse."""
+    """The node's own, where it has one."""
     path = tmp_path / "server.crt"
     path.write_text(pki.pillar["certificate"])
-    own = {"certificate": str(path), "key": "/etc/server.key"}
-    broken = PRIVATE_KEY.replace("PRIVATE KEY", "CERTIFICATE")
-    break_pillar({"nodes:gw1:pki": own, "vpn:pki:ca": broken, "vpn:pki:crl": "/nowhere"})
+    break_pillar({"nodes:gw1:pki": {"certificate": str(path)}})
     pki.pass_days(30)
     [warning] = module.validate()
     assert warning.startswith("gateway:nodes:gw1:pki:certificate: the certificate of gw1 ends on")
+
+
+def test_every_certificate_and_list_of_a_file(module, pki, tmp_path, break_pillar):
+    """OpenVPN reads them all."""
+    other = gateway_ca.Authority(tmp_path / "other", pki.now)
+    other.create("ec", 25, 20)
+    both = {
+        name: pki.pillar[name] + other.read(f) for name, f in (("ca", "ca.crt"), ("crl", "crl.pem"))
+    }
+    (tmp_path / "lists").write_text(both["crl"])
+    break_pillar({"vpn:pki": pki.pillar | both | {"crl": str(tmp_path / "lists")}})
+    pki.pass_days(0)
+    assert module.validate() == [
+        f"gateway:vpn:pki:{key}: the {what} of other VPN CA ends on {pki.day(days)}, in {days} days"
+        for key, what, days in [("ca", "certificate", 25), ("crl", "revocation list", 20)]
+    ]
+
+
+def test_what_is_not_valid_yet(module, pki, node):
+    """Whoever made it had a clock that is ahead, or this node's is behind."""
+    pki.pass_days(-1)
+    begin = f"{pki.now - timedelta(hours=1):%Y-%m-%d %H:%M}"
+    assert module.status()["problems"] == [
+        f"gateway:vpn:pki:{key}: {what} is not valid before {begin} UTC;"
+        " look at this node's clock, and at that of the machine that made it"
+        for key, what in {
+            "ca": "the certificate of example VPN CA",
+            "certificate": "the certificate of gw1",
+            "crl": "the revocation list of example VPN CA",
+        }.items()
+    ]
+
+
+def test_a_node_without_a_certificate_is_told_so(module, node, break_pillar):
+    """It is no error of the pillar: all but the VPN can be applied."""
+    break_pillar({"vpn:pki": {"error": "the certificate of gw1 is revoked"}})
+    said = "gateway:vpn:pki:error: the certificate of gw1 is revoked"
+    assert module.validate(warnings=False) == []
+    assert module.validate() == [said]
+    assert module.plan()["vpn"]["error"] == "the certificate of gw1 is revoked"
+    assert said in module.status()["problems"]
+
+
+DAMAGED = PRIVATE_KEY.replace("PRIVATE KEY", "CERTIFICATE")
+UNUSABLE = {  # what is at the path, or in the pillar
+    "nothing": (None, "{} is not there on this node"),
+    "a folder": (..., "{} cannot be read: Is a directory"),
+    "empty": ("", "{} is not PEM text of that kind, or is damaged"),
+    "a key": (PRIVATE_KEY, "{} is not PEM text of that kind, or is damaged"),
+    "cut off": (DAMAGED[:-9], "{} is not PEM text of that kind, or is damaged"),
+    "binary": (b"\x30\x82\xff\xfe", "{} is not PEM text of that kind, or is damaged"),
+    "damaged": (DAMAGED, "error parsing asn1 value"),
+}
+
+
+@pytest.mark.parametrize("where", ["vpn:pki:ca", "nodes:gw1:pki:certificate", "vpn:pki:crl"])
+@pytest.mark.parametrize(("text", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_what_cannot_be_read_is_not_passed_over(
+    module, node, break_pillar, tmp_path, where, text, message
+):
+    """It is said with its pillar key, and keeps nothing but the VPN from being applied."""
+    path = tmp_path / "material"
+    if text is ...:
+        path.mkdir()
+    elif text is not None:
+        text = text if isinstance(text, bytes) else text.encode()
+        kind = b"X509 CRL" if where.endswith("crl") else b"CERTIFICATE"
+        path.write_bytes(text.replace(b"CERTIFICATE", kind))
+    break_pillar({where: str(path)})
+    [fault] = module.validate()
+    assert fault.startswith(f"gateway:{where}: {message.format(path)}")
+    assert SECRET not in fault
+    assert fault in module.status()["problems"]
+    assert module.validate(warnings=False) == []
+
+
+def test_a_file_for_more_than_one_purpose(module, node, break_pillar, on_the_node, tmp_path):
+    """OpenVPN takes the certificate and the key of one file each from where they are."""
+    both = tmp_path / "both.pem"
+    with open(on_the_node["key"]) as key, open(on_the_node["certificate"]) as certificate:
+        both.write_text(key.read() + certificate.read())
+    break_pillar({"vpn:pki:key": str(both), "vpn:pki:certificate": str(both)})
+    assert module.validate() == []
+
+
+def test_a_list_that_is_newer_than_what_openvpn_reads(module, pki, tmp_path, break_pillar):
+    path, copy = tmp_path / "list.pem", tmp_path / "crl"
+    path.write_text(pki.pillar["crl"])
+    break_pillar({"vpn:pki": pki.pillar | {"crl": str(path)}})
+    assert module.validate() == []  # there is no copy yet
+    copy.write_text(pki.pillar["crl"])
+    assert module.validate() == []
+    pki.authority.revoke("gw1", None, 70)
+    path.write_text(pki.authority.read("crl.pem"))
+    [said] = module.validate()
+    assert said == (
+        f"gateway:vpn:pki:crl: {path} is not the list that OpenVPN reads, {copy};"
+        " apply to bring it there"
+    )
+
+
+@pytest.mark.parametrize("home", ["/root", "/home/alice", "/run/user/0"])
+def test_what_openvpn_s_unit_does_not_see(module, node, break_pillar, monkeypatch, home):
+    there = module._file_text
+    monkeypatch.setattr(
+        module, "_file_text", lambda path: PRIVATE_KEY if home in path else there(path)
+    )
+    break_pillar({"vpn:pki:key": f"{home}/server.key"})
+    [fault] = module.validate()
+    assert fault == (
+        f"gateway:vpn:pki:key: {home}/server.key is in a home directory, and OpenVPN's unit sees"
+        " none; put it elsewhere"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
+@pytest.mark.parametrize(
+    ("file", "folder", "text", "good"),
+    [
+        (0o755, 0o755, "#!/bin/sh\n", True),
+        (0o711, 0o711, "\x7fELF", True),
+        (0o711, 0o755, "#!/bin/sh\n", False),  # the shell could not read it
+        (0o644, 0o755, "#!/bin/sh\n", False),
+        (0o700, 0o755, "#!/bin/sh\n", False),
+        (0o755, 0o700, "#!/bin/sh\n", False),
+        (None, 0o755, "", False),
+    ],
+)
+def test_a_program_that_openvpn_calls_as_nobody(
+    module, node, break_pillar, tmp_path, file, folder, text, good
+):
+    path = tmp_path / "folder/check"
+    path.parent.mkdir()
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_mode & 0o001 == 0:
+            parent.chmod(0o755)
+    if file:
+        path.write_text(text)
+        path.chmod(file)
+    path.parent.chmod(folder)
+    break_pillar({"vpn:servers:main:auth": {"script": str(path)}, "vpn:pki:auth_token": TOKEN})
+    key = "gateway:vpn:servers:main:auth:script"
+    why = f"user nobody, as whom OpenVPN calls it, may not execute {path}"
+    why = why if file else f"{path} is not there on this node"
+    assert module.validate() == ([] if good else [f"{key}: {why}"])
 
 
 def test_without_what_reads_certificates(load, module, pki, monkeypatch):
@@ -796,6 +1094,21 @@ def test_without_what_reads_certificates(load, module, pki, monkeypatch):
     monkeypatch.setattr(module, "gateway_ca", None)
     pki.pass_days(60)
     assert module.validate() == module.status()["problems"] == []
+
+
+@pytest.mark.parametrize("where", [None, "extension_modules", "module_dirs", "states_dirs"])
+def test_whether_the_states_have_come_along(module, node, tmp_path, where):
+    node.extension_modules = str(tmp_path / "extmods")
+    folder = tmp_path / "elsewhere/states"
+    if where == "extension_modules":
+        folder = tmp_path / "extmods/states"
+    elif where:
+        own = {"module_dirs": folder.parent, "states_dirs": folder}
+        setattr(node, where, [str(own[where])])
+    if where:
+        folder.mkdir(parents=True)
+        (folder / "gateway.py").touch()
+    assert module.has_states() is (where is not None)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -828,7 +1141,7 @@ def test_what_follows_the_virtual_ip(module, node, break_pillar, master, shown, 
     break_pillar({"follow_virtual_ip": ["app.service"], "dhcp:enabled": False})
     load, active, kind = shown.split()
     node.tools["systemctl"] = f"LoadState={load}\nActiveState={active}\nType={kind}\n"
-    node.applied.write_text(module.digest())
+    node.apply()
     if not master:
         node.addresses["eth0"].remove("10.77.0.1")
     status = module.status()
@@ -851,7 +1164,7 @@ def test_executables_that_did_not_hear_of_it(module, node, monkeypatch, tmp_path
 
 def test_virtual_ips_on_two_nodes(module, node, break_pillar):
     break_pillar({"public:virtual_ip": "198.51.100.1", "state_sync": False})
-    node.applied.write_text(module.digest())
+    node.apply()
     status = module.status()
     assert [instance["role"] for instance in status["vrrp"].values()] == ["MASTER", "BACKUP"]
     assert status["problems"] == ["the virtual IPs are not on one node"]
@@ -899,7 +1212,7 @@ def test_ntp(module, node, break_pillar, provider, output, expected):
     node.tools.pop("ntpq" if provider == "chrony" else "chronyc")  # the other one's is not asked
     node.tools["chronyc" if provider == "chrony" else "ntpq"] = output
     node.running.add(provider)
-    node.applied.write_text(module.digest())
+    node.apply()
     status = module.status()
     assert tuple(status["ntp"].values()) == expected
     assert status["problems"] == ([] if expected[0] else ["the clock is not synchronised"])

@@ -332,6 +332,38 @@ def test_what_is_over_is_renewed(issued):
     assert late.usable("alice")
 
 
+def test_a_list_of_a_clock_that_was_ahead_is_made_anew(issued):
+    """Until then every client would be refused."""
+    issued.revoke("alice", None, 1825)
+    ahead = at(issued.folder, 90 * DAY)
+    ahead.renew_crl(1825, always=True)
+    assert not ahead.crl_is_due()
+    assert issued.crl_is_due()
+    issued.renew_crl(1825)
+    assert issued.crl.last_update_utc < NOW
+    assert len(issued.revoked()) == 1
+    assert not issued.crl_is_due()
+
+
+def test_a_ca_that_is_not_valid_yet_signs_nothing(issued):
+    early = at(issued.folder, -DAY)
+    with pytest.raises(ValueError, match=r"not valid before 2026-11-22; look at the clock of this"):
+        early.issue("bob", "client", None, **DAYS)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_broken_block_is_not_passed_over(issued, block):
+    """A certificate from before a renewal would be taken for the present one."""
+    issued.renew("alice", None, **DAYS)
+    path = issued.folder / "issued/alice.pem"
+    blocks = re.findall(r"-----BEGIN .*?-----END [A-Z ]+-----\n", path.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    blocks[block] = blocks[block].replace("-----END", "----END")
+    path.write_text("".join(blocks))
+    with pytest.raises(ValueError, match=r"issued/alice.pem is damaged; restore it from a backup"):
+        issued.issued("alice")
+
+
 @pytest.mark.parametrize("name", ["bob", "../ca", "", None])
 def test_nothing_was_issued_to(issued, name):
     with pytest.raises(ValueError, match=r"nothing was issued to|is not a server's name"):
@@ -589,24 +621,33 @@ def test_lifetimes(issued):
         {
             "type": "certificate",
             "name": "example VPN CA",
+            "begins": "2026-11-22T11:00:00+00:00",
+            "begun": True,
             "ends": "2036-11-19T12:00:00+00:00",
             "days_left": 3649,
         },
         {
             "type": "certificate",
             "name": "alice",
+            "begins": "2026-11-22T11:00:00+00:00",
+            "begun": True,
             "ends": "2029-02-24T12:00:00+00:00",
             "days_left": 824,
         },
         {
             "type": "crl",
             "name": "example VPN CA",
+            "begins": "2026-11-22T11:00:00+00:00",
+            "begun": True,
             "ends": "2031-11-21T12:00:00+00:00",
             "days_left": 1824,
         },
     ]
     assert gateway_ca.lifetimes(text.replace("\n", "\r\n"), NOW)[0]["days_left"] == 3650
     assert gateway_ca.lifetimes(text, NOW + 826 * DAY)[1]["days_left"] == -1
+    early = NOW - gateway_ca.BACKDATED
+    for now, begun in ((early, True), (early - timedelta(seconds=1), False)):
+        assert [item["begun"] for item in gateway_ca.lifetimes(text, now)] == [begun] * 3
     assert gateway_ca.lifetimes("", NOW) == []
     with pytest.raises(ValueError, match=r"\w"):
         gateway_ca.lifetimes("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", NOW)

@@ -287,13 +287,62 @@ def test_a_pillar_without_a_certificate_says_why(pki, caplog, edit, site, node, 
     assert list(found) == ["error"]
     assert message in found["error"]
     assert message in caplog.text
-    shown = gateway_plan.read(edit({"vpn:pki": found}))[1]
-    assert shown == [f"gateway:vpn:pki:error: {found['error']}"]
+    described, errors = gateway_plan.read(edit({"vpn:pki": found}))
+    assert errors == []
+    assert described
+    assert described.vpn_error == found["error"]
 
 
 def test_a_revoked_gateway_gets_nothing(pki):
     pki.revoke("gw1")
     assert pki.pillar("example", "gw1") == {"error": "the certificate of gw1 is revoked"}
+
+
+def test_a_gateway_whose_certificate_is_over_keeps_it(pki, host, edit):
+    """Its server goes on and learns who is revoked; its clients refuse it, the status says so."""
+    host.now = NOW + timedelta(days=826)
+    found = pki.pillar("example", "gw1")
+    assert "error" not in found
+    assert gateway_ca.lifetimes(found["certificate"], host.now)[0]["days_left"] == -1
+    assert gateway_plan.read(edit({"vpn:pki": found}))[1] == []
+
+
+@pytest.mark.parametrize("file", ["tls-crypt.key", "ca.crt", "crl.pem", "issued/gw1.pem"])
+@pytest.mark.parametrize("text", ["", "-----BEGIN X-----\n", "\xff\xfe"])
+def test_an_authority_that_is_damaged(pki, host, file, text):
+    """A person learns which file it is; the pillar has the reason and is there all the same."""
+    path = host.base / "example" / file
+    path.write_bytes(text.encode("latin-1"))
+    [(key, reason)] = pki.pillar("example", "gw1").items()
+    assert key == "error"
+    assert "is damaged" in reason
+    assert (file in reason) or file == "tls-crypt.key"
+
+
+@pytest.mark.parametrize("text", ["", "x", "-----BEGIN CERTIFICATE-----\nAAAA\n", "\xff\xfe"])
+def test_one_damaged_client_breaks_nothing_of_the_others(pki, host, tmp_path, caplog, text):
+    pki.issue_client("bob")
+    pki.issue_client("zoe")
+    folder = tmp_path / "profiles"
+    pki.profiles(str(folder))
+    path = host.base / "example/issued/bob.pem"
+    path.write_bytes(text.encode("latin-1"))
+    names = [entry["name"] for entry in pki.list_()]
+    assert names == ["example", "alice", "gw1", "zoe", "bob"]
+    damaged = pki.list_()[-1]
+    assert f"{path} is damaged; restore it from a backup" in damaged["error"]
+    assert (damaged["current"], damaged["days_left"]) == (False, None)
+    assert [entry.keys() for entry in pki.list_()[:-1]] == [pki.list_()[0].keys()] * 4
+    assert pki.profiles(str(folder)) == [f"{folder}/{name}.ovpn" for name in ("alice", "zoe")]
+    assert (folder / "bob.ovpn").exists()
+    assert "No profile for bob" in caplog.text
+    assert "certificate" in pki.pillar("example", "gw1")
+    assert pki.revoke("alice")["revoked"]
+    assert pki.crl()["revoked"] == 1
+    for function in (pki.profile, pki.revoke, pki.renew, pki.issue_client):
+        arguments = {"file": str(tmp_path / "x")} if function is pki.profile else {}
+        with pytest.raises(CommandExecutionError, match=f"{path} is damaged"):
+            function("bob", **arguments)
 
 
 @pytest.mark.parametrize("arg", [["gateway_pki.pillar", "example"], ["fun=gateway_pki.pillar"]])

@@ -1673,7 +1673,7 @@ def test_without_what_is_optional(plan):
     assert found["node"]["public"] is None
     assert found["node"]["remote"] is None
     assert found["peers"] == found["routes"] == found["nat"]["forwards"] == []
-    assert found["vpn"] == {"pki": {}, "networks": [], "servers": []}
+    assert found["vpn"] == {"error": None, "pki": {}, "networks": [], "servers": []}
     assert found["dhcp"]["enabled"] is False
 
 
@@ -1971,12 +1971,23 @@ def test_a_certificate_for_each_node_and_one_digest(plan):
         ("nothing was issued to gw1", "nothing was issued to gw1"),
         ("first\nsecond", r"'first\nsecond'"),
         ("", "''"),
-        (7, "must be text, is a number (7); put it in quotes"),
     ],
 )
-def test_no_certificate_and_why(errors, error, message):
-    """Nothing else of the VPN's keys is said to be missing then."""
-    assert errors({"vpn:pki": {"error": error}}) == [f"gateway:vpn:pki:error: {message}"]
+def test_no_certificate_and_why(plan, errors, error, message):
+    """It is the VPN's matter alone. Nothing else of its keys is said to be missing then."""
+    changes = {"vpn:pki": {"error": error}}
+    assert errors(changes) == []
+    found, usual = plan(changes), plan()
+    assert found["vpn"] == usual["vpn"] | {"error": message, "pki": {}}
+    parts = usual.keys() - {"vpn", "digest"}
+    assert {part: found[part] for part in parts} == {part: usual[part] for part in parts}
+    # Which node has none is no part of the site.
+    assert plan({"vpn:pki": {"error": "another"}})["digest"] == found["digest"]
+
+
+def test_a_reason_that_is_no_text(errors):
+    message = "must be text, is a number (7); put it in quotes"
+    assert errors({"vpn:pki:error": 7}) == [f"gateway:vpn:pki:error: {message}"]
 
 
 @pytest.mark.parametrize(

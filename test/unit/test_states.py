@@ -113,6 +113,9 @@ def test_what_is_wrong_with_the_pillar_is_shown_in_test_mode_too(machine, test):
     ret = machine.run("refused", "gateway pillar", errors, test=test)
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"].splitlines()[1:] == errors
+    ret = machine.run("refused", "certificates", errors, title="The rest goes on.", test=test)
+    assert ret["comment"].splitlines() == ["The rest goes on.", *errors]
+    assert ret["result"] is False
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1181,9 +1184,9 @@ def authority():
         )
         certificate = builder.sign(key, hashes.SHA256())
 
-        def revoke(*serials, days=5):
+        def revoke(*serials, days=5, begin=-8):
             crl = x509.CertificateRevocationListBuilder(
-                subject, NOW - timedelta(8), NOW + timedelta(days)
+                subject, NOW + timedelta(begin), NOW + timedelta(days)
             )
             for serial in serials:
                 entry = x509.RevokedCertificateBuilder(serial, NOW - timedelta(1))
@@ -1212,6 +1215,41 @@ def test_revocation_list(machine, templates, authority):
     assert machine.run("openvpn_crl", name, "salt://pem", ca=path)["result"] is True
 
 
+def test_revocation_list_at_a_path_that_openvpn_cannot_read(machine, templates, authority):
+    """It is copied to where user nobody can, and checked as any other."""
+    ca, name, path = authority(), machine.folder / "crl.pem", machine.folder / "root/list.pem"
+    path.parent.mkdir(0o700)
+    path.write_text(ca.revoke(7))
+    path.chmod(0o600)
+    templates.pem = {"ca": ca.pem}
+    call = ("openvpn_crl", str(name), "salt://pem", str(path))
+    assert converges(machine, *call) == {"revocation list": "written"}
+    assert name.read_text() == path.read_text()
+    assert name.stat().st_mode & 0o777 == 0o644
+    path.write_text(ca.revoke(7, days=-1))
+    ret = machine.run(*call)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    path.unlink()
+    ret = machine.run(*call)
+    assert (ret["result"], ret["comment"]) == (False, f"{path} is not there")
+    assert "X509 CRL" in name.read_text()
+
+
+@pytest.mark.parametrize("wrong", [None, "expired", "not valid yet", "not its CA's", "cut off"])
+def test_every_list_of_every_ca_is_checked(machine, templates, authority, wrong):
+    """OpenVPN reads them all, each for its own CA."""
+    one, two, name = authority("one"), authority("two"), str(machine.folder / "crl.pem")
+    second = {
+        None: two.revoke(8),
+        "expired": two.revoke(8, days=-1),
+        "not valid yet": two.revoke(8, begin=1),
+        "not its CA's": authority("two").revoke(8),
+        "cut off": two.revoke(8)[:-30],
+    }[wrong]
+    templates.pem = {"ca": one.pem + two.pem, "crl": one.revoke(7) + second}
+    assert machine.run("openvpn_crl", name, "salt://pem")["result"] is (wrong is None)
+
+
 def test_revocation_list_without_what_reads_it(machine, module, templates, authority, monkeypatch):
     """Over salt-ssh, with a Python of the node's that has no cryptography, or an old one."""
     ca, name = authority(), machine.folder / "crl.pem"
@@ -1225,12 +1263,19 @@ def test_revocation_list_without_what_reads_it(machine, module, templates, autho
 
 
 @pytest.mark.parametrize("test", [False, True])
-@pytest.mark.parametrize("wrong", ["expired", "another CA's", "no list", "no CA", "broken CA"])
+@pytest.mark.parametrize(
+    "wrong", ["expired", "not valid yet", "another CA's", "no list", "empty", "no CA", "broken CA"]
+)
 def test_revocation_list_that_would_lock_everybody_out(machine, templates, authority, wrong, test):
     ca, name = authority(), machine.folder / "crl.pem"
     name.write_text("old")
     crl, message = {
         "expired": (ca.revoke(7, days=-1), "out of date since"),
+        "not valid yet": (
+            ca.revoke(7, begin=1),
+            "one of the two is wrong, that clock or the clock",
+        ),
+        "empty": ("", "no revocation"),
         "another CA's": (authority().revoke(7), "is not of the CA"),
         "no list": ("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "no revocation"),
         "no CA": (ca.revoke(7), "is not there"),
@@ -1405,6 +1450,13 @@ def test_sessions_and_a_list_on_the_node(machine, server):
     assert changes == {"carol 10.8.0.200": "revoked"}
     path.unlink()
     assert machine.run(*server.call, crl={"path": str(path)})["result"] is False
+
+
+def test_sessions_and_the_lists_of_two_cas(machine, server, authority):
+    path = machine.folder / "crl.pem"
+    path.write_text(server.ca.revoke(6) + authority("other").revoke(8))
+    changes = machine.run(*server.call, crl={"path": str(path)})["changes"]
+    assert changes == {"carol 10.8.0.200": "revoked"}
 
 
 def test_sessions_of_a_server_that_does_not_run(machine, server):

@@ -212,6 +212,7 @@ def render(compiler, module, kept, edit):
         synced: list[int] = []
         return {
             "gateway.plan": module.plan,
+            "gateway.has_states": lambda: True,
             "gateway.validate": lambda warnings: warnings or gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
@@ -340,9 +341,12 @@ def test_services_come_after_their_files(site):
                     assert order.index(target) < order.index(chunk["__id__"])
 
 
-def test_digest_is_written_last(site):
-    assert site.low[-1]["name"] == "/var/lib/gateway/applied"
-    assert site.low[-1]["contents"] == site.plan["digest"]
+def test_the_plan_is_written_last(site):
+    last = site.low[-1]
+    assert last["name"] == "/var/lib/gateway/applied"
+    assert json.loads(site.files[last["name"]]) == site.plan
+    assert last["mode"] == "0600"
+    assert last["show_changes"] is False
 
 
 def test_modules_are_synced_once(site):
@@ -362,7 +366,7 @@ def test_templates_are_all_used(render, root):
     used = {source.removeprefix("salt://") for name in SITES for source in render(name).sources}
     used |= {source.removeprefix("salt://") for source in render("example", **MASTER).sources}
     assert used == {
-        str(path.relative_to(root)) for path in root.glob("gateway/*/files/*") if path.is_file()
+        str(path.relative_to(root)) for path in root.glob("gateway/**/files/*") if path.is_file()
     }
 
 
@@ -450,10 +454,145 @@ def test_over_ssh_nothing_is_synced(render):
     assert render("example", "gateway", id="gw1").synced == 2
 
 
-def test_a_digest_that_looks_like_a_number(render, plan):
-    digest = "0123456701234567"
-    found = render("example", stubs={"gateway.plan": lambda: plan() | {"digest": digest}})
-    assert found.low[-1]["contents"] == digest
+@pytest.mark.parametrize("changes", [None, WRONG], ids=["good pillar", "wrong pillar"])
+@pytest.mark.parametrize("sls", [*SLSES, *(f"{sls}.clean" for sls in SLSES)])
+def test_without_the_formula_s_states_nothing_is_touched(render, sls, changes):
+    """With states of Salt's own, and in test mode too, where it shows a name and no comment."""
+    stubs = {"gateway.has_states": lambda: False}
+    found = render("example", sls, changes=changes, stubs=stubs).low
+    assert (found[0]["state"], found[0]["fun"]) == ("test", "fail_without_changes")
+    for words in (found[0]["name"], found[0]["comment"]):
+        assert words.startswith("Nothing was changed: the formula's own states are not here.")
+    assert found[0]["failhard"] is True
+    assert len(found) == 1 or sls.endswith(".clean")
+
+
+# --------------------------------------------------------------------------------------------------
+# Order
+
+# What is removed, and what must have been done before, for what runs may still read it; where.
+NOT_BEFORE: dict[str, tuple[tuple[str, Any, str], str, list[str]]] = {
+    "revocation list": (
+        ("example", {}, "gateway.openvpn"),
+        "no openvpn revocation list of ours",
+        [
+            "openvpn configuration of main",
+            "openvpn server main",
+            "no other openvpn servers of ours",
+        ],
+    ),
+    "revocation list of servers that have left": (
+        ("minimal", None, "gateway.openvpn"),
+        "no openvpn revocation list of ours",
+        ["no other openvpn servers of ours"],
+    ),
+    "programs and clients of servers that have left": (
+        ("example", None, "gateway.openvpn.clean"),
+        "openvpn files are gone",
+        ["no openvpn servers of ours"],
+    ),
+    "event unit": (
+        ("example", None, "gateway.follow"),
+        "nobody tells a Salt master",
+        ["follower unit", "follower service"],
+    ),
+    "kernel modules": (
+        ("example", None, "gateway.kernel"),
+        "no kernel modules",
+        ["kernel settings"],
+    ),
+    "kernel modules of a clean": (
+        ("example", None, "gateway.kernel.clean"),
+        "no kernel modules",
+        ["kernel settings are as they were"],
+    ),
+    "the other NTP server": (
+        ("ntpsec", None, "gateway.ntp"),
+        "chrony configuration is as it was",
+        ["ntp package", "ntp service"],
+    ),
+    "check of NTPsec": (
+        ("ntpsec", None, "gateway.ntp.clean"),
+        "ntp files are gone",
+        ["ntpsec configuration is as it was"],
+    ),
+    "unit settings of keepalived": (
+        ("example", None, "gateway.keepalived.clean"),
+        "keepalived unit settings are gone",
+        ["keepalived is stopped"],
+    ),
+}
+
+
+def needed(found, name):
+    """All that must have gone well before a state runs."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        chunk = found.ids[todo.pop()]
+        for requisite in ("require", "watch"):
+            for entry in chunk.get(requisite, []):
+                [(state, target)] = entry.items()
+                if state != "sls" and target not in seen:
+                    seen.add(target)
+                    todo.append(target)
+    return seen
+
+
+@pytest.mark.parametrize(("where", "removal", "first"), NOT_BEFORE.values(), ids=NOT_BEFORE)
+def test_what_a_running_configuration_names_goes_after_the_new_one(render, where, removal, first):
+    site, changes, sls = where
+    found = render(site, sls, changes=changes)
+    assert set(first) <= needed(found, removal)
+
+
+@pytest.mark.parametrize("sls", [*SLSES, *(f"{sls}.clean" for sls in SLSES)])
+@pytest.mark.parametrize("name", SITES)
+def test_nothing_is_removed_whatever_came_of_the_rest(render, name, sls):
+    # The follower puts back what is in the file.
+    deliberate = {"routes file is gone"}
+    for chunk in render(name, sls).low:
+        if chunk["fun"] == "absent" and chunk["__id__"] not in deliberate:
+            assert chunk.get("require"), chunk["__id__"]
+
+
+@pytest.mark.parametrize("name", ["example", "VPN clients"])
+def test_what_an_openvpn_server_reads_is_there_first(render, name):
+    """A configuration that names what is not there would keep the server down after a reboot."""
+    found = render(name, "gateway.openvpn")
+    first = needed(found, "openvpn configuration of main")
+    assert {"openvpn clients of main", "openvpn notes of who is connected"} <= first
+    assert ("openvpn revocation list" in first) is (name == "VPN clients")
+    assert "openvpn configuration of main" in needed(found, "openvpn server main")
+
+
+def test_a_node_without_a_certificate(render):
+    """The VPN says why, and its servers are left alone. All else is applied as ever."""
+    refusal = {"vpn:pki": {"error": "the certificate of gw1 is revoked"}}
+    found, usual = render("example", changes=refusal), render("example")
+    assert found.ids["openvpn certificates"]["fun"] == "refused"
+    assert found.ids["openvpn certificates"]["errors"] == [
+        "gateway:vpn:pki:error: the certificate of gw1 is revoked"
+    ]
+    assert usual.ids.keys() - found.ids.keys() == {
+        "no openvpn revocation list of ours",
+        "openvpn configuration of main",
+        "openvpn server main",
+        "openvpn unit settings of main",
+    }
+
+    def others(low):
+        return [chunk | {"order": 0} for chunk in low if chunk["__sls__"] != "gateway.openvpn"]
+
+    assert others(found.low) == others(usual.low)
+    # Nobody but the last, which says what was applied as a whole, waits for the VPN.
+    waits = [
+        chunk["__id__"]
+        for chunk in others(found.low)
+        if {"sls": "gateway.openvpn"} in chunk.get("require", [])
+        or any(found.ids[i]["__sls__"] == "gateway.openvpn" for i in needed(found, chunk["__id__"]))
+    ]
+    assert waits == ["gateway plan that was applied"]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -961,7 +1100,7 @@ def test_openvpn_instances_that_stay(render):
     state = "no other openvpn servers of ours"
     assert render("example").ids[state]["instances"] == ["gateway-main"]
     assert render("minimal").ids[state]["instances"] == []
-    assert list(render("minimal", "gateway.openvpn").ids)[-1] == state
+    assert list(render("minimal", "gateway.openvpn").ids)[-2] == state
 
 
 def clients(node, server="main"):
@@ -1019,8 +1158,9 @@ def test_openvpn_with_passwords(render):
 
 def test_openvpn_revocation_list_on_the_node(render):
     found = render("example", changes={"vpn:pki:crl": "/srv/crl.pem"})
-    assert ["crl-verify", "/srv/crl.pem"] in openvpn(found)[0]
-    assert "openvpn revocation list" not in found.ids
+    assert ["crl-verify", "/etc/gateway/openvpn/crl.pem"] in openvpn(found)[0]
+    state = found.ids["openvpn revocation list"]
+    assert (state["path"], state["ca"]) == ("/srv/crl.pem", "/etc/openvpn/pki/ca.crt")
     assert found.ids["openvpn sessions of main"]["crl"] == {"path": "/srv/crl.pem"}
 
 
