@@ -1075,7 +1075,7 @@ def _check_own_ports(reader: _Reader, site: Site) -> None:
         own["67/udp"] = "DHCP"
     if not all(node.public for node in site.nodes):
         own["68/udp"] = "the DHCP client of a node without a public address in the pillar"
-    if site.state_sync.enabled:
+    if site.state_sync.interface:
         own[f"{SYNC_PORT}/udp"] = "state sync"
     # Where SSH is open to the public side, it has claimed its port.
     if not site.firewall.ssh_from:
