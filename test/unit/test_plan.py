@@ -1780,6 +1780,12 @@ def test_units_that_follow_twice(errors):
     ]
 
 
+SYNCED = {
+    "public:virtual_ip": "198.51.100.10",
+    "state_sync": {"interface": "eth3"},
+    "nodes:gw1:sync": "10.78.0.2",
+    "nodes:gw2:sync": "10.78.0.3",
+}
 BY_DHCP = "the DHCP client of a node without a public address in the pillar"
 
 
@@ -1792,7 +1798,7 @@ BY_DHCP = "the DHCP client of a node without a public address in the pillar"
         (323, "udp", "time", {}),
         (67, "udp", "DHCP", {}),
         (68, "udp", BY_DHCP, {"nodes:gw2:public": ...}),
-        (3780, "udp", "state sync", {"public:virtual_ip": "198.51.100.10"}),
+        (3780, "udp", "state sync", SYNCED),
         (22, "tcp", "SSH", {}),
         (2222, "tcp", "SSH", {"firewall": {"ssh": {"port": 2222}}}),
     ],

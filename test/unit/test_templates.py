@@ -982,7 +982,7 @@ BEHIND_THE_FIREWALL = ("kernel", "ntp", "openvpn", "dnsmasq", "keepalived", "con
 @pytest.mark.parametrize("sls", ["gateway", *(f"gateway.{name}" for name in BEHIND_THE_FIREWALL)])
 def test_the_firewall_comes_first_and_its_failure_is_the_end(render, sls):
     """Each alone, too: nothing is opened on a node without rules."""
-    low = [chunk for chunk in render("public virtual IP", sls).low if chunk["fun"] != "nop"]
+    low = [chunk for chunk in render("link of their own", sls).low if chunk["fun"] != "nop"]
     firewall = [chunk for chunk in low if chunk["__sls__"] == "gateway.firewall"]
     assert low[: len(firewall)] == firewall
     assert all(chunk["failhard"] is True for chunk in firewall)
