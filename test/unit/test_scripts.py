@@ -1201,6 +1201,45 @@ def test_the_event_of_the_last_role_is_the_last(teller, tool):
     assert [json.loads(data)["role"] for data in teller.said()] == ["primary", "secondary"]
 
 
+@pytest.mark.parametrize(
+    ("role", "owner", "calls", "code"),
+    [
+        ("secondary", "gw2", [], 0),
+        ("primary", "gw1", ["GET"], 0),
+        ("primary", "gw2", ["GET", "PUT", "GET"], 0),
+        ("primary", "nobody answers", ["GET"], 1),
+        ("primary", "gw2 refuses to go", ["GET", "PUT"], 22),
+        ("primary", "gw2 comes back", ["GET", "PUT", "GET"], 1),
+    ],
+)
+def test_the_executable_of_the_readme(root, tmp_path, tool, role, owner, calls, code):
+    """It looks who has the address, claims it, and says so if that was in vain."""
+    state, log, hook = (tmp_path / name for name in ("owner", "log", "hook"))
+    state.write_text(owner)
+    tool(
+        "curl",
+        f"""case $* in
+            *"-X PUT -d gw1 https://"*) set -- PUT ;;
+            *) set -- GET ;;
+        esac
+        echo $1 >>{log}
+        case $1,$(cat {state}) in
+            GET,nobody*) exit 28 ;;
+            GET,*) cut -d' ' -f1 {state} ;;
+            PUT,*refuses*) exit 22 ;;
+            PUT,*back) ;;
+            PUT,*) echo gw1 >{state} ;;
+        esac""",
+    )
+    text = (root / "README.md").read_text()
+    script = text[text.index("/etc/gateway/follow.d/cloud-address`") :].split("```")[1]
+    hook.write_text(script.removeprefix("sh\n"))
+    hook.chmod(0o755)
+    environment = {**os.environ, "GATEWAY_NODE": "gw1"}
+    assert subprocess.run([hook, role], check=False, env=environment).returncode == code
+    assert (log.read_text().split() if log.exists() else []) == calls
+
+
 # --------------------------------------------------------------------------------------------------
 # vpn-routes
 
