@@ -850,15 +850,17 @@ def starts(follower):
 
 
 def test_waits_differ_by_chance(root):
-    """Between half of the time and all of it, and seldom the same."""
+    """Between a part of the time and all of it, and seldom the same."""
     text = (root / FOLLOW).read_text()
     function = text[text.index("about() {") : text.index("\nconverge() {")]
-    script = f"{function}\nfor _ in {{1..200}}; do about 50 300; echo $time; done"
-    said = subprocess.run(["bash", "-uc", script], capture_output=True, check=True).stdout
-    times = [int(line) for line in said.split()]
-    assert 15000 <= min(times) < 17000
-    assert 28000 < max(times) <= 30000
-    assert len(set(times)) > 150
+    for percent in (50, 90):
+        script = f"{function}\nfor _ in {{1..200}}; do about {percent} 300; echo $time; done"
+        said = subprocess.run(["bash", "-uc", script], capture_output=True, check=True).stdout
+        times = [int(line) for line in said.split()]
+        width = 30000 - 300 * percent
+        assert 300 * percent <= min(times) < 300 * percent + 0.2 * width
+        assert 30000 - 0.2 * width < max(times) <= 30000
+        assert len(set(times)) > 150
 
 
 def test_after_a_restart_hooks_hear_the_role_again_and_the_master_does_not(follower):
@@ -906,28 +908,27 @@ def test_after_a_contest_hooks_of_the_loser_hear_of_the_change_alone(follower):
     assert asked(follower) == "change"
 
 
-@pytest.mark.parametrize(("random", "seconds"), [(0, 2.7), (32767, 3)])
-def test_hooks_of_a_primary_are_called_again_and_again(follower, random, seconds):
-    primary(follower, reassert=3, random=random)
+def test_hooks_of_a_primary_are_called_again_and_again(follower):
+    """So long after all have ended well. A secondary has nothing to assert, the master to hear."""
+    primary(follower, reassert=2)
     for count in (2, 3):
         start = time.monotonic()
-        follower.wait(lambda: follower.calls().count(HOOKS) == count, seconds=9)  # noqa: B023
-        assert seconds - 1.2 < time.monotonic() - start < seconds + 2
+        follower.wait(lambda: follower.calls().count(HOOKS) == count)  # noqa: B023
+        assert time.monotonic() - start > 1
         assert asked(follower) == "reassert"
         end_well(follower)
     assert follower.calls().count(EVENT) == 1
     follower.address.unlink()
-    follower.wait(lambda: asked(follower) == "change")
-    follower.wait(lambda: follower.calls().count(HOOKS) == 4)
+    follower.wait(lambda: follower.calls().count(EVENT) == 2)
+    assert asked(follower) == "change"
     end_well(follower, "hooks", "event")
-    # A secondary has nothing to assert.
-    time.sleep(seconds + 1)
+    looked(follower, times=3)
     called(follower, HOOKS, 4)
 
 
 def test_hooks_are_not_called_again_where_the_pillar_says_so(follower):
     primary(follower, reassert=0)
-    looked(follower, times=4)
+    looked(follower, times=3)
     called(follower, HOOKS, 1)
 
 
