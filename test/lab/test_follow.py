@@ -21,12 +21,8 @@ ExecStart=sleep infinity
 WantedBy=multi-user.target
 """
 HOOK = '#!/bin/sh\necho "$1 $GATEWAY_NODE $GATEWAY_VIRTUAL_IP" >>/var/tmp/heard\n'
-SLOW_HOOK = """\
-#!/bin/sh
-echo "begin $1 $GATEWAY_REASON" >>/var/tmp/heard
-sleep 0.5
-echo "end $1 $GATEWAY_REASON" >>/var/tmp/heard
-"""
+SAY = 'echo "{} $1 $GATEWAY_REASON" >>/var/tmp/heard\n'
+SLOW_HOOK = f"#!/bin/sh\n{SAY.format('begin')}sleep 0.5\n{SAY.format('end')}"
 LINK = """\
 [Match]
 Name={name}
