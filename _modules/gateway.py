@@ -7,6 +7,7 @@ Each function works from the command line, from Jinja and over salt-ssh.
 import importlib
 import json
 import os
+import re
 import socket
 import time
 from datetime import datetime, timezone
@@ -40,6 +41,8 @@ LEGACY_TABLES = "/proc/net/ip_tables_names"
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
+FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in them are the user's
+LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
 INTERFACES = "/sys/class/net"
 MANAGEMENT = "/run/{instance}/control/management"
 MANAGEMENT_SECONDS = 2
@@ -794,11 +797,34 @@ def _followers_status(wanted, role, problems):
             problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
         elif now == "failed" or not _in_place(now, role, shown.get("Type")):
             problems.append(f"{unit} is {now} while this node is {role}")
-    # "primary 1800000000.25": the role and since when. They are given some time to hear of it.
+    # "primary 1800000000.25": the role and since when. They are given some time to hear of it. What
+    # was told has another word behind it: the number of the last call, or that it failed.
     now = _text(ROLE)
     late = now and _now().timestamp() - float(now.split()[1]) > HOOKS_GRACE
-    if late and now != _text(HOOKS):
+    told, _, last = (_text(HOOKS) or "").rpartition(" ")
+    if late and (told != now or last == "failed"):
         problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
+    for folder in FOLDERS:
+        problems += _passed_over(folder)
+    return found
+
+
+def _passed_over(folder):
+    """What somebody put there to be called and nobody calls, with the reason."""
+    found = []
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        path = os.path.join(folder, name)
+        if LEFTOVER.match(name) or os.path.isdir(path):
+            continue
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+            reason = "its name has other characters than letters, digits, _ and -"
+        elif not os.path.isfile(path):
+            reason = "it is no file"
+        elif not os.access(path, os.X_OK):
+            reason = "it is not executable"
+        else:
+            continue
+        found.append(f"{path} is passed over: {reason}")
     return found
 
 

@@ -315,7 +315,8 @@ class Dhcp:
 @dataclass(frozen=True)
 class Failover:
     """How fast the virtual IPs move; times in seconds. ``down_adverts`` is how many adverts in
-    a row have to be missed."""
+    a row have to be missed; ``reassert`` how often the executables of the holder are called again,
+    0 for never."""
 
     advert_interval: float
     down_adverts: int
@@ -326,6 +327,7 @@ class Failover:
     realtime_priority: int
     preempt: bool
     preempt_delay: int
+    reassert: int
 
 
 # At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
@@ -1177,9 +1179,18 @@ def _read_failover(section: _Section) -> Failover:
         realtime_priority=section.get("realtime_priority", _whole(0, 99), 50),
         preempt=section.get("preempt", _boolean, True),
         preempt_delay=section.get("preempt_delay", _whole(0, 3600), 5),
+        reassert=section.get("reassert", _reassert, 60),
     )
     section.close()
     return failover
+
+
+def _reassert(value: object) -> int:
+    """Seconds between two calls of executables that may ask somebody's API; 0 for no such calls."""
+    seconds = _whole(0, 86400)(value)
+    if 0 < seconds < 10:
+        raise ValueError(f"{seconds} is neither 0 nor in 10 to 86400")
+    return seconds
 
 
 def _advert(value: object) -> float:
@@ -1980,7 +1991,10 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "dhcp": _plan_dhcp(site),
         "dns": _plan_dns(site, node),
         "ntp": _plan_ntp(site, peers),
-        "follow": {"units": list(site.follow_virtual_ip)},
+        "follow": {
+            "units": list(site.follow_virtual_ip),
+            "reassert": site.failover.reassert,
+        },
     }
 
 

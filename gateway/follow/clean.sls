@@ -30,6 +30,7 @@ follower files are gone:
       - /usr/lib/gateway/follow-tell
       - /run/gateway/vrrp.fifo
       - /run/gateway/role
+      - /run/gateway/hooks.asked
       - /run/gateway/hooks.told
       - /run/gateway/event.told
     - require:

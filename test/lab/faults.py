@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import checks
+import cloud
 from engine import run
 from lab import GATEWAYS, Lab, LabError
 from observe import Observation
@@ -172,6 +173,28 @@ def is_on(name: str) -> Step:
     return step
 
 
+def with_cloud(stage: Stage) -> None:
+    """An executable in follow.d, which has just been called, moves an address of a cloud."""
+    cloud.set_up(stage.lab)
+    on("gw2 gw1", "systemctl restart gateway-follow")(stage)
+    claimed_by("gw1")(stage)
+
+
+def without_cloud(stage: Stage) -> None:
+    cloud.take_down(stage.lab)
+
+
+def claimed_by(name: str) -> Step:
+    """See to it that the cloud's address has come to a gateway."""
+
+    def step(stage: Stage) -> None:
+        now = checks.eventually(lambda: cloud.owner(stage.lab), lambda who: who == name, 10)
+        if now != name:
+            raise LabError(f"the cloud's address is on {now or 'none'}, not on {name}")
+
+    return step
+
+
 def merged(base: Pillar, over: Pillar) -> Pillar:
     """Return `base` with `over` merged over it, as Salt does it."""
     result = copy.deepcopy(base)
@@ -212,6 +235,7 @@ class Must:
     reached: int | None = (
         None  # datagrams of somebody outside that a host inside got; None: not tried
     )
+    claimed_s: float | None = None  # until a cloud's address is where the virtual IP is
     whole_s: float = 30.0  # until gw1 has the virtual IPs and nobody has a problem
 
 
@@ -552,6 +576,15 @@ FAULTS: tuple[Fault, ...] = (
         seconds=5,
         core=True,
     ),
+    Fault(
+        "internal partition, and an address of a cloud",
+        (cards("isolate", "gw1", "eth0"), claimed_by("gw2")),
+        vanishes(stall_ms=None, lost_sessions=None, claimed_s=5),
+        mends=(cards("rejoin", "gw1", "eth0"),),
+        before=(with_cloud,),
+        after=(without_cloud,),
+        site="plain",
+    ),
     # the door
     Fault("rules flushed on the holder", (on("gw1", FLUSH),), flushed(moves=0), core=True),
     Fault("rules flushed on both", (on("gw1 gw2", FLUSH),), flushed(moves=0)),
@@ -745,6 +778,7 @@ def unpause(stage: Stage) -> None:
 REPAIRS: Steps = (
     unpause,
     together,
+    without_cloud,
     *(cards(action, name) for action in ("rejoin", "plug") for name in GATEWAYS),
     on("gw1 gw2", "pkill -CONT -x keepalived; systemctl kill -s CONT gateway-health", check=False),
     on("gw1 gw2", f"{HEARS}; {MUTE.format('D')}; {LOSS.format('D')}", check=False),

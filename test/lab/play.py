@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import checks
+import cloud
 from engine import OUT
 from faults import SITES, Fault, Stage
 from lab import Lab
@@ -61,6 +62,13 @@ def settle(stage: Stage, seconds: float) -> None:
         time.sleep(0.02)
 
 
+def claimed_after(lab: Lab, healed: float) -> float:
+    """Return after how many seconds the cloud's address came to where it is, which has to be where
+    the kernel has the virtual IP."""
+    when, who = cloud.claims(lab)[-1]
+    return max(0.0, when - healed) if [who] == checks.holders(lab) else float("inf")
+
+
 def play(lab: Lab, fault: Fault) -> Outcome:
     """Break, watch, mend, watch, and say what of the promises was not kept."""
     stage = Stage(lab, SITES[fault.site])
@@ -82,13 +90,17 @@ def play(lab: Lab, fault: Fault) -> Outcome:
                     step(stage)
                 healed = time.monotonic()
             settle(stage, fault.must.whole_s)
+            claimed = None
+            if fault.must.claimed_s is not None:
+                time.sleep(max(0.0, healed + fault.must.claimed_s - time.monotonic()))
+                claimed = claimed_after(lab, healed)
         record = stage.seen.record
         stage.seen = None
     finally:
         for step in fault.after:
             step(stage)
     amiss = wait_whole(stage, max(5.0, fault.must.whole_s - (time.monotonic() - mended)))
-    outcome = judge(fault, record, broken, mended, healed)
+    outcome = judge(fault, record, broken, mended, healed, claimed)
     outcome.figures["whole_s"] = round(time.monotonic() - mended, 1)
     outcome.whole = not amiss
     if amiss:
@@ -96,7 +108,14 @@ def play(lab: Lab, fault: Fault) -> Outcome:
     return outcome
 
 
-def judge(fault: Fault, record: Record, broken: float, mended: float, healed: float) -> Outcome:
+def judge(
+    fault: Fault,
+    record: Record,
+    broken: float,
+    mended: float,
+    healed: float,
+    claimed_s: float | None = None,
+) -> Outcome:
     """Compare what was seen with what must hold. Mending went on from `mended` to `healed`."""
     must = fault.must
     watched = healed if must.parted else broken  # for more than one at once
@@ -118,6 +137,8 @@ def judge(fault: Fault, record: Record, broken: float, mended: float, healed: fl
     }
     if record.reached is not None:
         found["reached"] = record.reached
+    if claimed_s is not None:
+        found["claimed_s"] = claimed_s
     if sessions:
         found["stall_ms"] = sessions.worst_stall_ms
         found["lost_sessions"] = sessions.opened - sessions.alive

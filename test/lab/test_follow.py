@@ -21,6 +21,8 @@ ExecStart=sleep infinity
 WantedBy=multi-user.target
 """
 HOOK = '#!/bin/sh\necho "$1 $GATEWAY_NODE $GATEWAY_VIRTUAL_IP" >>/var/tmp/heard\n'
+SAY = 'echo "{} $1 $GATEWAY_REASON" >>/var/tmp/heard\n'
+SLOW_HOOK = f"#!/bin/sh\n{SAY.format('begin')}sleep 0.5\n{SAY.format('end')}"
 LINK = """\
 [Match]
 Name={name}
@@ -145,6 +147,36 @@ def test_an_executable_that_hangs_delays_nothing(
         gw1.run("rm /etc/gateway/follow.d/05-hangs; systemctl stop gateway-follow-hooks")
     said = checks.eventually(partial(heard, "gw1"), bool, 30)
     assert said[-1] == "primary gw1 10.77.0.1"
+
+
+def test_executables_are_asked_again(
+    site: Lab, pillar: Change, heard: Callable[[str], list[str]]
+) -> None:
+    """After a contest, which gw1 wins without a change of its role, and from time to time; one call
+    at a time."""
+    for name in GATEWAYS:
+        site.host(name).write("/etc/gateway/follow.d/10-note", SLOW_HOOK, 0o755)
+
+    def hears(name: str, line: str, seconds: float) -> None:
+        said = checks.eventually(partial(heard, name), lambda said: line in said, seconds)
+        assert line in said, said
+
+    ok(pillar({"failover": {"reassert": 10}}))
+    hears("gw1", "end primary start", 5)
+    hears("gw2", "end secondary start", 5)
+    site.isolate("gw1", "eth0")
+    hears("gw2", "end primary change", 5)
+    site.rejoin("gw1", "eth0")
+    hears("gw1", "end primary contest", 5)
+    hears("gw2", "end secondary change", 5)
+    hears("gw1", "end primary reassert", 13)
+    # Meanwhile another one is asked for, twice.
+    site.host("gw1").run(3 * "systemctl restart gateway-follow; sleep 0.3; ")
+    time.sleep(3)
+    for name in GATEWAYS:
+        said = heard(name)
+        assert said[::2] == [line.replace("end", "begin") for line in said[1::2]]
+    assert "reassert" not in " ".join(heard("gw2"))
 
 
 def test_the_master_hears_of_it(site: Lab) -> None:

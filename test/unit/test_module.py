@@ -1149,17 +1149,60 @@ def test_what_follows_the_virtual_ip(module, node, break_pillar, master, shown, 
     assert status["problems"] == ([problem] if problem else [])
 
 
-@pytest.mark.parametrize("told", [None, "primary 1.5", "secondary 1.5"])
-def test_executables_that_did_not_hear_of_it(module, node, monkeypatch, tmp_path, told):
+@pytest.mark.parametrize(
+    ("told", "well"),
+    [
+        (None, False),
+        ("", False),
+        ("secondary 1.5 100", False),
+        ("primary 1.4 100", False),
+        ("primary 1.5 100", True),  # whatever has been asked for since then
+        ("primary 1.5 failed", False),
+    ],
+)
+def test_executables_that_did_not_end_well(module, node, monkeypatch, tmp_path, told, well):
     monkeypatch.setattr(module, "ROLE", str(tmp_path / "role"))
     monkeypatch.setattr(module, "HOOKS", str(tmp_path / "told"))
     (tmp_path / "role").write_text("primary 1.5\n")
-    if told:
+    if told is not None:
         (tmp_path / "told").write_text(f"{told}\n")
     problem = "not all in /etc/gateway/follow.d have ended well for the present role"
-    assert module.status()["problems"] == ([] if told == "primary 1.5" else [problem])
+    assert module.status()["problems"] == ([] if well else [problem])
     (tmp_path / "role").write_text(f"secondary {time.time()}\n")
     assert module.status()["problems"] == []
+
+
+def test_executables_that_are_passed_over(module, node, monkeypatch, tmp_path):
+    """Named in the status, but not what editors and packages leave."""
+    folders = [tmp_path / name for name in ("follow.d", "health.d", "not there")]
+    monkeypatch.setattr(module, "FOLDERS", tuple(map(str, folders)))
+    for folder in folders[:2]:
+        folder.mkdir()
+        for name in (
+            "10-good",
+            "20-b.sh",
+            "30-c",
+            "a b",
+            ".hidden",
+            "x~",
+            "y.dpkg-old",
+            "z.rpmsave",
+        ):
+            (folder / name).touch(0o755)
+        (folder / "30-c").chmod(0o644)
+        (folder / "40-gone").symlink_to("nowhere")
+        (folder / "lib.d").mkdir()
+    characters = "its name has other characters than letters, digits, _ and -"
+    assert module.status()["problems"] == [
+        f"{folder}/{name} is passed over: {reason}"
+        for folder in folders[:2]
+        for name, reason in (
+            ("20-b.sh", characters),
+            ("30-c", "it is not executable"),
+            ("40-gone", "it is no file"),
+            ("a b", characters),
+        )
+    ]
 
 
 def test_virtual_ips_on_two_nodes(module, node, break_pillar):

@@ -1741,9 +1741,15 @@ def test_settings(plan, key, where):
 
 
 def test_units_that_follow(plan):
-    assert plan()["follow"] == {"units": []}
+    assert plan()["follow"]["units"] == []
     units = ["nginx.service", "vm@web.01.service", "report.timer", "app.socket", "my.target"]
-    assert plan({"follow_virtual_ip": units})["follow"] == {"units": units}
+    assert plan({"follow_virtual_ip": units})["follow"]["units"] == units
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, 60), (0, 0), (10, 10), (86400, 86400)])
+def test_how_often_executables_are_called_again(plan, value, seconds):
+    changes = {} if value is None else {"failover:reassert": value}
+    assert plan(changes)["follow"]["reassert"] == seconds
 
 
 @pytest.mark.parametrize(

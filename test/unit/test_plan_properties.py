@@ -613,6 +613,7 @@ EVERY_KEY = {
         "realtime_priority": 40,
         "preempt": False,
         "preempt_delay": 9,
+        "reassert": 10,
     },
     "health": {
         "services": ["app.service"],

@@ -628,9 +628,11 @@ def follower(tool, root, tmp_path):
     kernel.touch()
     processes = []
 
-    def start(*names):
-        command = ["bash", root / FOLLOW, fifo, "10.77.0.1", routes, *names]
-        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    def start(*names, reassert=0, random=32767):
+        """``random``: how far, of 32767, from the shortest to the longest time; "" for by chance"""
+        command = ["bash", root / FOLLOW, fifo, "10.77.0.1", routes, str(reassert), *names]
+        environment = {**os.environ, "FOLLOW_RANDOM": str(random)}
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment))
 
     def tell(text):
         with open(os.open(fifo, os.O_RDWR), "wb", buffering=0) as pipe:
@@ -748,7 +750,7 @@ def test_garbage_does_no_harm(follower, garbage, tmp_path, monkeypatch):
 
 def test_without_its_fifo_it_fails(follower, root, tmp_path):
     """systemd then starts it again."""
-    command = ["bash", root / FOLLOW, tmp_path, "10.77.0.1", tmp_path / "routes"]
+    command = ["bash", root / FOLLOW, tmp_path, "10.77.0.1", tmp_path / "routes", "60"]
     done = subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=5)
     assert done.returncode == 1
 
@@ -773,49 +775,171 @@ def test_without_an_answer_of_the_kernel_nothing_changes(follower):
     assert follower.calls()[before:] == []
 
 
+HOOKS = "start --no-block gateway-follow-hooks.service"
+EVENT = "start --no-block gateway-follow-event.service"
+CONTEST = 'INSTANCE "internal" MASTER_RX_LOWER_PRI 250\n'
+
+
 def role(follower):
     path = follower.run / "role"
     return path.read_text().split()[0] if path.exists() else None
 
 
+def asked(follower):
+    """Why the executables are to be called."""
+    return (follower.run / "hooks.asked").read_text().split()[1]
+
+
+def end_well(follower, *names):
+    """As follow-tell does when all have ended well."""
+    role = (follower.run / "role").read_text().strip()
+    number = (follower.run / "hooks.asked").read_text().split()[0]
+    for name in names or ("hooks",):
+        text = f"{role} {number}" if name == "hooks" else role
+        (follower.run / f"{name}.told").write_text(f"{text}\n")
+
+
+def called(follower, call, times):
+    """When it has been called so often, and not more within some looks after that."""
+    follower.wait(lambda: follower.calls().count(call) >= times, seconds=9)
+    looked(follower, times=2)
+    assert follower.calls().count(call) == times
+
+
+def primary(follower, **options):
+    """A node that has been primary for a while, whose executables have ended well."""
+    follower.address.touch()
+    follower.start("hooks", "event", **options)
+    follower.wait(lambda: EVENT in follower.calls())
+    end_well(follower, "hooks", "event")
+
+
 def test_the_role_is_written_and_told_once(follower):
     follower.start("hooks", "event")
     follower.wait(lambda: role(follower) == "secondary")
-    told = [f"start --no-block gateway-follow-{name}.service" for name in ("hooks", "event")]
-    follower.wait(lambda: follower.calls()[-2:] == told)
-    for name in ("hooks", "event"):
-        (follower.run / f"{name}.told").write_text((follower.run / "role").read_text())
+    follower.wait(lambda: follower.calls()[-2:] == [HOOKS, EVENT])
+    assert asked(follower) == "start"
+    end_well(follower, "hooks", "event")
     follower.address.touch()
     follower.tell('INSTANCE "internal" MASTER 250\n')
     follower.wait(lambda: role(follower) == "primary")
-    follower.wait(lambda: follower.calls().count(told[0]) == 2)
-    assert follower.calls().index(f"start {TARGET}") < follower.calls().index(told[0], -2)
+    follower.wait(lambda: follower.calls()[-2:] == [HOOKS, EVENT])
+    assert asked(follower) == "change"
+    assert f"start {TARGET}" in follower.calls()
+    end_well(follower, "hooks", "event")
+    called(follower, HOOKS, 2)
+    called(follower, EVENT, 2)
 
 
-def test_who_could_not_be_told_is_told_later(follower):
-    follower.start("event")
-    told = "start --no-block gateway-follow-event.service"
-    follower.wait(lambda: follower.calls().count(told) == 2)
-    started = time.monotonic()
-    follower.wait(lambda: follower.calls().count(told) == 3, seconds=9)
-    assert time.monotonic() - started > 2
-    (follower.run / "event.told").write_text((follower.run / "role").read_text())
+@pytest.mark.parametrize("name", ["hooks", "event"])
+@pytest.mark.parametrize(("random", "first", "second"), [(0, 1, 2), (32767, 2, 4)])
+def test_who_could_not_be_told_is_told_later(follower, name, random, first, second):
+    """After 1 to 2 s, then 2 to 4 s, and so on; it looks about once a second."""
+    follower.start(name, random=random)
+    times = []
+    for count in (1, 2, 3):
+        follower.wait(lambda: len(starts(follower)) == count, seconds=9)  # noqa: B023
+        times.append(time.monotonic())
+    assert first - 0.2 < times[1] - times[0] < first + 1.5
+    assert second - 0.2 < times[2] - times[1] < second + 1.5
+    end_well(follower, name)
+
+
+def starts(follower):
+    return [call for call in follower.calls() if call in (HOOKS, EVENT)]
+
+
+def test_waits_differ_by_chance(root):
+    """Between a part of the time and all of it, and seldom the same."""
+    text = (root / FOLLOW).read_text()
+    function = text[text.index("about() {") : text.index("\nconverge() {")]
+    for percent in (50, 90):
+        script = f"{function}\nfor _ in {{1..200}}; do about {percent} 300; echo $time; done"
+        said = subprocess.run(["bash", "-uc", script], capture_output=True, check=True).stdout
+        times = [int(line) for line in said.split()]
+        width = 30000 - 300 * percent
+        assert 300 * percent <= min(times) < 300 * percent + 0.2 * width
+        assert 30000 - 0.2 * width < max(times) <= 30000
+        assert len(set(times)) > 150
 
 
 def test_after_a_restart_hooks_hear_the_role_again_and_the_master_does_not(follower):
-    follower.start("hooks", "event")
-    event = "start --no-block gateway-follow-event.service"
-    follower.wait(lambda: event in follower.calls())
+    primary(follower)
     before = (follower.run / "role").read_text()
-    for name in ("hooks", "event"):
-        (follower.run / f"{name}.told").write_text(before)
     follower.processes[0].kill()
     follower.processes[0].wait()
     calls = len(follower.calls())
     looked(follower, lambda: follower.start("hooks", "event"), times=2)
     told = {call for call in follower.calls()[calls:] if "gateway-follow-" in call}
-    assert told == {"start --no-block gateway-follow-hooks.service"}
+    assert told == {HOOKS}
+    assert asked(follower) == "start"
     assert (follower.run / "role").read_text() == before
+
+
+def test_after_a_contest_hooks_of_the_winner_are_called_again(follower):
+    """Once, when it is over; the master has nothing new to hear."""
+    primary(follower)
+    before = (follower.run / "role").read_text()
+    for _ in range(15):
+        follower.tell(CONTEST)
+        time.sleep(0.1)
+    assert follower.calls().count(HOOKS) == 1
+    follower.wait(lambda: follower.calls().count(HOOKS) == 2, seconds=3)
+    assert asked(follower) == "contest"
+    assert (follower.run / "role").read_text() == before
+    end_well(follower)
+    called(follower, HOOKS, 2)
+    assert follower.calls().count(EVENT) == 1
+    follower.tell(CONTEST)
+    follower.wait(lambda: follower.calls().count(HOOKS) == 3)
+    # They did not end well.
+    follower.wait(lambda: follower.calls().count(HOOKS) == 4)
+
+
+def test_after_a_contest_hooks_of_the_loser_hear_of_the_change_alone(follower):
+    primary(follower)
+    follower.address.unlink()
+    follower.tell(CONTEST + 'INSTANCE "internal" BACKUP 249\n')
+    follower.wait(lambda: role(follower) == "secondary")
+    follower.wait(lambda: follower.calls().count(HOOKS) == 2)
+    end_well(follower, "hooks", "event")
+    looked(follower, times=2)
+    called(follower, HOOKS, 2)
+    assert asked(follower) == "change"
+
+
+def test_hooks_of_a_primary_are_called_again_and_again(follower):
+    """So long after all have ended well. A secondary has nothing to assert, the master to hear."""
+    primary(follower, reassert=2)
+    for count in (2, 3):
+        start = time.monotonic()
+        follower.wait(lambda: follower.calls().count(HOOKS) == count)  # noqa: B023
+        assert time.monotonic() - start > 1
+        assert asked(follower) == "reassert"
+        end_well(follower)
+    assert follower.calls().count(EVENT) == 1
+    follower.address.unlink()
+    follower.wait(lambda: follower.calls().count(EVENT) == 2)
+    assert asked(follower) == "change"
+    end_well(follower, "hooks", "event")
+    looked(follower, times=3)
+    called(follower, HOOKS, 4)
+
+
+def test_hooks_are_not_called_again_where_the_pillar_says_so(follower):
+    primary(follower, reassert=0)
+    looked(follower, times=3)
+    called(follower, HOOKS, 1)
+
+
+def test_what_fails_is_not_called_more_often_than_its_backoff_says(follower):
+    """It counts from when all have ended well."""
+    primary(follower, reassert=1)
+    follower.wait(lambda: follower.calls().count(HOOKS) == 2, seconds=9)
+    start = time.monotonic()
+    follower.wait(lambda: follower.calls().count(HOOKS) == 4, seconds=12)
+    assert time.monotonic() - start > 5.5  # 2 and 4 s
+    assert asked(follower) == "reassert"
 
 
 ROUTES = """\
@@ -866,20 +990,20 @@ def test_new_routes_are_left_to_the_apply_that_brings_them(follower):
 @pytest.fixture
 def teller(root, tmp_path, tool):
     """Run follow-tell for a role; `said` is what it was told to whom."""
-    run, folder, log = (tmp_path / name for name in ("run", "follow.d", "log"))
+    run, folder, log, address = (tmp_path / name for name in ("run", "follow.d", "log", "address"))
     run.mkdir()
     folder.mkdir()
     log.touch()
 
     def hook(name, script="", mode=0o755):
         path = folder / name
-        path.write_text(
-            f"#!/bin/sh\necho {name} $1 $GATEWAY_ROLE $GATEWAY_SINCE >>{log}\n{script}\n"
-        )
+        said = "$1 $GATEWAY_ROLE $GATEWAY_SINCE $GATEWAY_REASON"
+        path.write_text(f"#!/bin/sh\necho {name} {said} >>{log}\n{script}\n")
         path.chmod(mode)
 
     def run_it(kind, *arguments, code=0):
-        command = ["bash", root / "gateway/follow/files/follow-tell", run, kind, *arguments]
+        script = root / "gateway/follow/files/follow-tell"
+        command = ["bash", script, run, "10.77.0.1", kind, *arguments]
         done = subprocess.run(command, check=False, timeout=20, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         return done
@@ -889,14 +1013,23 @@ def teller(root, tmp_path, tool):
         return path.read_text() if path.exists() else None
 
     def become(role):
+        """The follower has seen it already."""
         (run / "role").write_text(f"{role}\n")
+        address.touch() if role.startswith("primary") else address.unlink(missing_ok=True)
 
+    def ask(number, reason):
+        (run / "hooks.asked").write_text(f"{number} {reason}\n")
+
+    tool("ip", f'test ! -e {address} || echo "3: eth0 inet $5/32"')
     become("primary 1800000000.25")
+    ask(1, "start")
     return SimpleNamespace(
         hook=hook,
         folder=folder,
         run=run,
+        address=address,
         become=become,
+        ask=ask,
         hooks=lambda **keywords: run_it("hooks", folder, **keywords),
         event=lambda: run_it("event", "gw1", "gateway/site/vrrp", "salt-call", "--config-dir=/x"),
         told=told,
@@ -914,16 +1047,16 @@ def test_hooks_are_called_in_order(teller):
     (teller.folder / "folder").mkdir()
     teller.hooks()
     assert teller.said() == [
-        f"{name} primary primary 1800000000" for name in ("10-a", "20-b", "30_c")
+        f"{name} primary primary 1800000000 change" for name in ("10-a", "20-b", "30_c")
     ]
-    assert teller.told("hooks") == "primary 1800000000.25\n"
+    assert teller.told("hooks") == "primary 1800000000.25 1\n"
     teller.hooks()
     assert len(teller.said()) == 3
 
 
 def test_without_hooks_all_have_been_told(teller):
     teller.hooks()
-    assert teller.told("hooks") == "primary 1800000000.25\n"
+    assert teller.told("hooks") == "primary 1800000000.25 1\n"
 
 
 def test_a_hook_that_fails_does_not_keep_others_from_it(teller):
@@ -934,10 +1067,18 @@ def test_a_hook_that_fails_does_not_keep_others_from_it(teller):
     assert teller.told("hooks") is None
 
 
+def become(role, teller):
+    """What makes the kernel and then the follower say so, in a script."""
+    touch = "touch" if role.startswith("primary") else "rm -f"
+    return f"{touch} {teller.address}; echo {role} >{teller.run}/role"
+
+
 def test_the_last_role_wins(teller):
     """One at a time: who comes after a change hears of the new role only."""
-    change = f"test $1 = secondary || echo secondary 1800000001.5 >{teller.run}/role"
-    teller.hook("10-a", change)
+    change = become("secondary 1800000001.5", teller)
+    teller.hook(
+        "10-a", f"test $1 = secondary || {{ {change}; echo 2 change >{teller.run}/hooks.asked; }}"
+    )
     teller.hook("20-b")
     teller.hooks()
     assert [line.split()[:2] for line in teller.said()] == [
@@ -945,7 +1086,88 @@ def test_the_last_role_wins(teller):
         ["10-a", "secondary"],
         ["20-b", "secondary"],
     ]
-    assert teller.told("hooks") == "secondary 1800000001.5\n"
+    assert teller.told("hooks") == "secondary 1800000001.5 2\n"
+
+
+def test_a_role_that_was_lost_meanwhile_is_told_anew(teller):
+    """It is the same role again, but the peer had it."""
+    change = become("primary 1800000001.5", teller)
+    teller.hook("10-a", f"test $GATEWAY_SINCE = 1800000001 || {{ {change}; }}")
+    teller.hook("20-b")
+    teller.hooks()
+    assert [line.split()[0] for line in teller.said()] == ["10-a", "10-a", "20-b"]
+    assert teller.told("hooks") == "primary 1800000001.5 1\n"
+
+
+def test_the_kernel_knows_the_role_better_than_the_follower(teller):
+    """Each executable hears what is true when it is called. The follower looks once a second."""
+    slow = f"( sleep 0.5; {become('secondary 1800000001.5', teller)} ) >/dev/null 2>&1 &"
+    teller.hook("10-a", f"test $1 = secondary || {{ rm {teller.address}; {slow} }}")
+    teller.hook("20-b")
+    teller.hooks()
+    assert [line.split()[:2] for line in teller.said()] == [
+        ["10-a", "primary"],
+        ["10-a", "secondary"],
+        ["20-b", "secondary"],
+    ]
+
+
+def test_nobody_is_told_what_kernel_and_follower_do_not_agree_on(teller):
+    """A follower that does not run is started by systemd, and asks again."""
+    teller.hook("10-a")
+    teller.address.unlink()
+    teller.hooks(code=1)
+    assert teller.said() == []
+    assert teller.told("hooks") is None
+
+
+@pytest.mark.parametrize("reason", ["contest", "start", "reassert"])
+def test_hooks_learn_why_they_are_called(teller, reason):
+    teller.hook("10-a")
+    teller.hooks()
+    teller.ask(2, reason)
+    teller.hooks()
+    assert [line.split()[-1] for line in teller.said()] == ["change", reason]
+    assert teller.told("hooks") == "primary 1800000000.25 2\n"
+
+
+def test_a_change_is_the_reason_until_all_have_ended_well(teller):
+    """Else an executable that tells of changes would not hear of one that a contest overtook."""
+    good = teller.run / "good"
+    teller.hook("10-a", f"test -e {good}")
+    teller.hooks(code=1)
+    teller.ask(2, "contest")
+    teller.hooks(code=1)
+    good.touch()
+    teller.hooks()
+    teller.ask(3, "reassert")
+    teller.hooks()
+    good.unlink()
+    teller.ask(4, "reassert")
+    teller.hooks(code=1)
+    # The status tells.
+    assert teller.told("hooks") == "primary 1800000000.25 failed\n"
+    teller.hooks(code=1)
+    good.touch()
+    teller.hooks()
+    assert teller.told("hooks") == "primary 1800000000.25 4\n"
+    reasons = [line.split()[-1] for line in teller.said()]
+    assert reasons == ["change"] * 3 + ["reassert"] * 4
+
+
+def test_one_call_at_a_time(teller):
+    """What is asked for meanwhile comes afterwards, and once."""
+    ask = "".join(f"echo {number} contest >{teller.run}/hooks.asked; " for number in (2, 3))
+    teller.hook("10-a", f"test -e {teller.run}/asked || {{ {ask} touch {teller.run}/asked; }}")
+    teller.hook("20-b")
+    teller.hooks()
+    assert [(line.split()[0], line.split()[-1]) for line in teller.said()] == [
+        ("10-a", "change"),
+        ("20-b", "change"),
+        ("10-a", "contest"),
+        ("20-b", "contest"),
+    ]
+    assert teller.told("hooks") == "primary 1800000000.25 3\n"
 
 
 def test_hooks_have_a_minute(teller, tool):
@@ -974,10 +1196,49 @@ def test_a_master_that_is_away_is_not_an_error(teller, tool, script):
 
 
 def test_the_event_of_the_last_role_is_the_last(teller, tool):
-    change = f"echo secondary 1800000001.5 >{teller.run}/role"
+    change = become("secondary 1800000001.5", teller)
     tool("salt-call", f'echo "$5" >>{teller.log}; {change}; echo true')
     teller.event()
     assert [json.loads(data)["role"] for data in teller.said()] == ["primary", "secondary"]
+
+
+@pytest.mark.parametrize(
+    ("role", "owner", "calls", "code"),
+    [
+        ("secondary", "gw2", [], 0),
+        ("primary", "gw1", ["GET"], 0),
+        ("primary", "gw2", ["GET", "PUT", "GET"], 0),
+        ("primary", "nobody answers", ["GET"], 1),
+        ("primary", "gw2 refuses to go", ["GET", "PUT"], 22),
+        ("primary", "gw2 comes back", ["GET", "PUT", "GET"], 1),
+    ],
+)
+def test_the_executable_of_the_readme(root, tmp_path, tool, role, owner, calls, code):
+    """It looks who has the address, claims it, and says so if that was in vain."""
+    state, log, hook = (tmp_path / name for name in ("owner", "log", "hook"))
+    state.write_text(owner)
+    tool(
+        "curl",
+        f"""case $* in
+            *"-X PUT -d gw1 https://"*) set -- PUT ;;
+            *) set -- GET ;;
+        esac
+        echo $1 >>{log}
+        case $1,$(cat {state}) in
+            GET,nobody*) exit 28 ;;
+            GET,*) cut -d' ' -f1 {state} ;;
+            PUT,*refuses*) exit 22 ;;
+            PUT,*back) ;;
+            PUT,*) echo gw1 >{state} ;;
+        esac""",
+    )
+    text = (root / "README.md").read_text()
+    script = text[text.index("/etc/gateway/follow.d/cloud-address`") :].split("```")[1]
+    hook.write_text(script.removeprefix("sh\n"))
+    hook.chmod(0o755)
+    environment = {**os.environ, "GATEWAY_NODE": "gw1"}
+    assert subprocess.run([hook, role], check=False, env=environment).returncode == code
+    assert (log.read_text().split() if log.exists() else []) == calls
 
 
 # --------------------------------------------------------------------------------------------------

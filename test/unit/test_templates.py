@@ -807,7 +807,7 @@ def test_the_follower_reads_what_keepalived_writes(render):
     found = render("example")
     [fifo] = options(block(keepalived(found), "global_defs"))["vrrp_notify_fifo"]
     unit = found.files["/etc/systemd/system/gateway-follow.service"]
-    follow = f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1 /etc/gateway/routes hooks"
+    follow = f"ExecStart=/usr/lib/gateway/follow {fifo} 10.77.0.1 /etc/gateway/routes 60 hooks"
     assert f"{follow}\n" in unit
     assert f"mkfifo -m 0600 {fifo}" in unit
     target = found.ids["virtual IP target"]["name"].rsplit("/", 1)[1]
@@ -836,7 +836,16 @@ def test_executables_learn_where_they_are(render):
         "GATEWAY_PUBLIC_INTERFACE": "eth1",
         "GATEWAY_PUBLIC_VIRTUAL_IP": "198.51.100.1",
     }
-    assert site.ids["folder for those who want to know the role"]["name"] in unit
+    folder = site.ids["folder for those who want to know the role"]["name"]
+    tell = f"/usr/lib/gateway/follow-tell /run/gateway 10.77.0.1 hooks {folder}"
+    assert f"ExecStart={tell}\n" in unit
+
+
+def test_how_often_executables_are_called_again(render):
+    site = render("example", changes={"failover:reassert": 0})
+    assert (
+        " /etc/gateway/routes 0 hooks\n" in site.files["/etc/systemd/system/gateway-follow.service"]
+    )
 
 
 EVENT = "/etc/systemd/system/gateway-follow-event.service"
@@ -845,8 +854,8 @@ EVENT = "/etc/systemd/system/gateway-follow-event.service"
 def test_a_master_is_told(render):
     site = render("example", **MASTER)
     command = (
-        "/usr/lib/gateway/follow-tell /run/gateway event gw1 gateway/example.internal/vrrp"
-        " /usr/bin/salt-call --config-dir=/etc/salt"
+        "/usr/lib/gateway/follow-tell /run/gateway 10.77.0.1"
+        " event gw1 gateway/example.internal/vrrp /usr/bin/salt-call --config-dir=/etc/salt"
     )
     assert f"ExecStart={command}\n" in site.files[EVENT]
     assert "Nice=19\n" in site.files[EVENT]
