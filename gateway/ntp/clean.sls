@@ -3,16 +3,18 @@
 include:
   - gateway.loaded
 {%- for provider, ntp in os.ntp.items() %}
+
+{{ provider }} configuration is as it was:
+  gateway.original_restored:
+    - name: {{ ntp.config }}
 {%- if ntp.unit_settings is defined %}
 
 {{ provider }} unit settings are gone:
   file.absent:
     - name: {{ ntp.unit_settings }}
+    - require:
+      - gateway: {{ provider }} configuration is as it was
 {%- endif %}
-
-{{ provider }} configuration is as it was:
-  gateway.original_restored:
-    - name: {{ ntp.config }}
 
 {{ provider }} takes its own configuration again:
   cmd.run:

@@ -79,6 +79,8 @@ ntp service:
 no {{ other }} unit settings:
   file.absent:
     - name: {{ os.ntp[other].unit_settings }}
+    - require:
+      - service: ntp service
 {%- endif %}
 {%- endfor %}
 {%- endif %}
