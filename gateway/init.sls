@@ -19,11 +19,9 @@ include:
 
 # `gateway.status` compares it with the pillar's.
 gateway digest of what was applied:
-  file.managed:
+  gateway.file:
     - name: /var/lib/gateway/applied
     - contents: '{{ plan.digest }}'
-    - mode: '0644'
-    - makedirs: True
     - require:
       - sls: gateway.firewall
       - sls: gateway.kernel

@@ -22,5 +22,5 @@ keepalived configuration is as it was:
       - file: keepalived configuration is gone
 
 keepalived unit settings are gone:
-  file.absent:
+  gateway.drop_in_gone:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf

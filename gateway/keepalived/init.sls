@@ -13,11 +13,10 @@ keepalived package:
     - name: {{ os.keepalived.package }}
 
 keepalived unit settings:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - source: salt://gateway/keepalived/files/unit.conf.jinja
     - template: jinja
-    - makedirs: True
 
 keepalived configuration as it was:
   gateway.original_kept:
@@ -31,17 +30,17 @@ keepalived configuration:
     - require:
       - pkg: keepalived package
       - gateway: keepalived configuration as it was
-      - file: health scripts
+      - gateway: health scripts
 
 keepalived service:
-  service.running:
+  gateway.service:
     - name: {{ os.keepalived.service }}
-    - enable: True
-    - reload: True
+    - rereads:
+      - {{ os.keepalived.config }}
+      - /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - require:
-      - service: follower service
-      - service: health service
-    - watch:
-      - file: keepalived unit settings
+      - gateway: follower service
+      - gateway: health service
+      - gateway: keepalived unit settings
       - gateway: keepalived configuration
 {%- endif %}

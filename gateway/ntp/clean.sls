@@ -9,9 +9,13 @@ include:
     - name: {{ ntp.config }}
 
 {{ provider }} takes its own configuration again:
-  cmd.run:
-    - name: systemctl try-restart {{ ntp.service }}
-    - onchanges:
+  gateway.service:
+    - name: {{ ntp.service }}
+    - enable: null
+    - start: False
+    - reads:
+      - {{ ntp.config }}
+    - require:
       - gateway: {{ provider }} configuration is as it was
 {%- endfor %}
 

@@ -21,11 +21,10 @@ ntp configuration as it was:
 {%- if provider == 'ntpsec' %}
 
 ntp configuration check:
-  file.managed:
+  gateway.file:
     - name: {{ ntp.check }}
     - source: salt://gateway/ntp/files/check-ntpsec
     - mode: '0755'
-    - makedirs: True
     - require_in:
       - gateway: ntp configuration
 {%- endif %}
@@ -39,10 +38,11 @@ ntp configuration:
       - gateway: ntp configuration as it was
 
 ntp service:
-  service.running:
+  gateway.service:
     - name: {{ ntp.service }}
-    - enable: True
-    - watch:
+    - reads:
+      - {{ ntp.config }}
+    - require:
       - gateway: ntp configuration
 {%- for other in os.ntp if other != provider %}
 
