@@ -170,7 +170,6 @@ def test_status_and_the_other_functions(site: Lab) -> None:
 # What tells the master who has the virtual IP goes, where there is none.
 WITHOUT_MASTER = {
     "nobody tells a Salt master",
-    "systemd reads them",
     "follower unit",
     "follower service",
 }
