@@ -240,8 +240,8 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
     kept = {key: originals.get(key, value) for key, value in live.items()}
     right = {path: _read(path) == text for path, text in texts.items()}
     right[originals_path] = kept == originals
-    for path in right:
-        wrong = _folder_changes(path) | _access(path, 0o644) if right[path] else "written"
+    for path, same in right.items():
+        wrong = _folder_changes(path) | _access(path, 0o644) if same else "written"
         if wrong:
             changes[path] = wrong
 
@@ -1178,7 +1178,8 @@ def openvpn_crl(name, source, ca=None):
         errors = [str(error)]
     if errors:
         return _failed(name, "\n".join(errors))
-    changes = {"revocation list": wrong for wrong in _file_changes({name: text}, {}).values()}
+    wrong = _file_changes({name: text}, {})
+    changes = {"revocation list": wrong[name]} if wrong else {}
 
     def act():
         _write(name, text)

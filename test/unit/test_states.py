@@ -150,16 +150,25 @@ def kernel(machine):
     write(REDIRECTS, 1)
     file = machine.folder / "sysctl.d/60-gateway.conf"
     originals = str(machine.folder / "state/kernel.json")
-    return SimpleNamespace(read=read, write=write, file=file, name=str(file), originals=originals)
+    forwarding = (str(machine.folder / "etc/gateway/forwarding.conf"), {})
+    return SimpleNamespace(
+        read=read,
+        write=write,
+        file=file,
+        name=str(file),
+        originals=originals,
+        forwarding=forwarding,
+    )
 
 
 def test_kernel_settings(machine, kernel):
-    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     assert changes == {
         FORWARD: {"old": "0", "new": "1"},
         REDIRECTS: {"old": "1", "new": "0"},
         kernel.name: "written",
         kernel.originals: "written",
+        kernel.forwarding[0]: "written",
     }
     assert kernel.read() == SETTINGS
     # systemd-sysctl takes slashes, which leaves the dot in an interface's name alone.
@@ -167,15 +176,15 @@ def test_kernel_settings(machine, kernel):
 
 
 def test_a_kernel_setting_that_somebody_changed(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     kernel.write(FORWARD, 0)
-    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     assert changes == {FORWARD: {"old": "0", "new": "1"}}
 
 
 def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
-    changes = converges(machine, "kernel_settings", kernel.name, {FORWARD: "1"})
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    changes = converges(machine, "kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
     assert changes == {
         REDIRECTS: {"old": "0", "new": "1"},
         kernel.name: "written",
@@ -185,10 +194,13 @@ def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
     assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
     # From then on it is somebody else's.
     kernel.write(REDIRECTS, 0)
-    assert converges(machine, "kernel_settings_restored", kernel.name).keys() == {
+    assert converges(
+        machine, "kernel_settings_restored", kernel.name, kernel.forwarding[0]
+    ).keys() == {
         FORWARD,
         kernel.name,
         kernel.originals,
+        kernel.forwarding[0],
     }
 
 
@@ -215,24 +227,27 @@ def test_kernel_settings_of_a_run_that_was_killed(
     machine, kernel, module, monkeypatch, function, number
 ):
     """What a setting was before is not forgotten before it is so again."""
-    machine.run("kernel_settings", kernel.name, SETTINGS)
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     with monkeypatch.context() as patch:
         killed_at(patch, module, function, number)
         with contextlib.suppress(Killed):
-            machine.run("kernel_settings", kernel.name, {FORWARD: "1"})
-    machine.run("kernel_settings", kernel.name, {FORWARD: "1"})
+            machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
+    machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
     assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
     kernel.write(REDIRECTS, 0)
-    assert machine.run("kernel_settings", kernel.name, {FORWARD: "1"})["changes"] == {}
-    machine.run("kernel_settings_restored", kernel.name)
+    assert (
+        machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)["changes"]
+        == {}
+    )
+    machine.run("kernel_settings_restored", kernel.name, kernel.forwarding[0])
     assert kernel.read() == {FORWARD: "0", REDIRECTS: "0"}
 
 
 def test_files_of_the_kernel_settings_have_their_modes(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     kernel.file.chmod(0o666)
     (machine.folder / "state").chmod(0o700)
-    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS)
+    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     assert changes[kernel.name] == {"mode": {"old": "0666", "new": "0644"}}
     assert set(changes) == {kernel.name, kernel.originals}
     assert mode(kernel.file) == mode(kernel.originals) == 0o644
@@ -242,17 +257,17 @@ def test_files_of_the_kernel_settings_have_their_modes(machine, kernel):
 def test_a_kernel_setting_of_a_module_that_is_not_loaded_yet(machine, kernel):
     """In test mode it may be one that the run itself would load."""
     settings = {**SETTINGS, "net/netfilter/nf_conntrack_tcp_loose": "1"}
-    ret = machine.run("kernel_settings", kernel.name, settings, test=True)
+    ret = machine.run("kernel_settings", kernel.name, settings, *kernel.forwarding, test=True)
     assert ret["result"] is None
     assert ret["changes"]["net/netfilter/nf_conntrack_tcp_loose"] == {"old": None, "new": "1"}
-    ret = machine.run("kernel_settings", kernel.name, settings)
+    ret = machine.run("kernel_settings", kernel.name, settings, *kernel.forwarding)
     assert ret["comment"] == "the kernel has no setting net/netfilter/nf_conntrack_tcp_loose"
 
 
 @pytest.mark.parametrize("test", [True, False])
 def test_a_kernel_setting_that_does_not_exist(machine, kernel, test):
     settings = {**SETTINGS, "net/ipv4/conf/eth9/send_redirects": "0"}
-    ret = machine.run("kernel_settings", kernel.name, settings, test=test)
+    ret = machine.run("kernel_settings", kernel.name, settings, *kernel.forwarding, test=test)
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"] == "the kernel has no setting net/ipv4/conf/eth9/send_redirects"
     assert kernel.read() == {FORWARD: "0", REDIRECTS: "1"}
@@ -264,15 +279,15 @@ def test_a_kernel_that_refuses(machine, kernel, module, monkeypatch):
         raise PermissionError(1, "Operation not permitted", path)
 
     monkeypatch.setattr(module, "_write", refuse)
-    ret = machine.run("kernel_settings", kernel.name, SETTINGS)
+    ret = machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "Operation not permitted" in ret["comment"]
 
 
 def test_kernel_settings_are_restored_to_the_first_originals(machine, kernel):
-    machine.run("kernel_settings", kernel.name, {FORWARD: "1"})
-    machine.run("kernel_settings", kernel.name, {FORWARD: "2", REDIRECTS: "0"})
-    changes = converges(machine, "kernel_settings_restored", kernel.name)
+    machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
+    machine.run("kernel_settings", kernel.name, {FORWARD: "2", REDIRECTS: "0"}, *kernel.forwarding)
+    changes = converges(machine, "kernel_settings_restored", kernel.name, kernel.forwarding[0])
     assert changes[FORWARD] == {"old": "2", "new": "0"}
     assert changes[REDIRECTS] == {"old": "0", "new": "1"}
     assert changes[kernel.name] == "removed"
@@ -281,15 +296,15 @@ def test_kernel_settings_are_restored_to_the_first_originals(machine, kernel):
 
 
 def test_restoring_passes_over_interfaces_that_are_gone(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS)
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
     shutil.rmtree(machine.folder / "proc/net/ipv4/conf")
-    changes = converges(machine, "kernel_settings_restored", kernel.name)
+    changes = converges(machine, "kernel_settings_restored", kernel.name, kernel.forwarding[0])
     assert REDIRECTS not in changes
     assert not (machine.folder / "proc/net/ipv4/conf").exists()
 
 
 def test_restoring_where_nothing_was_ever_applied(machine, kernel):
-    ret = machine.run("kernel_settings_restored", kernel.name)
+    ret = machine.run("kernel_settings_restored", kernel.name, kernel.forwarding[0])
     assert (ret["result"], ret["changes"]) == (True, {})
 
 
