@@ -642,6 +642,7 @@ def _write(path, text):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(f"{path}.new", "w", encoding="utf-8") as file:
         file.write(text + "\n")
+    os.chmod(f"{path}.new", 0o644)  # whatever the umask is
     os.replace(f"{path}.new", path)
 
 

@@ -4,6 +4,7 @@ They get what they need as arguments and call only Salt's own modules (on Salt 3
 see the formula's execution modules in the run that brings them).
 """
 
+import contextlib
 import difflib
 import functools
 import glob
@@ -17,6 +18,7 @@ import stat
 import tempfile
 import time
 from datetime import datetime, timezone
+from pathlib import PurePath
 
 from salt.exceptions import CommandExecutionError
 
@@ -28,6 +30,8 @@ except ImportError:
     x509 = None
 
 STATE_FOLDER = "/var/lib/gateway"
+FOLDERS = ("/etc/gateway", "/usr/lib/gateway", STATE_FOLDER)  # ours, with all that is in them
+OWNER = (0, 0)  # of our files and folders: user and group
 FIREWALL = "/usr/lib/gateway/firewall"
 CHAINS = "GATEWAY-"
 SETS = "gateway-"
@@ -39,7 +43,10 @@ MAX_DIFF = 1000  # lines of one in a return; the first apply of a large site has
 KEPT_SUFFIX = ".before-gateway"
 OURS = "Managed by Salt (gateway)"
 PROC_SYS = "/proc/sys"
-UNITS = "/etc/systemd/system"
+SYSTEMD = "/etc/systemd"
+UNITS = f"{SYSTEMD}/system"
+READ = "/run/gateway/read"  # what the running units have read of their files
+UNIT_PROPERTIES = "ActiveState,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
 NETWORKD = "/etc/systemd/network"
 NETWORKD_FOLDERS = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 NETWORKD_LINKS = "/run/systemd/netif/links"  # what networkd itself tells networkctl
@@ -109,13 +116,72 @@ def _read_foreign(path):
     return found.decode(errors="replace") if len(found) <= FOREIGN_SIZE else None
 
 
+def _our_folders(path):
+    """The folders on the way to a file that are ours, from the outermost one on."""
+    return [
+        folder
+        for folder in reversed([str(parent) for parent in PurePath(path).parents])
+        if f"{folder}/".startswith(tuple(f"{ours}/" for ours in FOLDERS))
+        or (folder.startswith(f"{SYSTEMD}/") and folder.endswith(".d"))
+    ]
+
+
+def _access(path, mode):
+    """Owner, group and mode as {what: {old, new}} where they are not root's and ``mode``."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return {}
+    live = {"user": found.st_uid, "group": found.st_gid}
+    live["mode"] = f"{stat.S_IMODE(found.st_mode):04o}"
+    wanted = {"user": OWNER[0], "group": OWNER[1], "mode": f"{mode:04o}"}
+    return {
+        key: {"old": live[key], "new": value} for key, value in wanted.items() if live[key] != value
+    }
+
+
+def _set_access(path, mode):
+    # In this order: a change of the owner may take bits away.
+    os.chown(path, *OWNER)
+    os.chmod(path, mode)
+
+
+def _folder_changes(*paths):
+    """What is wrong with our folders on the way to these files: daemons that are not root's go
+    through them, whatever the umask was and whoever has been there."""
+    changes = {}
+    for folder in dict.fromkeys(folder for path in paths for folder in _our_folders(path)):
+        wrong = _access(folder, 0o755) if os.path.isdir(folder) else "made"
+        if wrong:
+            changes[folder] = wrong
+    return changes
+
+
+def _make_folders(path):
+    """The folders on the way to a file are there, and ours are open to all daemons."""
+    folder, missing = os.path.dirname(path), []
+    while folder and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for folder in reversed(missing):
+        os.mkdir(folder)
+        _set_access(folder, 0o755)
+    for folder in _folder_changes(path):
+        _set_access(folder, 0o755)
+
+
 def _write(path, text, temporary=None):
     """Write a file in one step, by way of a temporary one on the same file system."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _make_folders(path)
     temporary = temporary or f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
+    _set_access(temporary, 0o644)
     os.replace(temporary, path)
+
+
+def _write_json(path, data):
+    _write(path, json.dumps(data, indent=1, sort_keys=True))
 
 
 def _remove(*paths):
@@ -198,15 +264,24 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
         now = (_read(f"{PROC_SYS}/{key}") or value).strip()
         if now != value:
             changes[key] = {"old": now, "new": value}
-    changes |= {path: "written" for path, text in texts.items() if _read(path) != text}
+    kept = {key: originals.get(key, value) for key, value in live.items()}
+    right = {path: _read(path) == text for path, text in texts.items()}
+    right[originals_path] = kept == originals
+    for path, same in right.items():
+        wrong = _folder_changes(path) | _access(path, 0o644) if same else "written"
+        if wrong:
+            changes[path] = wrong
 
     def act():
-        kept = {key: originals.get(key, value) for key, value in live.items()}
-        if kept != originals:
-            _write(originals_path, json.dumps(kept, indent=1, sort_keys=True))
+        # A setting is forgotten when it is as it was, so that a run that is killed can be finished.
+        if originals_path in changes:
+            _write_json(originals_path, originals | kept)
         for path, text in texts.items():
-            _write(path, text)
-        _set_kernel({key: change["new"] for key, change in changes.items() if key not in texts})
+            if path in changes:
+                _write(path, text)
+        _set_kernel({key: change["new"] for key, change in changes.items() if key not in right})
+        if unwanted:
+            _write_json(originals_path, kept)
 
     return _result(name, changes, "Kernel settings set.", "Kernel settings would be set.", act)
 
@@ -335,26 +410,36 @@ def networkd(name, interfaces):
         )
     live = {path: _read(path) for path in glob.glob(f"{NETWORKD}/*.network.d/gateway.conf")}
     live[name] = _read(name)
-    return _files(name, wanted, live)
-
-
-def _files(name, wanted, live, act_after=lambda changes: None):
-    """Finish a state of small files, ``{path: text}``; those that are live and not wanted go."""
-    changes = {path: "removed" for path, text in live.items() if text and path not in wanted}
-    changes |= {path: "written" for path, text in wanted.items() if _read(path) != text}
+    changes = _file_changes(wanted, live)
 
     def act():
         for path in changes:
-            if path in wanted:
-                _write(path, wanted[path])
-            else:
-                _remove(path)
-                folder = os.path.dirname(path)
-                if not os.listdir(folder):
-                    os.rmdir(folder)
-        act_after(changes)
+            _change_file(path, wanted)
 
     return _result(name, changes, "Files written.", "Files would be written.", act)
+
+
+def _file_changes(wanted, live):
+    """What has to be done for small files, ``{path: text}``; those that are not wanted go."""
+    changes = {path: "removed" for path, text in live.items() if text and path not in wanted}
+    for path, text in wanted.items():
+        wrong = "written" if _read(path) != text else _folder_changes(path) | _access(path, 0o644)
+        if wrong:
+            changes[path] = wrong
+    return changes
+
+
+def _change_file(path, wanted):
+    if path in wanted:
+        _write(path, wanted[path])
+        return
+    _remove(path)
+    _remove_if_empty(os.path.dirname(path))
+
+
+def _remove_if_empty(folder):
+    if os.path.isdir(folder) and not os.listdir(folder):
+        os.rmdir(folder)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -375,23 +460,37 @@ def followers(name, units):
         f"[Unit]\nRequisite={name}\nPartOf={name}\nAfter={name}\n"
     )
     wanted = {f"{UNITS}/{unit}.d/{FOLLOWERS}": text for unit in units}
+    # Written last: what is not in it has not been bound to the end, by a run that was killed.
+    bond = f"{UNITS}/{name}.d/{FOLLOWERS}"
     if units:
         lines = "".join(f"Wants={unit}\n" for unit in units)
-        wanted[f"{UNITS}/{name}.d/{FOLLOWERS}"] = f"# {OURS}.\n[Unit]\n{lines}"
-    live = {path: _read(path) for path in glob.glob(f"{UNITS}/*.d/{FOLLOWERS}")}
+        wanted[bond] = f"# {OURS}.\n[Unit]\n{lines}"
+    live = {path: _read(path) for path in [*glob.glob(f"{UNITS}/*.d/{FOLLOWERS}"), bond]}
+    changes = _file_changes(wanted, live)
+    bound = re.findall(r"(?m)^Wants=(.+)$", live[bond] or "")
 
-    def converge(changes):
-        _run("systemctl", "daemon-reload")
-        for unit in units:
-            if f"{UNITS}/{unit}.d/{FOLLOWERS}" not in changes:
-                continue
+    def act():
+        for path in changes:
+            if path != bond:
+                _change_file(path, wanted)
+        new = [
+            unit
+            for unit in units
+            if unit not in bound or changes.get(f"{UNITS}/{unit}.d/{FOLLOWERS}") == "written"
+        ]
+        if new:
+            _run("systemctl", "daemon-reload")
+        for unit in new:
             if not _active(name) and _active(unit):
                 _run("systemctl", "stop", unit)
             # Also where the virtual IP came meanwhile; elsewhere the drop-in refuses it.
             if _active(name):
                 _run("systemctl", "start", "--no-block", unit)
+        if bond in changes:
+            _change_file(bond, wanted)
+            _run("systemctl", "daemon-reload")
 
-    return _files(name, wanted, live, converge)
+    return _result(name, changes, "Files written.", "Files would be written.", act)
 
 
 def _active(unit):
@@ -713,23 +812,58 @@ def _render(path, source, context):
     )
 
 
+def file(name, mode="0644", **options):
+    """
+    A file of ours, as ``file.managed`` has it: root's, with this mode, in folders that a daemon
+    which is not root's can go through; whatever the umask of the run is, and whoever has changed
+    that. An owner-only file is a secret: of what it was before, no copy is kept (``backup_mode``).
+
+    options
+        Further ones of ``file.managed``.
+    """
+    folders = _folder_changes(name)
+    if not __opts__["test"]:
+        try:
+            _make_folders(name)
+        except OSError as error:
+            return _failed(name, str(error))
+    if not int(mode, 8) & 0o077:
+        # Any word that Salt does not know. Without one, or with False, it is the minion's setting.
+        options["backup"] = "none"
+    ret = __states__["file.managed"](
+        name, user="root", group="root", mode=mode, makedirs=True, **options
+    )
+    if folders and ret["result"] is not False:
+        ret["changes"] = {**ret["changes"], "folders": folders}
+        done = "Folders would be changed." if __opts__["test"] else "Folders changed."
+        ret |= {"result": None if __opts__["test"] else True, "comment": f"{done} {ret['comment']}"}
+    return ret
+
+
+def folder(name):
+    """A folder of ours, in which a user's files may be: root's, and open to all daemons."""
+    inside = f"{name}/file"
+    changes = _folder_changes(inside)
+    done, planned = "Folder made.", "The folder would be made."
+    return _result(name, changes, done, planned, lambda: _make_folders(inside))
+
+
 def checked_file(name, source, check, context=None, mode="0644", show_changes=True):
     """
     A configuration file from a Jinja template, which its daemon has seen before it replaces the old
-    one. This is ``file.managed`` with a ``check_cmd``; but in test mode the daemon is asked too.
+    one. This is ``gateway.file`` with a ``check_cmd``; but in test mode the daemon is asked too.
 
     check
         Command that gets the name of the new file as its last argument and fails if it is wrong.
     """
     # A diff would show a key that is in the old file.
     show_changes = show_changes and "-----BEGIN" not in (_read(name) or "")
-    ret = __states__["file.managed"](
+    ret = file(
         name,
+        mode,
         source=source,
         template="jinja",
         context=context,
-        mode=mode,
-        makedirs=True,
         show_changes=show_changes,
         check_cmd=check,
     )
@@ -743,6 +877,123 @@ def checked_file(name, source, check, context=None, mode="0644", show_changes=Tr
         return ret
     output = "\n".join(filter(None, (done["stdout"], done["stderr"])))
     return _failed(name, f"check_cmd execution failed\n{output}")
+
+
+def _units(*names):
+    """What systemd knows of these units, in this order."""
+    output = _run("systemctl", "show", f"--property={UNIT_PROPERTIES}", *names)
+    return [
+        dict(line.split("=", 1) for line in lines.splitlines()) for lines in output.split("\n\n")
+    ]
+
+
+def _is_active(unit):
+    return unit["ActiveState"] in ("active", "reloading")
+
+
+def _written_by_this_run():
+    """The files whose text this run has changed, or would."""
+    access = {"user", "group", "mode", "folders"}
+    return {ret["name"] for ret in __running__.values() if ret["changes"].keys() - access}
+
+
+def _digest(path):
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+    return None
+
+
+def _not_in_force(note, unit, files):
+    """
+    Those of the files that a running unit has not read as they are now.
+
+    What a run has seen to is in a note, which counts until the unit is started or reloaded by
+    somebody else. Then it has read what is older than that: after a boot, a crash, an update. (A
+    clock that was set meanwhile makes one restart too many.)
+    """
+    since = unit["StateChangeTimestampMonotonic"]
+    known = note["files"] if note.get("since") == since else {}
+    loaded = time.time() - time.monotonic() + int(since) / 1_000_000
+    unread = unit["NeedDaemonReload"] == "yes"
+    written = _written_by_this_run()
+
+    def differs(path):
+        if path in known:
+            return known[path] != files[path]
+        if unread and path.startswith(f"{UNITS}/"):
+            return True
+        return os.path.exists(path) and os.stat(path).st_mtime > loaded
+
+    return [path for path in files if path in written or differs(path)]
+
+
+def service(name, reads=(), rereads=(), units=(), enable=True, start=True, target=None):
+    """
+    A unit of systemd's is enabled, runs, and has in force what its files say. That is judged by
+    what it has read, not by what this run has changed: a run that was killed or has failed after it
+    had written a file is finished by the next one.
+
+    reads
+        Files that the unit reads when it starts, its own and systemd's: it is restarted for them.
+    rereads
+        Files that it reads when it is reloaded.
+    units
+        Further units, with files of ours, of which systemd has to know all.
+    enable
+        Whether it starts at boot; None: as it is.
+    start
+        Whether it is started if it does not run.
+    target
+        A unit that starts and stops it. Where that is not active, it is not started.
+    """
+    note_path = f"{READ}/{name}.json"
+    try:
+        unit, *others = _units(name, *units, *filter(None, [target]))
+        note = json.loads(_read(note_path) or "{}")
+    except (CommandExecutionError, OSError, ValueError) as error:
+        return _failed(name, str(error))
+    files = {path: _digest(path) for path in (*reads, *rereads)}
+    unit_files = {f"{UNITS}/{other}" for other in units} | {
+        path for path in files if path.startswith(f"{UNITS}/")
+    }
+    start = start and (not target or _is_active(others[-1]))
+    changes, verb, stale = {}, None, []
+    if enable and unit["UnitFileState"] != "enabled":
+        changes["enabled"] = True
+    if _is_active(unit):
+        stale = _not_in_force(note, unit, files)
+        verb = "try-restart" if set(stale) & set(reads) else "reload" if stale else None
+        if stale:
+            changes["restarted" if verb == "try-restart" else "reloaded"] = stale
+    elif start:
+        changes["started"], verb = True, "start"
+    # Of a folder of settings that is new, systemd does not say that it has not read it.
+    unread = unit_files & {*_written_by_this_run(), *stale}
+    if unread or any(other["NeedDaemonReload"] == "yes" for other in (unit, *others)):
+        changes["systemd"] = "reads its units again"
+
+    def act():
+        if "systemd" in changes or "enabled" in changes or verb == "start":
+            _run("systemctl", "daemon-reload")
+        if "enabled" in changes:
+            _run("systemctl", "enable", name)
+        if verb:
+            _run("systemctl", verb, name)
+        now, *rest = _units(name, *filter(None, [target]))
+        if verb == "start" and target and not _is_active(rest[-1]):
+            _run("systemctl", "stop", name)  # the target went meanwhile
+        elif verb and not _is_active(now) and start:
+            raise CommandExecutionError(f"{name} does not run; journalctl -u {name} says why")
+        write_note(now)
+
+    def write_note(unit):
+        new = {"since": unit["StateChangeTimestampMonotonic"], "files": files}
+        if enable and files and _is_active(unit) and new != note:
+            _write_json(note_path, new)
+
+    if not changes and not __opts__["test"]:
+        write_note(unit)
+    return _result(name, changes, "In force.", "The unit would be changed.", act)
 
 
 def original_kept(name, shipped=False):
@@ -759,9 +1010,14 @@ def original_kept(name, shipped=False):
     else:
         wanted = OURS not in current and not os.path.exists(kept)
     changes = {kept: "written"} if wanted else {}
-    return _result(
-        name, changes, "Copied.", "The file would be copied.", lambda: shutil.copy2(name, kept)
-    )
+
+    def act():
+        shutil.copy2(name, f"{kept}.new")
+        found = os.stat(name)
+        os.chown(f"{kept}.new", found.st_uid, found.st_gid)
+        os.replace(f"{kept}.new", kept)
+
+    return _result(name, changes, "Copied.", "The file would be copied.", act)
 
 
 def original_restored(name):
@@ -800,7 +1056,8 @@ def folder_gone(name, keep=()):
 
 def openvpn_servers_only(name, service, instances):
     """
-    Of our OpenVPN servers there are no others than these: stopped, disabled, files removed.
+    Of our OpenVPN servers there are no others than these: stopped, disabled, files removed. Of the
+    configurations, which may hold keys, there are no copies by Salt.
 
     name
         The folder of OpenVPN's server configurations. Ours begin with ``gateway-``.
@@ -815,25 +1072,45 @@ def openvpn_servers_only(name, service, instances):
         if file.startswith("gateway-") and file.endswith(".conf")
     )
     stale = [instance for instance in found if instance not in instances]
+    # By backup_mode, before there was a word against it; and by a run that was killed.
+    copies = glob.glob(f"{__opts__.get('cachedir', '')}/file_backup{name}/gateway-*.conf_*")
+    copies += [
+        path
+        for path in glob.glob(f"{name}/gateway-*.conf*")
+        if re.search(r"\.conf[a-z0-9_]{8}$", path)  # as Salt calls it before it renames it
+    ]
 
     def act():
+        _remove(*copies)
         for instance in stale:
             unit = service + instance
             __salt__["service.stop"](unit)
             __salt__["service.disable"](unit)
             drop_in = f"{UNITS}/{unit}.service.d"
-            _remove(
-                f"{drop_in}/gateway.conf",
-                f"{name}/{instance}.conf",
-                f"{OPENVPN_STATUS}/status-{instance}.log",
-            )
+            _remove(f"{drop_in}/gateway.conf", f"{OPENVPN_STATUS}/status-{instance}.log")
+            _remove_if_empty(drop_in)
             server = instance.removeprefix("gateway-")
             shutil.rmtree(f"{OPENVPN_CLIENTS}/{server}", ignore_errors=True)
-            if os.path.isdir(drop_in) and not os.listdir(drop_in):
-                os.rmdir(drop_in)
+            # Last: a run that is killed before that is finished by the next one.
+            _remove(f"{name}/{instance}.conf")
 
-    changes = dict.fromkeys(stale, "removed")
+    changes = dict.fromkeys([*copies, *stale], "removed")
     return _result(name, changes, "Removed.", "They would be removed.", act)
+
+
+def drop_in_gone(name):
+    """The drop-in ``name`` is gone, and its folder where nothing else is in it."""
+    folder = os.path.dirname(name)
+    others = os.path.isdir(folder) and set(os.listdir(folder)) - {os.path.basename(name)}
+    changes = {name: "removed"} if os.path.lexists(name) else {}
+    if os.path.isdir(folder) and not others:
+        changes[folder] = "removed"
+
+    def act():
+        _remove(name)
+        _remove_if_empty(folder)
+
+    return _result(name, changes, "Removed.", "It would be removed.", act)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -869,23 +1146,21 @@ def openvpn_clients(name, source, context=None):
     except (CommandExecutionError, OSError) as error:
         return _failed(name, str(error))
     changes = {client: "removed" for client in found if client not in wanted}
+    # OpenVPN has dropped its privileges when it reads them.
     for client, text in wanted.items():
         if _read(f"{name}/{client}") != text:
             changes[client] = "changed" if client in found else "added"
-    if not os.path.isdir(name):
-        changes[name] = "made"
+        elif wrong := _access(f"{name}/{client}", 0o644):
+            changes[client] = wrong
+    changes |= _folder_changes(f"{name}/client")
 
     def act():
-        # OpenVPN has dropped its privileges when it reads them.
-        for folder in (os.path.dirname(name), name):
-            os.makedirs(folder, exist_ok=True)
-            os.chmod(folder, 0o755)
+        _make_folders(f"{name}/client")
         for client in changes:
             if client in wanted:
                 # Not beside it: any name there may be a client's.
                 _write(f"{name}/{client}", wanted[client], f"{name}.new")
-                os.chmod(f"{name}/{client}", 0o644)
-            elif client != name:
+            elif client in found:
                 _remove(f"{name}/{client}")
 
     return _result(name, changes, "Clients set.", "Clients would be set.", act)
@@ -961,11 +1236,11 @@ def openvpn_crl(name, source, path=None, ca=None):
         errors = [str(error)]
     if errors:
         return _failed(name, "\n".join(errors))
-    changes = {} if _read(name) == text else {"revocation list": "written"}
+    wrong = _file_changes({name: text}, {})
+    changes = {"revocation list": wrong[name]} if wrong else {}
 
     def act():
         _write(name, text)
-        os.chmod(name, 0o644)
 
     return _result(name, changes, "List written.", "The list would be written.", act)
 

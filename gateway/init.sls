@@ -20,12 +20,11 @@ include:
 # What `gateway.status` and a drain go by while the pillar is wrong, and compare it with otherwise.
 # It has no secrets, but names what is behind the gateway; the templates' free `settings` are in it.
 gateway plan that was applied:
-  file.managed:
+  gateway.file:
     - name: /var/lib/gateway/applied
     - source: salt://gateway/files/applied.jinja
     - template: jinja
     - mode: '0600'
-    - makedirs: True
     # As long as the pillar is large, and what it means is in the diffs of all the others.
     - show_changes: False
     - require:

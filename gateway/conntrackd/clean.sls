@@ -23,9 +23,16 @@ state sync files are gone:
   file.absent:
     - names:
       - /etc/systemd/system/gateway-sync.service
-      - {{ unit_settings }}
       - /usr/lib/gateway/check-conntrackd
       - /usr/lib/gateway/sync
       - /run/gateway/sync.json
     - require:
       - service: no state sync
+
+# Last: it says that there is something to clean.
+conntrackd unit settings are gone:
+  gateway.drop_in_gone:
+    - name: {{ unit_settings }}
+    - require:
+      - gateway: conntrackd configuration as before
+      - file: state sync files are gone

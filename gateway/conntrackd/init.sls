@@ -14,21 +14,12 @@ conntrackd packages:
     - pkgs: {{ conntrackd.packages | tojson }}
 
 conntrackd unit settings:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/{{ conntrackd.service }}.service.d/gateway.conf
     - source: salt://gateway/conntrackd/files/unit.conf.jinja
     - template: jinja
-    - makedirs: True
     - context:
         sandbox: {{ sandbox | tojson }}
-
-# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
-conntrackd unit settings are read:
-  cmd.run:
-    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ conntrackd.service }}
-    - unless: systemctl show -P DropInPaths {{ conntrackd.service }} | grep -q /gateway.conf
-    - require:
-      - file: conntrackd unit settings
 
 conntrackd configuration as it was:
   gateway.original_kept:
@@ -38,11 +29,10 @@ conntrackd configuration as it was:
       - pkg: conntrackd packages
 
 conntrackd configuration check:
-  file.managed:
+  gateway.file:
     - name: /usr/lib/gateway/check-conntrackd
     - source: salt://gateway/conntrackd/files/check-conntrackd
     - mode: '0755'
-    - makedirs: True
 
 conntrackd configuration:
   gateway.checked_file:
@@ -51,29 +41,28 @@ conntrackd configuration:
     - check: /usr/lib/gateway/check-conntrackd
     - require:
       - gateway: conntrackd configuration as it was
-      - file: conntrackd configuration check
+      - gateway: conntrackd configuration check
 
 # It cannot read a configuration anew. A restart loses no connection: they are in the kernel.
 conntrackd service:
-  service.running:
+  gateway.service:
     - name: {{ conntrackd.service }}
-    - enable: True
+    - reads:
+      - {{ conntrackd.config }}
+      - /etc/systemd/system/{{ conntrackd.service }}.service.d/gateway.conf
     - require:
       - sls: gateway.firewall
-      - cmd: conntrackd unit settings are read
-    - watch:
       - gateway: conntrackd configuration
-      - file: conntrackd unit settings
+      - gateway: conntrackd unit settings
 
 state sync:
-  file.managed:
+  gateway.file:
     - name: /usr/lib/gateway/sync
     - source: salt://gateway/conntrackd/files/sync
     - mode: '0755'
-    - makedirs: True
 
 state sync unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-sync.service
     - source: salt://gateway/conntrackd/files/gateway-sync.service.jinja
     - template: jinja
@@ -81,14 +70,15 @@ state sync unit:
         sandbox: {{ sandbox | tojson }}
 
 state sync service:
-  service.running:
+  gateway.service:
     - name: gateway-sync
-    - enable: True
+    - reads:
+      - /usr/lib/gateway/sync
+      - /etc/systemd/system/gateway-sync.service
     - require:
-      - service: conntrackd service
-    - watch:
-      - file: state sync
-      - file: state sync unit
+      - gateway: conntrackd service
+      - gateway: state sync
+      - gateway: state sync unit
 {%- elif plan %}
   - gateway.conntrackd.clean
 {%- endif %}

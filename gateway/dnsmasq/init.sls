@@ -13,11 +13,10 @@ dnsmasq package:
     - name: {{ os.dnsmasq.package }}
 
 dns names:
-  file.managed:
+  gateway.file:
     - name: /etc/gateway/hosts
     - source: salt://gateway/dnsmasq/files/hosts.jinja
     - template: jinja
-    - makedirs: True
 
 dns configuration:
   gateway.checked_file:
@@ -28,7 +27,7 @@ dns configuration:
       - pkg: dnsmasq package
 
 dns unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-dns.service
     - source: salt://gateway/dnsmasq/files/gateway-dns.service.jinja
     - template: jinja
@@ -36,30 +35,24 @@ dns unit:
         sandbox: {{ sandbox | tojson }}
 
 dns service:
-  service.running:
+  gateway.service:
     - name: gateway-dns
-    - enable: True
+    - reads:
+      - /etc/gateway/dns.conf
+      - /etc/systemd/system/gateway-dns.service
+    - rereads:
+      - /etc/gateway/hosts
     - require:
-      - file: dns names
-    - watch:
+      - gateway: dns names
       - gateway: dns configuration
-      - file: dns unit
-
-dns service reads the names again:
-  cmd.run:
-    - name: systemctl reload gateway-dns
-    - onchanges:
-      - file: dns names
-    - require:
-      - service: dns service
+      - gateway: dns unit
 {%- if plan.dhcp.enabled %}
 
 dhcp reservations:
-  file.managed:
+  gateway.file:
     - name: /etc/gateway/dhcp-hosts
     - source: salt://gateway/dnsmasq/files/dhcp-hosts.jinja
     - template: jinja
-    - makedirs: True
 
 dhcp configuration:
   gateway.checked_file:
@@ -70,40 +63,27 @@ dhcp configuration:
       - pkg: dnsmasq package
 
 dhcp unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-dhcp.service
     - source: salt://gateway/dnsmasq/files/gateway-dhcp.service.jinja
     - template: jinja
     - context:
         sandbox: {{ sandbox | tojson }}
 
-dhcp follows the virtual IP:
-  service.enabled:
+# It runs only where the virtual IP is.
+dhcp service:
+  gateway.service:
     - name: gateway-dhcp
+    - target: gateway-virtual-ip.target
+    - reads:
+      - /etc/gateway/dhcp.conf
+      - /etc/systemd/system/gateway-dhcp.service
+    - rereads:
+      - /etc/gateway/dhcp-hosts
     - require:
-      - file: dhcp unit
+      - gateway: dhcp unit
       - gateway: dhcp configuration
-      - file: dhcp reservations
-
-# Only where the virtual IP is.
-dhcp service takes the configuration:
-  cmd.run:
-    - name: |
-        systemctl daemon-reload
-        ! systemctl is-active --quiet gateway-virtual-ip.target || systemctl restart gateway-dhcp
-    - onchanges:
-      - gateway: dhcp configuration
-      - file: dhcp unit
-    - require:
-      - service: dhcp follows the virtual IP
-
-dhcp service reads the reservations again:
-  cmd.run:
-    - name: systemctl try-reload-or-restart gateway-dhcp
-    - onchanges:
-      - file: dhcp reservations
-    - require:
-      - service: dhcp follows the virtual IP
+      - gateway: dhcp reservations
 {%- else %}
 
 no dhcp service:

@@ -14,14 +14,13 @@ firewall packages:
     - failhard: True
 
 firewall loader:
-  file.managed:
+  gateway.file:
     - names:
       - /usr/lib/gateway/firewall:
         - source: salt://gateway/firewall/files/firewall
       - /usr/lib/gateway/firewall-guard:
         - source: salt://gateway/firewall/files/firewall-guard
     - mode: '0755'
-    - makedirs: True
     - failhard: True
 
 firewall rules:
@@ -32,10 +31,10 @@ firewall rules:
     - failhard: True
     - require:
       - pkg: firewall packages
-      - file: firewall loader
+      - gateway: firewall loader
 
 firewall units:
-  file.managed:
+  gateway.file:
     - names:
       - /etc/systemd/system/gateway-firewall.service:
         - source: salt://gateway/firewall/files/gateway-firewall.service.jinja
@@ -47,22 +46,23 @@ firewall units:
     - failhard: True
 
 firewall at boot:
-  service.running:
+  gateway.service:
     - name: gateway-firewall
-    - enable: True
+    - units: [gateway-firewall.service]
     - failhard: True
     - require:
-      - file: firewall units
+      - gateway: firewall units
       - gateway: firewall rules
 
 firewall guard:
-  service.running:
+  gateway.service:
     - name: gateway-firewall-guard
-    - enable: True
+    - reads:
+      - /usr/lib/gateway/firewall-guard
+      - /etc/systemd/system/gateway-firewall-guard.service
     - failhard: True
     - require:
-      - service: firewall at boot
-    - watch:
-      - file: firewall loader
-      - file: firewall units
+      - gateway: firewall loader
+      - gateway: firewall units
+      - gateway: firewall at boot
 {%- endif %}

@@ -13,17 +13,16 @@ include:
                                or salt['cmd.which'](bin.rpartition('/')[0] ~ '/salt-call')) %}
 
 follower of the virtual IP:
-  file.managed:
+  gateway.file:
     - names:
       - /usr/lib/gateway/follow:
         - source: salt://gateway/follow/files/follow
       - /usr/lib/gateway/follow-tell:
         - source: salt://gateway/follow/files/follow-tell
     - mode: '0755'
-    - makedirs: True
 
 virtual IP target:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-virtual-ip.target
     - source: salt://gateway/follow/files/gateway-virtual-ip.target
 
@@ -32,16 +31,15 @@ units that follow the virtual IP:
     - name: gateway-virtual-ip.target
     - units: {{ plan.follow.units | tojson }}
     - require:
-      - file: virtual IP target
+      - gateway: virtual IP target
 
 # Executables in it are the user's own.
 folder for those who want to know the role:
-  file.directory:
+  gateway.folder:
     - name: /etc/gateway/follow.d
-    - makedirs: True
 
 unit that calls them:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-follow-hooks.service
     - source: salt://gateway/follow/files/gateway-follow-hooks.service.jinja
     - template: jinja
@@ -50,7 +48,7 @@ unit that calls them:
 {%- if salt_call %}
 
 unit that tells the Salt master:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-follow-event.service
     - source: salt://gateway/follow/files/gateway-follow-event.service.jinja
     - template: jinja
@@ -60,17 +58,8 @@ unit that tells the Salt master:
         config: {{ config | tojson }}
 {%- endif %}
 
-systemd reads them:
-  cmd.run:
-    - name: systemctl daemon-reload
-    - onchanges:
-      - file: unit that calls them
-{%- if salt_call %}
-      - file: unit that tells the Salt master
-{%- endif %}
-
 follower unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-follow.service
     - source: salt://gateway/follow/files/gateway-follow.service.jinja
     - template: jinja
@@ -79,15 +68,20 @@ follower unit:
         event: {{ (salt_call and True or False) | tojson }}
 
 follower service:
-  service.running:
+  gateway.service:
     - name: gateway-follow
-    - enable: True
+    - reads:
+      - /usr/lib/gateway/follow
+      - /etc/systemd/system/gateway-follow.service
+    - units:
+      - gateway-virtual-ip.target
+      - gateway-follow-hooks.service
+      - gateway-follow-event.service
     - require:
-      - file: virtual IP target
-      - cmd: systemd reads them
-    - watch:
-      - file: follower of the virtual IP
-      - file: follower unit
+      - gateway: follower of the virtual IP
+      - gateway: virtual IP target
+      - gateway: unit that calls them
+      - gateway: follower unit
 {%- if not salt_call %}
 
 # The follower starts it until it runs with other arguments.
@@ -95,6 +89,6 @@ nobody tells a Salt master:
   file.absent:
     - name: /etc/systemd/system/gateway-follow-event.service
     - require:
-      - service: follower service
+      - gateway: follower service
 {%- endif %}
 {%- endif %}

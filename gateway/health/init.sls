@@ -7,30 +7,27 @@ include:
 {%- if plan %}
 
 health scripts:
-  file.managed:
+  gateway.file:
     - names:
       - /usr/lib/gateway/health:
         - source: salt://gateway/health/files/health
       - /usr/lib/gateway/announce:
         - source: salt://gateway/health/files/announce
     - mode: '0755'
-    - makedirs: True
 
 health settings:
-  file.managed:
+  gateway.file:
     - name: /etc/gateway/health.conf
     - source: salt://gateway/health/files/health.conf.jinja
     - template: jinja
-    - makedirs: True
 
 # What is in it, is yours.
 health checks folder:
-  file.directory:
+  gateway.folder:
     - name: /etc/gateway/health.d
-    - makedirs: True
 
 health unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-health.service
     - source: salt://gateway/health/files/gateway-health.service.jinja
     - template: jinja
@@ -38,13 +35,15 @@ health unit:
         sandbox: {{ sandbox | tojson }}
 
 health service:
-  service.running:
+  gateway.service:
     - name: gateway-health
-    - enable: True
+    - reads:
+      - /usr/lib/gateway/health
+      - /etc/gateway/health.conf
+      - /etc/systemd/system/gateway-health.service
     - require:
-      - file: health checks folder
-    - watch:
-      - file: health scripts
-      - file: health settings
-      - file: health unit
+      - gateway: health checks folder
+      - gateway: health scripts
+      - gateway: health settings
+      - gateway: health unit
 {%- endif %}

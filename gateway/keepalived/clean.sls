@@ -22,7 +22,7 @@ keepalived configuration is as it was:
       - file: keepalived configuration is gone
 
 keepalived unit settings are gone:
-  file.absent:
+  gateway.drop_in_gone:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - require:
       - service: keepalived is stopped

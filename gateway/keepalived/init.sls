@@ -13,21 +13,12 @@ keepalived package:
     - name: {{ os.keepalived.package }}
 
 keepalived unit settings:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - source: salt://gateway/keepalived/files/unit.conf.jinja
     - template: jinja
-    - makedirs: True
     - context:
         sandbox: {{ sandbox | tojson }}
-
-# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
-keepalived unit settings are read:
-  cmd.run:
-    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ os.keepalived.service }}
-    - unless: systemctl show -P DropInPaths {{ os.keepalived.service }} | grep -q /gateway.conf
-    - require:
-      - file: keepalived unit settings
 
 keepalived configuration as it was:
   gateway.original_kept:
@@ -41,18 +32,17 @@ keepalived configuration:
     - require:
       - pkg: keepalived package
       - gateway: keepalived configuration as it was
-      - file: health scripts
+      - gateway: health scripts
 
 keepalived service:
-  service.running:
+  gateway.service:
     - name: {{ os.keepalived.service }}
-    - enable: True
-    - reload: True
+    - rereads:
+      - {{ os.keepalived.config }}
+      - /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - require:
-      - service: follower service
-      - service: health service
-      - cmd: keepalived unit settings are read
-    - watch:
-      - file: keepalived unit settings
+      - gateway: follower service
+      - gateway: health service
+      - gateway: keepalived unit settings
       - gateway: keepalived configuration
 {%- endif %}

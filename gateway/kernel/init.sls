@@ -10,12 +10,11 @@ include:
 
 # At boot the settings come before the firewall, which would bring the module.
 kernel modules:
-  file.managed:
+  gateway.file:
     - name: /etc/modules-load.d/gateway.conf
     - contents: |
         # Managed by Salt (gateway).
         nf_conntrack
-    - makedirs: True
 
 kernel module of connection tracking:
   cmd.run:

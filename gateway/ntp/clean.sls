@@ -10,16 +10,23 @@ include:
 {%- if ntp.unit_settings is defined %}
 
 {{ provider }} unit settings are gone:
-  file.absent:
+  gateway.drop_in_gone:
     - name: {{ ntp.unit_settings }}
     - require:
       - gateway: {{ provider }} configuration is as it was
 {%- endif %}
 
 {{ provider }} takes its own configuration again:
-  cmd.run:
-    - name: systemctl daemon-reload && systemctl try-restart {{ ntp.service }}
-    - onchanges:
+  gateway.service:
+    - name: {{ ntp.service }}
+    - enable: null
+    - start: False
+    - reads:
+      - {{ ntp.config }}
+{%- if ntp.unit_settings is defined %}
+      - {{ ntp.unit_settings }}
+{%- endif %}
+    - require:
       - gateway: {{ provider }} configuration is as it was
 {%- endfor %}
 

@@ -21,35 +21,23 @@ ntp configuration as it was:
 {%- if provider == 'ntpsec' %}
 
 ntp configuration check:
-  file.managed:
+  gateway.file:
     - name: {{ ntp.check }}
     - source: salt://gateway/ntp/files/check-ntpsec
     - mode: '0755'
-    - makedirs: True
     - require_in:
       - gateway: ntp configuration
 
 # chrony's unit has such settings of the distribution's.
 ntp unit settings:
-  file.managed:
+  gateway.file:
     - name: {{ ntp.unit_settings }}
     - source: salt://gateway/ntp/files/ntpsec.unit.conf.jinja
     - template: jinja
-    - makedirs: True
     - context:
         sandbox: {{ sandbox | tojson }}
-    - watch_in:
-      - service: ntp service
-
-# Of a folder of settings that is new, neither systemd nor Salt says that it has to be read.
-ntp unit settings are read:
-  cmd.run:
-    - name: systemctl daemon-reload && systemctl show -P DropInPaths {{ ntp.service }}
-    - unless: systemctl show -P DropInPaths {{ ntp.service }} | grep -q /gateway.conf
-    - require:
-      - file: ntp unit settings
     - require_in:
-      - service: ntp service
+      - gateway: ntp service
 {%- endif %}
 
 ntp configuration:
@@ -61,10 +49,14 @@ ntp configuration:
       - gateway: ntp configuration as it was
 
 ntp service:
-  service.running:
+  gateway.service:
     - name: {{ ntp.service }}
-    - enable: True
-    - watch:
+    - reads:
+      - {{ ntp.config }}
+{%- if ntp.unit_settings is defined %}
+      - {{ ntp.unit_settings }}
+{%- endif %}
+    - require:
       - gateway: ntp configuration
 {%- for other in os.ntp if other != provider %}
 
@@ -73,14 +65,14 @@ ntp service:
   gateway.original_restored:
     - name: {{ os.ntp[other].config }}
     - require:
-      - service: ntp service
+      - gateway: ntp service
 {%- if os.ntp[other].unit_settings is defined %}
 
 no {{ other }} unit settings:
-  file.absent:
+  gateway.drop_in_gone:
     - name: {{ os.ntp[other].unit_settings }}
     - require:
-      - service: ntp service
+      - gateway: ntp service
 {%- endif %}
 {%- endfor %}
 {%- endif %}

@@ -27,18 +27,16 @@ openvpn package:
     - name: {{ os.openvpn.package }}
 
 openvpn configuration check:
-  file.managed:
+  gateway.file:
     - name: /usr/lib/gateway/check-openvpn
     - source: salt://gateway/openvpn/files/check-openvpn
     - mode: '0755'
-    - makedirs: True
 
 openvpn notes of who is connected:
-  file.managed:
+  gateway.file:
     - name: /usr/lib/gateway/vpn-session
     - source: salt://gateway/openvpn/files/vpn-session
     - mode: '0755'
-    - makedirs: True
 {%- if crl %}
 
 # OpenVPN reads it as user nobody, and a server with a list that it cannot read refuses every client.
@@ -71,33 +69,30 @@ openvpn configuration of {{ server.name }}:
     - check: /usr/lib/gateway/check-openvpn
     - require:
       - pkg: openvpn package
-      - file: openvpn configuration check
+      - gateway: openvpn configuration check
       # What it names is there first: it may be read at any moment, by a reboot say.
-      - file: openvpn notes of who is connected
+      - gateway: openvpn notes of who is connected
       - gateway: openvpn clients of {{ server.name }}
 {%- if crl %}
       - gateway: openvpn revocation list
 {%- endif %}
 
 openvpn unit settings of {{ server.name }}:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/{{ os.openvpn.service }}{{ server.instance }}.service.d/gateway.conf
     - source: salt://gateway/openvpn/files/unit.conf
-    - makedirs: True
 
 {#- On a drained node gateway.undrain starts it, and it reads its configuration then. #}
 openvpn server {{ server.name }}:
-{%- if drained %}
-  service.enabled:
+  gateway.service:
     - name: {{ os.openvpn.service }}{{ server.instance }}
-{%- else %}
-  service.running:
-    - name: {{ os.openvpn.service }}{{ server.instance }}
-    - enable: True
-{%- endif %}
-    - {{ 'require' if drained else 'watch' }}:
+    - start: {{ not drained }}
+    - reads:
+      - {{ os.openvpn.folder }}/{{ server.instance }}.conf
+      - /etc/systemd/system/{{ os.openvpn.service }}{{ server.instance }}.service.d/gateway.conf
+    - require:
       - gateway: openvpn configuration of {{ server.name }}
-      - file: openvpn unit settings of {{ server.name }}
+      - gateway: openvpn unit settings of {{ server.name }}
 {%- endif %}
 
 # Also where the server's new configuration was refused: the old one goes on.
@@ -113,14 +108,13 @@ openvpn sessions of {{ server.name }}:
 {%- if plan.vpn.networks %}
 
 openvpn routes to networks behind clients:
-  file.managed:
+  gateway.file:
     - name: /usr/lib/gateway/vpn-routes
     - source: salt://gateway/openvpn/files/vpn-routes
     - mode: '0755'
-    - makedirs: True
 
 openvpn routes unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-vpn-routes.service
     - source: salt://gateway/openvpn/files/gateway-vpn-routes.service.jinja
     - template: jinja
@@ -128,12 +122,14 @@ openvpn routes unit:
         sandbox: {{ sandbox | tojson }}
 
 openvpn routes service:
-  service.running:
+  gateway.service:
     - name: gateway-vpn-routes
-    - enable: True
-    - watch:
-      - file: openvpn routes to networks behind clients
-      - file: openvpn routes unit
+    - reads:
+      - /usr/lib/gateway/vpn-routes
+      - /etc/systemd/system/gateway-vpn-routes.service
+    - require:
+      - gateway: openvpn routes to networks behind clients
+      - gateway: openvpn routes unit
 {%- else %}
 
 no openvpn routes service:
@@ -164,7 +160,7 @@ no openvpn revocation list of ours:
     - require:
       - gateway: no other openvpn servers of ours
 {%- for server in plan.vpn.servers %}
-      - service: openvpn server {{ server.name }}
+      - gateway: openvpn server {{ server.name }}
 {%- endfor %}
 {%- endif %}
 {%- endif %}

@@ -6,14 +6,13 @@ include:
 {%- if plan %}
 
 routes file:
-  file.managed:
+  gateway.file:
     - name: /etc/gateway/routes
     - source: salt://gateway/routes/files/routes.jinja
     - template: jinja
-    - makedirs: True
 
 routes unit:
-  file.managed:
+  gateway.file:
     - name: /etc/systemd/system/gateway-routes.service
     - source: salt://gateway/routes/files/gateway-routes.service.jinja
     - template: jinja
@@ -25,11 +24,11 @@ routes to the peers' VPN subnets:
     - routes: {{ plan.routes | tojson }}
 
 routes at boot:
-  service.running:
+  gateway.service:
     - name: gateway-routes
-    - enable: True
+    - units: [gateway-routes.service]
     - require:
-      - file: routes file
-      - file: routes unit
+      - gateway: routes file
+      - gateway: routes unit
       - gateway: routes to the peers' VPN subnets
 {%- endif %}

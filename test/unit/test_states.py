@@ -1,5 +1,6 @@
 """The state functions on a machine in a temporary folder: files, routes, rules and services."""
 
+import contextlib
 import inspect
 import itertools
 import json
@@ -31,27 +32,35 @@ def module(load):
 
 
 @pytest.fixture
-def machine(module, monkeypatch, tmp_path):
+def machine(module, monkeypatch, tmp_path, tmp_path_factory):
     """What the states work on; ``run`` calls one and checks what each of them has to keep to."""
     machine = SimpleNamespace(
-        folder=tmp_path, opts={"test": False}, functions={}, states={}, calls=[]
+        folder=tmp_path, opts={"test": False}, functions={}, states={}, calls=[], running={}
     )
+    # Notes for later runs are no change of the machine.
+    machine.read = tmp_path_factory.mktemp("read")
     for constant, path in {
         "STATE_FOLDER": "state",
         "PROC_SYS": "proc",
-        "UNITS": "units",
+        "SYSTEMD": "etc/systemd",
+        "UNITS": "etc/systemd/system",
         "FIREWALL": "firewall",
         "OPENVPN_CLIENTS": "openvpn",
         "NETWORKD": "etc/systemd/network",
         "NETWORKD_LINKS": "links",
         "INTERFACES": "net",
+        "READ": machine.read,
     }.items():
         monkeypatch.setattr(module, constant, str(tmp_path / path))
+    ours = [str(tmp_path / path) for path in ("state", "openvpn", "etc/gateway")]
+    monkeypatch.setattr(module, "FOLDERS", ours)
+    monkeypatch.setattr(module, "OWNER", (os.getuid(), os.getgid()))
     for name, value in {
         "__opts__": machine.opts,
         "__salt__": machine.functions,
         "__states__": machine.states,
         "__env__": "base",
+        "__running__": machine.running,
     }.items():
         monkeypatch.setattr(module, name, value, raising=False)
 
@@ -74,11 +83,17 @@ def machine(module, monkeypatch, tmp_path):
 
 
 def snapshot(folder):
-    """Every file below a folder, and what is in it."""
+    """Every file below a folder, its mode, and what is in it."""
     return {
-        str(path): (path.stat().st_ino, path.read_bytes()) if path.is_file() else None
+        str(path): (path.stat().st_mode, path.stat().st_ino, path.read_bytes())
+        if path.is_file()
+        else path.lstat().st_mode
         for path in folder.rglob("*")
     }
+
+
+def mode(path):
+    return os.stat(path).st_mode & 0o7777
 
 
 def converges(machine, *arguments, **keywords):
@@ -101,7 +116,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 15
+    assert len(functions) == 19
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
@@ -147,8 +162,15 @@ def kernel(machine):
         others = {key: value for key, value in settings.items() if key != FORWARD}
         return str(file), others, forwarding, {FORWARD: settings[FORWARD]}
 
+    originals = str(machine.folder / "state/kernel.json")
     return SimpleNamespace(
-        read=read, write=write, file=file, name=str(file), forwarding=forwarding, of=of
+        read=read,
+        write=write,
+        file=file,
+        name=str(file),
+        originals=originals,
+        forwarding=forwarding,
+        of=of,
     )
 
 
@@ -159,6 +181,7 @@ def test_kernel_settings(machine, kernel):
         REDIRECTS: {"old": "1", "new": "0"},
         kernel.name: "written",
         kernel.forwarding: "written",
+        kernel.originals: "written",
     }
     assert kernel.read() == SETTINGS
     # systemd-sysctl takes slashes, which leaves the dot in an interface's name alone.
@@ -177,7 +200,11 @@ def test_a_kernel_setting_that_somebody_changed(machine, kernel):
 def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
     machine.run("kernel_settings", *kernel.of(SETTINGS))
     changes = converges(machine, "kernel_settings", *kernel.of({FORWARD: "1"}))
-    assert changes == {REDIRECTS: {"old": "0", "new": "1"}, kernel.name: "written"}
+    assert changes == {
+        REDIRECTS: {"old": "0", "new": "1"},
+        kernel.name: "written",
+        kernel.originals: "written",
+    }
     assert REDIRECTS not in kernel.file.read_text()
     assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
     # From then on it is somebody else's.
@@ -188,8 +215,58 @@ def test_a_kernel_setting_that_leaves_is_as_it_was(machine, kernel):
         FORWARD,
         kernel.name,
         kernel.forwarding,
-        str(machine.folder / "state/kernel.json"),
+        kernel.originals,
     }
+
+
+class Killed(BaseException):
+    """What ends a run at once, as SIGKILL does."""
+
+
+def killed_at(monkeypatch, place, name, number):
+    """The call with this number of a function is the last thing that a run does."""
+    real, calls = getattr(place, name), []
+
+    def call(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == number:
+            raise Killed
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(place, name, call)
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("function", ["_write", "_set_kernel"])
+def test_kernel_settings_of_a_run_that_was_killed(
+    machine, kernel, module, monkeypatch, function, number
+):
+    """What a setting was before is not forgotten before it is so again."""
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    with monkeypatch.context() as patch:
+        killed_at(patch, module, function, number)
+        with contextlib.suppress(Killed):
+            machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
+    machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
+    assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
+    kernel.write(REDIRECTS, 0)
+    assert (
+        machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)["changes"]
+        == {}
+    )
+    machine.run("kernel_settings_restored", kernel.name, kernel.forwarding[0])
+    assert kernel.read() == {FORWARD: "0", REDIRECTS: "0"}
+
+
+def test_files_of_the_kernel_settings_have_their_modes(machine, kernel):
+    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    kernel.file.chmod(0o666)
+    (machine.folder / "state").chmod(0o700)
+    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    assert changes[kernel.name] == {"mode": {"old": "0666", "new": "0644"}}
+    assert set(changes) == {kernel.name, kernel.originals}
+    assert mode(kernel.file) == mode(kernel.originals) == 0o644
+    assert mode(machine.folder / "state") == 0o755
 
 
 def test_a_kernel_setting_of_a_module_that_is_not_loaded_yet(machine, kernel):
@@ -796,9 +873,12 @@ def test_checked_file_is_managed_with_a_check(machine, checked):
         "template": "jinja",
         "context": {"a": 1},
         "mode": "0600",
+        "user": "root",
+        "group": "root",
         "makedirs": True,
         "show_changes": False,
         "check_cmd": "sh -n",
+        "backup": "none",
     }
     assert checked.asked == []
 
@@ -882,6 +962,309 @@ def test_original_that_cannot_be_copied(machine, conf, module, monkeypatch):
     assert "No space left on device" in ret["comment"]
 
 
+def test_an_original_of_which_a_part_was_copied(machine, conf, module, monkeypatch):
+    """By a run that was killed: the next one copies it all."""
+
+    def copy(_, kept):
+        Path(kept).write_text("the dis")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "copy2", copy)
+        with pytest.raises(Killed):
+            machine.run("original_kept", str(conf))
+    converges(machine, "original_kept", str(conf))
+    assert conf.with_name("chrony.conf.before-gateway").read_text() == conf.read_text()
+    assert len(os.listdir(machine.folder)) == 2
+
+
+# --------------------------------------------------------------------------------------------------
+# Owners and modes
+
+
+@pytest.fixture
+def umask():
+    """The run has the umask of a careful administrator."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def managed(machine):
+    """``gateway.file`` with a file.managed that does what Salt's does, for text and mode."""
+
+    def managed(name, user, group, mode, makedirs, contents, **options):
+        assert (user, group, makedirs) == ("root", "root", True)
+        machine.options = options
+        path, changes = Path(name), {}
+        if not path.exists() or path.read_text() != contents:
+            changes["diff"] = contents
+        elif f"{path.stat().st_mode & 0o7777:04o}" != mode:
+            changes["mode"] = mode
+        if changes and not machine.opts["test"]:
+            path.write_text(contents)
+            path.chmod(int(mode, 8))
+        result = None if changes and machine.opts["test"] else True
+        comment = f"{machine.opts['test']} {changes}"
+        return {"name": name, "changes": changes, "result": result, "comment": comment}
+
+    machine.states["file.managed"] = managed
+    return machine.folder / "etc/gateway/deep/conf"
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_file_and_the_folders_on_its_way(machine, managed):
+    (machine.folder / "etc").mkdir(mode=0o700)
+    ours = {str(parent): "made" for parent in list(managed.parents)[:2]}
+    changes = converges(machine, "file", str(managed), contents="x")
+    assert changes == {"diff": "x", "folders": ours}
+    assert mode(managed) == 0o644
+    assert [mode(folder) for folder in list(managed.parents)[:3]] == [0o755, 0o755, 0o700]
+    assert machine.options == {}
+    managed.parent.chmod(0o750)
+    managed.chmod(0o600)
+    changes = converges(machine, "file", str(managed), contents="x")
+    wrong = {"mode": {"old": "0750", "new": "0755"}}
+    assert changes == {"mode": "0644", "folders": {str(managed.parent): wrong}}
+
+
+@pytest.mark.usefixtures("umask")
+def test_drop_in_folders_are_ours_and_others_are_not(machine, managed):
+    for path, expected in {
+        "etc/systemd/system/x.service.d/gateway.conf": 0o755,
+        "etc/systemd/system/x.service": 0o711,
+        "etc/keepalived/keepalived.conf": 0o711,
+    }.items():
+        file = machine.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.chmod(0o711)
+        converges(machine, "file", str(file), contents="x")
+        assert mode(file.parent) == expected, path
+
+
+def test_somebody_elses_files_become_roots(machine, managed, module, monkeypatch):
+    managed.parent.mkdir(parents=True)
+    changed = []
+    monkeypatch.setattr(module, "OWNER", (os.getuid() + 1, os.getgid()))
+    monkeypatch.setattr(module.os, "chown", lambda *call: changed.append(call))
+    changes = machine.run("file", str(managed), contents="x")["changes"]
+    owner = {"user": {"old": os.getuid(), "new": os.getuid() + 1}}
+    assert changes["folders"][str(managed.parent)] == owner
+    assert (str(managed.parent), os.getuid() + 1, os.getgid()) in changed
+
+
+def test_of_a_secret_no_copy_is_kept(machine, managed):
+    machine.run("file", str(managed), mode="0600", contents="x")
+    # Not False: that would be the minion's setting.
+    assert machine.options == {"backup": "none"}
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_folder_for_a_users_files(machine):
+    folder = machine.folder / "etc/gateway/health.d"
+    changes = converges(machine, "folder", str(folder))
+    assert changes == {str(folder.parent): "made", str(folder): "made"}
+    folder.chmod(0o777)
+    assert set(converges(machine, "folder", str(folder))) == {str(folder)}
+    assert mode(folder) == mode(folder.parent) == 0o755
+
+
+# --------------------------------------------------------------------------------------------------
+# Services
+
+
+@pytest.fixture
+def unit(machine, monkeypatch, module):
+    """A unit that reads `conf` at its start and `hosts` when it is reloaded, and systemd."""
+    unit = SimpleNamespace(
+        active={"other.target"}, enabled=set(), since={}, unread=set(), broken=set(), clock=1000.0
+    )
+    conf, hosts = machine.folder / "conf", machine.folder / "hosts"
+    drop_in = machine.folder / "etc/systemd/system/app.service"
+    drop_in.parent.mkdir(parents=True)
+    monkeypatch.setattr(module.time, "time", lambda: unit.clock)
+    monkeypatch.setattr(module.time, "monotonic", lambda: unit.clock - 900)
+
+    def show(name):
+        since = unit.since.get(name, 0)
+        return (
+            f"ActiveState={'active' if name in unit.active else 'inactive'}\n"
+            f"NeedDaemonReload={'yes' if name in unit.unread else 'no'}\n"
+            f"StateChangeTimestampMonotonic={int(since * 1e6)}\n"
+            f"UnitFileState={'enabled' if name in unit.enabled else 'disabled'}\n"
+        )
+
+    def run_all(command, **_):
+        _, verb, *names = command
+        if verb == "show":
+            return {"retcode": 0, "stdout": "\n".join(map(show, names[1:])), "stderr": ""}
+        machine.calls.append(" ".join(command[1:]))
+        if verb == "daemon-reload":
+            unit.unread.clear()
+        elif verb == "enable":
+            unit.enabled.add(*names)
+        else:
+            assert verb in ("start", "try-restart", "reload", "stop")
+            assert verb == "start" or names[0] in unit.active
+            unit.load(*names)
+            if verb == "stop" or names[0] in unit.broken:
+                unit.active.discard(names[0])
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    def load(name):
+        unit.clock += 1
+        unit.active.add(name)
+        unit.since[name] = unit.clock - 900
+
+    def write(path, text):
+        """By this run or an earlier one."""
+        unit.clock += 1
+        path.write_text(text)
+        os.utime(path, (unit.clock, unit.clock))
+        unit.clock += 1
+
+    unit.load, unit.write = load, write
+    unit.conf, unit.hosts, unit.drop_in = conf, hosts, drop_in
+    for path in (conf, hosts, drop_in):
+        write(path, "1")
+    unit.reads, unit.rereads = [str(conf), str(drop_in)], [str(hosts)]
+    machine.functions["cmd.run_all"] = run_all
+    unit.call = {"reads": unit.reads, "rereads": unit.rereads}
+    return unit
+
+
+def test_a_unit_is_enabled_and_started(machine, unit):
+    changes = converges(machine, "service", "app", **unit.call)
+    assert changes == {"enabled": True, "started": True}
+    assert machine.calls == ["daemon-reload", "enable app", "start app"]
+
+
+def test_a_unit_that_does_not_start(machine, unit):
+    unit.broken.add("app")
+    ret = machine.run("service", "app", **unit.call)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "journalctl -u app" in ret["comment"]
+
+
+RESTART, RELOAD = ["try-restart app"], ["reload app"]
+CHANGED = [("conf", RESTART), ("hosts", RELOAD), ("drop_in", RESTART), ("both", RESTART)]
+
+
+@pytest.mark.parametrize(("what", "expected"), CHANGED)
+def test_a_unit_takes_what_a_run_wrote_that_was_killed(machine, unit, what, expected):
+    """Nothing of it is this run's change."""
+    machine.run("service", "app", **unit.call)
+    machine.calls.clear()
+    for path in (unit.conf, unit.hosts) if what == "both" else [getattr(unit, what)]:
+        unit.write(path, "2")
+    if what == "drop_in":
+        unit.unread.add("app")
+        expected = ["daemon-reload", *expected]
+    converges(machine, "service", "app", **unit.call)
+    assert machine.calls == expected
+
+
+@pytest.mark.parametrize(("what", "expected"), CHANGED[:3])
+@pytest.mark.parametrize("how", ["boot", "by hand"])
+def test_a_unit_that_somebody_else_has_started(machine, unit, what, expected, how):
+    """It has read what was there; what a killed run wrote after that it has not."""
+    machine.run("service", "app", **unit.call)
+    machine.calls.clear()
+    if how == "boot":
+        shutil.rmtree(machine.read)
+    for path in (unit.conf, unit.hosts, unit.drop_in):
+        unit.write(path, "2")
+    unit.load("app")
+    assert machine.run("service", "app", **unit.call)["changes"] == {}
+    if how == "boot":
+        shutil.rmtree(machine.read)
+    unit.load("app")
+    unit.write(getattr(unit, what), "3")
+    converges(machine, "service", "app", **unit.call)
+    assert machine.calls == expected
+
+
+def test_a_unit_goes_on_where_nothing_has_changed(machine, unit):
+    """After an upgrade from a formula without notes, a boot, a chmod, and a new list of files."""
+    unit.enabled.add("app")
+    unit.load("app")
+    assert machine.run("service", "app", **unit.call)["changes"] == {}
+    unit.conf.chmod(0o600)
+    more = unit.call | {"reads": [*unit.reads, str(unit.hosts)]}
+    assert machine.run("service", "app", **more)["changes"] == {}
+    os.utime(unit.conf, (unit.clock + 9, unit.clock + 9))
+    assert machine.run("service", "app", **more)["changes"] == {}
+
+
+def test_a_unit_and_the_files_of_this_run(machine, unit):
+    """Also in test mode, where they are as they were; their modes are none of its business."""
+    machine.run("service", "app", **unit.call)
+    machine.calls.clear()
+    access = {"mode": "0644", "user": "root", "group": "root", "folders": {"/": "made"}}
+    machine.running["hosts"] = {"name": str(unit.hosts), "changes": access}
+    machine.running["conf"] = {"name": str(unit.conf), "changes": {}}
+    assert machine.run("service", "app", **unit.call)["changes"] == {}
+    machine.running["hosts"]["changes"]["diff"] = "x"
+    for test in (True, False):
+        changes = machine.run("service", "app", test=test, **unit.call)["changes"]
+        assert changes == {"reloaded": [str(unit.hosts)]}
+    assert machine.calls == RELOAD
+
+
+def test_units_that_systemd_has_to_know(machine, unit):
+    machine.run("service", "app", **unit.call)
+    machine.calls.clear()
+    unit.unread.add("other.service")
+    changes = converges(machine, "service", "app", **unit.call, units=["other.service"])
+    assert changes == {"systemd": "reads its units again"}
+    assert machine.calls == ["daemon-reload"]
+    path = str(machine.folder / "etc/systemd/system/other.service")
+    machine.running["other"] = {"name": path, "changes": {"removed": path}}
+    for test in (True, False):
+        ret = machine.run("service", "app", test=test, **unit.call, units=["other.service"])
+        assert ret["changes"] == changes
+
+
+def test_a_unit_that_runs_with_a_target_only(machine, unit):
+    call = unit.call | {"target": "my.target"}
+    assert converges(machine, "service", "app", **call) == {"enabled": True}
+    unit.load("my.target")
+    assert converges(machine, "service", "app", **call) == {"started": True}
+    unit.active -= {"my.target", "app"}
+    unit.write(unit.conf, "2")
+    assert machine.run("service", "app", **call)["changes"] == {}
+
+
+def test_a_target_that_goes_while_its_unit_is_started(machine, unit):
+    unit.load("my.target")
+    real = machine.functions["cmd.run_all"]
+
+    def run_all(command, **keywords):
+        if command[1] == "start":
+            unit.active.discard("my.target")
+        return real(command, **keywords)
+
+    machine.functions["cmd.run_all"] = run_all
+    machine.run("service", "app", target="my.target", **unit.call)
+    assert "app" not in unit.active
+
+
+def test_a_unit_that_is_only_told(machine, unit):
+    """It is the distribution's, and may be off."""
+    call = unit.call | {"enable": None, "start": False}
+    assert machine.run("service", "app", **call)["changes"] == {}
+    unit.load("app")
+    unit.write(unit.conf, "2")
+    assert converges(machine, "service", "app", **call) == {"restarted": [str(unit.conf)]}
+    assert machine.calls == RESTART
+
+
+def test_notes_that_cannot_be_read(machine, unit):
+    machine.read.joinpath("app.json").write_text("{")
+    assert machine.run("service", "app", **unit.call)["result"] is False
+
+
 def test_a_folder_that_goes_leaves_what_is_the_users(machine):
     folder = machine.folder / "gone"
     for path in ("follow.d/10-mine", "health.d", "openvpn/main", "routes"):
@@ -908,10 +1291,18 @@ TARGET = "gateway-virtual-ip.target"
 def systemd(machine):
     """systemd with the units in ``active``."""
     active: set[str] = set()
+    units = machine.folder / "etc/systemd/system"
+    known: dict[str, str] = {}
+
+    def drop_ins():
+        return {path.parent.name: path.read_text() for path in units.rglob("*.conf")}
 
     def answer(command, **_):
         verb, unit = command[1], command[-1]
         machine.calls.append(" ".join(command[1:]))
+        if verb == "daemon-reload":
+            known.clear()
+            known.update(drop_ins())
         if verb == "stop":
             active.discard(unit)
         if verb == "start":
@@ -921,7 +1312,11 @@ def systemd(machine):
 
     machine.functions["cmd.run_all"] = answer
     machine.functions["cmd.retcode"] = lambda command, **_: answer(command)["retcode"]
-    return SimpleNamespace(active=active, units=machine.folder / "units")
+    return SimpleNamespace(
+        active=active,
+        units=units,
+        unread=lambda: {name for name, text in drop_ins().items() if known.get(name) != text},
+    )
 
 
 def test_followers_are_bound(machine, systemd):
@@ -956,6 +1351,24 @@ def test_a_virtual_ip_that_comes_meanwhile(machine, systemd):
     machine.functions["cmd.run_all"] = arrives
     machine.run("followers", TARGET, ["app.service"])
     assert "app.service" in systemd.active
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("function", ["_write", "_run"])
+@pytest.mark.parametrize("here", [{TARGET}, set()], ids=["holder", "other"])
+def test_followers_of_a_run_that_was_killed(
+    machine, systemd, module, monkeypatch, here, function, number
+):
+    """The next one makes of it what an undisturbed run would."""
+    systemd.active |= here | {"app.service"}
+    with monkeypatch.context() as patch:
+        killed_at(patch, module, function, number)
+        with contextlib.suppress(Killed):
+            machine.run("followers", TARGET, ["app.service", "report.timer"])
+    machine.run("followers", TARGET, ["app.service", "report.timer"])
+    assert systemd.active == here | ({"app.service", "report.timer"} if here else set())
+    # Of the target's own gateway.service sees that.
+    assert systemd.unread() <= {f"{TARGET}.d"}
 
 
 @pytest.mark.parametrize("here", [{TARGET}, set()], ids=["holder", "other"])
@@ -1043,7 +1456,7 @@ def test_who_keeps_more_than_we_need_goes_on(machine, networkd, said, ours, plac
 @pytest.fixture
 def openvpn(machine):
     """A node with two servers of ours, one of somebody else, and drop-ins for all."""
-    servers, units = machine.folder / "server", machine.folder / "units"
+    servers, units = machine.folder / "server", machine.folder / "etc/systemd/system"
     for instance in ("gateway-main", "gateway-old", "office"):
         drop_in = units / f"openvpn-server@{instance}.service.d"
         drop_in.mkdir(parents=True)
@@ -1074,6 +1487,51 @@ def test_openvpn_servers_that_left_the_pillar(machine, openvpn):
     assert (openvpn.units / "openvpn-server@office.service.d/gateway.conf").exists()
     assert (openvpn.units / "openvpn-server@gateway-main.service.d/gateway.conf").exists()
     assert os.listdir(machine.folder / "openvpn") == ["main"]
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_openvpn_server_that_was_being_removed(machine, openvpn, module, monkeypatch, number):
+    """By a run that was killed: the next one sees that, and nothing is left."""
+    (machine.folder / "openvpn/old/alice").touch()
+    with monkeypatch.context() as patch:
+        killed_at(patch, module.os, "remove" if number % 2 else "rmdir", (number + 1) // 2)
+        with contextlib.suppress(Killed):
+            machine.run(*openvpn.call, ["gateway-main"])
+    machine.run(*openvpn.call, ["gateway-main"])
+    assert openvpn.servers() == ["gateway-main.conf", "gateway-notes.txt", "office.conf"]
+    assert not (openvpn.units / "openvpn-server@gateway-old.service.d").exists()
+    assert os.listdir(machine.folder / "openvpn") == ["main"]
+
+
+def test_copies_of_keys_by_salt(machine, openvpn):
+    """Of backup_mode, and of a run that was killed before it renamed the new file."""
+    servers = Path(openvpn.call[1])
+    machine.opts["cachedir"] = str(machine.folder / "cache")
+    backups = Path(f"{machine.folder}/cache/file_backup{servers}")
+    backups.mkdir(parents=True)
+    mine = [backups / "office.conf_Thu_Nov_26_2026", servers / "gateway-main.conf.by-hand"]
+    theirs = [backups / "gateway-main.conf_Thu_Nov_26_2026", servers / "gateway-main.confab1_x9yz"]
+    for path in (*mine, *theirs):
+        path.touch()
+    changes = converges(machine, *openvpn.call, ["gateway-main", "gateway-old"])
+    assert changes == dict.fromkeys(map(str, theirs), "removed")
+    assert all(path.exists() for path in mine)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_drop_in_goes_with_its_folder(machine, other):
+    folder = machine.folder / "etc/systemd/system/x.service.d"
+    folder.mkdir(parents=True)
+    path = folder / "gateway.conf"
+    path.touch()
+    if other:
+        (folder / "admin.conf").touch()
+    changes = converges(machine, "drop_in_gone", str(path))
+    assert set(changes) == {str(path)} | (set() if other else {str(folder)})
+    assert folder.exists() is other
+    if not other:
+        folder.mkdir()  # a run was killed in between
+        assert converges(machine, "drop_in_gone", str(path)) == {str(folder): "removed"}
 
 
 def test_openvpn_leaves_the_drop_ins_of_others(machine, openvpn):
@@ -1137,7 +1595,8 @@ def clients(machine, templates):
 
 def test_clients_come_change_and_go(machine, clients):
     added = converges(machine, *clients.call)
-    assert added == {"alice": "added", "bob": "added", str(clients.folder): "made"}
+    made = dict.fromkeys(map(str, (clients.folder, clients.folder.parent)), "made")
+    assert added == {"alice": "added", "bob": "added", **made}
     assert (clients.folder / "alice").read_text() == ALICE
     for path in (clients.folder.parent, clients.folder):
         assert path.stat().st_mode & 0o777 == 0o755
@@ -1158,7 +1617,23 @@ def test_clients_come_change_and_go(machine, clients):
 
 def test_no_clients_are_an_empty_folder(machine, clients):
     clients.templates.clients = {}
-    assert converges(machine, *clients.call) == {str(clients.folder): "made"}
+    assert set(converges(machine, *clients.call).values()) == {"made"}
+    assert os.listdir(clients.folder) == []
+
+
+@pytest.mark.usefixtures("umask")
+def test_clients_can_be_read_by_openvpn_without_privileges(machine, clients):
+    """It takes a file that it cannot read for none, and would let in who is disabled."""
+    machine.run(*clients.call)
+    paths = [clients.folder.parent, clients.folder, clients.folder / "bob"]
+    assert list(map(mode, paths)) == [0o755, 0o755, 0o644]
+    for path in paths:
+        expected = mode(path)
+        path.chmod(0o600)
+        name = "bob" if path.name == "bob" else str(path)
+        wrong = {"mode": {"old": "0600", "new": f"{expected:04o}"}}
+        assert converges(machine, *clients.call) == {name: wrong}
+        assert mode(path) == expected
 
 
 def test_clients_that_cannot_be_rendered(machine, clients):
@@ -1206,7 +1681,10 @@ def test_revocation_list(machine, templates, authority):
     templates.pem = {"ca": authority().pem + ca.pem, "crl": ca.revoke(7)}
     changes = converges(machine, "openvpn_crl", name, "salt://pem")
     assert changes == {"revocation list": "written"}
-    assert Path(name).stat().st_mode & 0o777 == 0o644
+    Path(name).chmod(0o600)
+    wrong = {"mode": {"old": "0600", "new": "0644"}}
+    assert converges(machine, "openvpn_crl", name, "salt://pem") == {"revocation list": wrong}
+    assert mode(name) == 0o644
     templates.pem["crl"] = ca.revoke(7, 8)
     assert converges(machine, "openvpn_crl", name, "salt://pem") == changes
     (machine.folder / "ca.crt").write_text(ca.pem)

@@ -235,7 +235,7 @@ def render(compiler, module, kept, edit):
             files = {
                 chunk["name"]: compiler.render(chunk, calls)
                 for chunk in low
-                if chunk["fun"] in ("managed", "checked_file")
+                if chunk["fun"] in ("file", "checked_file")
             }
             found = SimpleNamespace(
                 low=low,
@@ -314,6 +314,48 @@ def test_states_are_sound(site, load):
                     other["state"] == state and target in (other["__id__"], other["name"])
                     for other in site.low
                 ), (chunk["__id__"], entry)
+
+
+def test_every_file_of_ours_has_an_owner_and_a_mode(site):
+    """gateway.file gives it root and 0644, and opens the folders on its way; whatever else writes a
+    file or makes a folder would leave that to the umask of the run."""
+    for chunk in site.low:
+        if chunk["state"] == "file":
+            assert chunk["fun"] == "absent", chunk["__id__"]
+        if chunk["fun"] in ("file", "checked_file"):
+            mode = chunk.get("mode", "0644")
+            secret = chunk["name"].startswith("/etc/openvpn/")
+            program = chunk["name"].startswith("/usr/lib/gateway/")
+            assert mode == ("0600" if secret else "0755" if program else "0644"), chunk["name"]
+
+
+def test_units_have_in_force_what_is_written(site):
+    """Each file that a unit starts with or reads is one that it is restarted or reloaded for, and
+    comes before it."""
+    states = {chunk["name"]: chunk["__id__"] for chunk in site.low if "file" in chunk["fun"]}
+    services = [chunk for chunk in site.low if chunk["fun"] == "service"]
+    read = set()
+    for chunk in services:
+        units = {f"/etc/systemd/system/{unit}" for unit in chunk.get("units", [])}
+        files = {*chunk.get("reads", []), *chunk.get("rereads", [])}
+        needed = {name for entry in chunk["require"] for name in entry.values()}
+        assert {states[path] for path in files} <= needed, chunk["__id__"]
+        read |= files | units
+    assert not [
+        chunk
+        for chunk in site.low
+        if chunk["state"] in ("service", "cmd")
+        and chunk["fun"] in ("running", "run")
+        and chunk["name"] != "modprobe nf_conntrack"
+    ]
+    alone = {  # read when they are called, when a client connects, or at boot
+        *("announce", "firewall", "follow-tell", "vpn-session", "routes", "applied"),
+        *("check-conntrackd", "check-ntpsec", "check-openvpn"),
+    }
+    others = {path for path in site.files if path not in read}
+    assert {path for path in others if PurePath(path).name not in alone} <= {
+        "/etc/modules-load.d/gateway.conf"
+    }
 
 
 INTERNAL = {
@@ -599,7 +641,7 @@ def test_a_node_without_a_certificate(render):
 # Clean
 
 CLEANS = [f"{sls}.clean" for sls in SLSES]
-RESTORED = {"folder_gone", "original_restored", "kernel_settings_restored"}
+RESTORED = {"folder_gone", "drop_in_gone", "original_restored", "kernel_settings_restored"}
 
 
 @pytest.mark.parametrize("sls", SLSES)
@@ -617,10 +659,12 @@ def test_clean_takes_back_all_that_was_written(render, compiler, name, sls):
     for chunk in done:
         if "openvpn-server@" in chunk["name"] or chunk["name"].startswith("/etc/openvpn/"):
             continue  # by openvpn_servers_only
-        if chunk["fun"] in ("managed", "checked_file", "kernel_settings"):
+        if chunk["fun"] == "folder" and sls != "gateway":
+            continue  # what is in it is the user's
+        if chunk["fun"] in ("file", "folder", "checked_file", "kernel_settings"):
             folders = [str(parent) for parent in PurePath(chunk["name"]).parents]
             assert removed & {chunk["name"], *folders}
-        elif chunk["state"] == "service" and chunk["fun"] != "dead":
+        elif chunk["fun"] == "service":
             assert chunk["name"] in stopped | kept
     called = {(chunk["state"], chunk["fun"]) for chunk in undone}
     for make, unmake in {
@@ -797,8 +841,8 @@ def test_keepalived_follows_the_monitor(render):
 def test_no_openvpn_server_is_started_on_a_drained_node(render):
     """And its unit would not let anybody else do it."""
     found = render("example", stubs={"file.file_exists": lambda path: True})
-    assert found.ids["openvpn server main"]["fun"] == "enabled"
-    assert "watch" not in found.ids["openvpn server main"]
+    assert found.ids["openvpn server main"]["start"] is False
+    assert render("example").ids["openvpn server main"]["start"] is True
     [unit] = [text for name, text in found.files.items() if "openvpn-server@" in name]
     assert "ConditionPathExists=!/var/lib/gateway/drained\n" in unit
 
