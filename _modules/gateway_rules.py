@@ -619,7 +619,6 @@ class _Family:
         if self.version == 4:
             link = f"-i {sync['interface']} -s {sync['peer']} -d {sync['address']}"
             self._add("filter", "INPUT", link, message, "-j ACCEPT")
-            self._add("filter", "INPUT", link, f"-p icmp --icmp-type {ECHO} -j ACCEPT")
         self._add("filter", "INPUT", message, "-j DROP")
 
     def _link_only(self) -> None:
