@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -1310,78 +1309,3 @@ def test_a_note_that_is_none_does_no_harm(vpn_routes):
         "route del 10.9.9.0/25 dev vpn-old proto 120",
         "route replace 10.60.0.1 dev vpn-two proto 120",
     ]
-
-
-# --------------------------------------------------------------------------------------------------
-# vpn-session
-
-NOBODY = 65534
-
-
-@pytest.fixture
-def session(root):
-    """Calls vpn-session as OpenVPN does for a client, without the rights of root."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        base.chmod(0o755)
-        clients, notes = base / "openvpn/main", base / "run/gateway-main/sessions"
-        clients.mkdir(parents=True)
-        notes.mkdir(parents=True)
-        text = (root / "gateway/openvpn/files/vpn-session").read_text()
-        for path in ("/run/gateway-", "/etc/gateway/openvpn"):
-            text = text.replace(path, f"{base}/{path.removeprefix('/etc/gateway/').lstrip('/')}")
-        script = base / "vpn-session"
-        script.write_text(text)
-        if os.geteuid() == 0:
-            os.chown(notes, NOBODY, NOBODY)
-
-        def call(script_type, name="alice"):
-            environment = {
-                "script_type": script_type,
-                "ifconfig_pool_remote_ip": "10.8.0.5",
-                "tls_serial_0": "7",
-                "common_name": name,
-                "PATH": os.environ["PATH"],
-            }
-            return subprocess.run(
-                ["sh", str(script), str(notes)],
-                env=environment,
-                user=NOBODY if os.geteuid() == 0 else None,
-                group=NOBODY if os.geteuid() == 0 else None,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-
-        yield SimpleNamespace(call=call, clients=clients, note=notes / "10.8.0.5")
-        for place in filter(Path.exists, (clients.parent, clients)):
-            place.chmod(0o755)
-
-
-@pytest.mark.parametrize("name", ["alice", "John Doe"])
-def test_a_session_is_noted(session, name):
-    (session.clients / name).touch()
-    assert session.call("client-connect", name).returncode == 0
-    assert session.note.read_text() == f"7 {name}\n"
-    session.call("client-disconnect", name)
-    assert not session.note.exists()
-
-
-def test_a_client_without_a_file_is_let_in(session):
-    (session.clients.parent / "crl.pem").touch()
-    assert session.call("client-connect").returncode == 0
-
-
-@pytest.mark.parametrize("closed", ["main", "main/alice", "crl.pem", ".", "gone"])
-def test_nobody_gets_in_where_it_cannot_be_read_who_may_not(session, closed):
-    """OpenVPN takes what it cannot read for nothing, and would let in who is disabled."""
-    for path in (session.clients / "alice", session.clients.parent / "crl.pem"):
-        path.touch()
-    if closed == "gone":
-        shutil.rmtree(session.clients)
-    else:
-        (session.clients.parent / closed).chmod(0)
-    done = session.call("client-connect")
-    assert done.returncode == 1
-    assert "alice is refused" in done.stderr
-    assert not session.note.exists()
