@@ -3,8 +3,10 @@ undisturbed one would, and meanwhile nothing is open that should not be."""
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,10 +15,11 @@ import checks
 import pki
 import pytest
 from conftest import converge, snapshot, wait_for_primary
-from lab import Host, Lab
+from lab import REPOSITORY, Host, Lab
 
 CALL = "salt-call --config-dir /etc/salt/masterless --out=json"
 GW1 = checks.PUBLIC["gw1"]
+BEFORE_THE_GATE = "ef1ecc5483b83052be7a0d2a3838bee160563ddb"
 PRINTER, PRINTER_MAC = "10.77.0.20", "02:00:00:00:00:20"
 FOLLOWER = """
 [Service]
@@ -341,13 +344,66 @@ def test_strangers_see_what_is_open(alone: Lab) -> None:
     gw1 = alone.host("gw1")
     ok(apply(gw1))
     assert strangers(alone, lambda: time.sleep(2)) == {}
-    gw1.run("systemctl stop gateway-follow; /usr/lib/gateway/firewall unload")
+    gw1.run("systemctl stop gateway-follow; systemctl stop gateway-firewall-guard")
+    gw1.run("/usr/lib/gateway/firewall unload")
     try:
         passed = strangers(alone, lambda: time.sleep(2))
     finally:
         ok(apply(gw1))
     for what in ("packets", f"dns {checks.INTERNAL['gw1']}", f"time {checks.INTERNAL['gw1']}"):
         assert passed[what]
+
+
+def test_nothing_passes_at_any_time(alone: Lab) -> None:
+    """A first apply, a boot, another apply, clean, and its return."""
+    gw1 = alone.host("gw1")
+    ok(apply(gw1, "gateway.clean"))
+
+    def act() -> None:
+        ok(apply(gw1))
+        gw1.restart()
+        ok(apply(gw1))
+        ok(apply(gw1, "gateway.clean"))
+        time.sleep(1)
+        ok(apply(gw1))
+
+    assert strangers(alone, act) == {}
+
+
+@pytest.fixture
+def older_formula(alone: Lab) -> Iterator[Callable[[bool], None]]:
+    """Have gw1 apply the formula as it was before it had a gate, or the present one again."""
+    gw1 = alone.host("gw1")
+    folders = "_modules _states gateway"
+    archive = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "archive", BEFORE_THE_GATE, *folders.split()],
+        check=True,
+        capture_output=True,
+    ).stdout
+
+    def have(older: bool) -> None:
+        gw1.run(f"cd /srv/formula && rm -r {folders}")
+        if older:
+            gw1.run("base64 -d | tar -C /srv/formula -x", input=base64.b64encode(archive).decode())
+        else:
+            gw1.run(f"cd /srv/formula && for f in {folders}; do ln -s /srv/repo/$f .; done")
+
+    yield have
+    have(False)
+    ok(apply(gw1))
+
+
+def test_an_upgrade_opens_nothing(alone: Lab, older_formula: Callable[[bool], None]) -> None:
+    """From a formula without a gate, in one apply."""
+    gw1 = alone.host("gw1")
+    ok(apply(gw1, "gateway.clean"))
+    older_formula(True)
+    ok(apply(gw1))
+    older_formula(False)
+    assert strangers(alone, lambda: ok(apply(gw1))) == {}
+    assert "blackhole" in gw1.run("ip rule show").stdout
+    assert gw1.run("cat /proc/sys/net/ipv4/ip_forward").stdout == "1\n"
+    assert checks.changes(ok(apply(gw1))) == {}
 
 
 @pytest.mark.parametrize("state", FIRST)
