@@ -107,12 +107,18 @@ def restore(family: str, options: list[str]) -> None:
                 sys.exit(f"iptables-restore: line {number} failed")  # as legacy says it
             tables[name] = table
             state |= {family: tables, "counters": counters}
+            state["committed"] = [*state.get("committed", []), f"{family} {name}"]
             name = ""
             write(state)
         elif line.startswith(":"):
             chain = line[1:].split(" ")[0]
             if chain not in BUILTIN[name]:
                 table[chain] = []
+                # New rules count from 0, unless they come with a count.
+                old = f"{family} {name} {chain} "
+                counters = {
+                    key: value for key, value in counters.items() if not key.startswith(old)
+                }
         elif line.startswith(("-", "[")):
             count, _, rest = line.partition(" ") if line[0] == "[" else ("", "", line)
             if count:

@@ -354,7 +354,13 @@ def test_faults(monitor):
 
 
 def test_drained(monitor):
+    """While it runs, and from the start: keepalived must not see a better number first."""
+    monitor.start()
+    monitor.wait(0)
     monitor.mark.touch()
+    monitor.wait(-18)
+    monitor.stop()
+    (monitor.run / "penalty").unlink()
     monitor.start()
     assert monitor.penalty() == -18
     monitor.mark.unlink()

@@ -49,6 +49,30 @@ def contents(folder):
     }
 
 
+def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """No link is followed, no file of others is written to, and a loss of power loses nothing."""
+    monkeypatch.setattr(gateway_ca.secrets, "token_hex", lambda size: "00")
+    victim, path = tmp_path / "victim", tmp_path / "ca.key"
+    victim.write_text("mine")
+    unfinished = tmp_path / ".ca.key.00.new"
+    for plant in (lambda: unfinished.symlink_to(victim), lambda: unfinished.write_text("planted")):
+        plant()
+        with pytest.raises(FileExistsError):
+            gateway_ca.write(path, "secret")
+        assert victim.read_text() == "mine"
+        assert not path.exists()
+        unfinished.unlink(missing_ok=True)
+    done = []
+    real = {name: getattr(os, name) for name in ("fsync", "rename")}
+    for name, function in real.items():
+        monkeypatch.setattr(
+            gateway_ca.os, name, lambda *a, n=name, f=function: (done.append(n), f(*a))[1]
+        )
+    gateway_ca.write(path, "secret")
+    assert done == ["fsync", "rename", "fsync"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def key_bytes(text):
     return base64.b64decode("".join(text.strip().splitlines()[1:-1]))
 

@@ -179,6 +179,42 @@ def test_counters_of_unchanged_rules_go_on(loaded):
     assert loaded.read()["counters"][key] == "[7:420]"
 
 
+def test_counters_of_a_rule_that_is_there_twice(loaded):
+    """Each keeps its own."""
+    twice = V4.replace("-A GATEWAY-INPUT -j ACCEPT", "-A GATEWAY-INPUT -s 192.0.2.1 -j ACCEPT")
+    keep(loaded, "two", v4=twice)
+    key = "v4 filter GATEWAY-INPUT -s 192.0.2.1 -j ACCEPT"
+    loaded.change(lambda state: state["counters"].update({key: "[3:180]"}))
+    keep(loaded, "three", v4=V4)
+    keep(loaded, "four", v4=twice)
+    # It was away meanwhile.
+    assert loaded.read()["counters"].get(key, "[0:0]") == "[0:0]"
+
+
+def test_the_door_has_its_new_form_before_anybody_is_led_to_it(loaded):
+    """Table filter before nat, in one run of the loader."""
+    loaded.change(lambda state: state.update(committed=[]))
+    changed = V4.replace("INPUT -j ACCEPT", "INPUT -j DROP").replace("10.77.0.10", "10.77.0.11")
+    stage(loaded, "two", v4=changed)
+    loaded.run("try", "two", 30)
+    assert loaded.read()["committed"] == ["v4 filter", "v4 nat"]
+
+
+def test_one_loader_at_a_time(loaded):
+    """Whoever changes rules waits for who does so already."""
+    holder = subprocess.Popen(
+        ["flock", str(loaded.home), "sh", "-c", "echo held; sleep 1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    start = time.monotonic()
+    loaded.run("load")
+    assert time.monotonic() - start > 0.8
+    assert holder.wait() == 0
+
+
 SPOILS = {
     "lost jump": lambda state: state["v4"]["filter"]["FORWARD"].remove("-j GATEWAY-FORWARD"),
     "second jump": lambda state: state["v4"]["filter"]["INPUT"].append("-j GATEWAY-INPUT"),

@@ -1897,6 +1897,21 @@ def test_sessions_of_who_is_refused(machine, server, why, stubborn):
     assert server.asked == ways[: 1 + stubborn]
 
 
+def test_an_address_that_is_the_beginning_of_another(machine, server):
+    """10.8.0.5 is not 10.8.0.50, and not the end of 110.8.0.5."""
+    server.templates.clients["bob"] = ALICE.replace("10.8.0.5 ", "10.8.0.50 ")
+    server.templates.clients["eve"] = ALICE.replace("10.8.0.5 ", "110.8.0.5 ")
+    assert "10.8.0.50 " in server.templates.clients["bob"]
+    assert machine.run(*server.call)["changes"] == {}
+
+
+def test_a_revoked_client_where_only_those_with_an_entry_get_in(machine, server):
+    server.templates.clients["carol"] = ALICE.replace("10.8.0.5 ", "10.8.0.200 ")
+    server.revoke(8)
+    changes = machine.run(*server.call, dynamic=False, crl=server.crl)["changes"]
+    assert changes == {"carol 10.8.0.200": "revoked"}
+
+
 def test_a_note_of_somebody_else_is_no_proof(machine, server):
     """What is left of an earlier client with this address says nothing of this one."""
     server.revoke(6)
