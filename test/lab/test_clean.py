@@ -11,13 +11,13 @@ from conftest import converge, ok, snapshot
 from lab import Lab
 
 # Those that leave something on every site; what state sync does is in test_sync, networkd's part in
-# test_follow. dnsmasq brings the follower along, which therefore comes first.
+# test_follow. dnsmasq brings the follower along, and many the firewall, which therefore come first.
 PARTS = (
+    "firewall",
     "ntp",
     "follow",
     "dnsmasq",
     "openvpn",
-    "firewall",
     "routes",
     "kernel",
     "health",
