@@ -46,7 +46,9 @@ PROC_SYS = "/proc/sys"
 SYSTEMD = "/etc/systemd"
 UNITS = f"{SYSTEMD}/system"
 READ = "/run/gateway/read"  # what the running units have read of their files
-UNIT_PROPERTIES = "ActiveState,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
+UNIT_PROPERTIES = (
+    "ActiveState,DropInPaths,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
+)
 NETWORKD = "/etc/systemd/network"
 NETWORKD_FOLDERS = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 NETWORKD_LINKS = "/run/systemd/netif/links"  # what networkd itself tells networkctl
@@ -769,8 +771,13 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
         changes["record"] = "written"
     if gated != bool(ruleset):
         changes["gate"] = "set" if ruleset else "removed"
+    access = _access(folder, 0o700) if ruleset else {}
+    if access:
+        changes["folder"] = access
 
     def act():
+        if access:
+            _set_access(folder, 0o700)
         if not ruleset:
             _run(FIREWALL, "unload")
         elif recorded:
@@ -903,7 +910,7 @@ def _digest(path):
     return None
 
 
-def _not_in_force(note, unit, files):
+def _not_in_force(note, unit, files, unknown):
     """
     Those of the files that a running unit has not read as they are now.
 
@@ -920,7 +927,7 @@ def _not_in_force(note, unit, files):
     def differs(path):
         if path in known:
             return known[path] != files[path]
-        if unread and path.startswith(f"{UNITS}/"):
+        if (unread and path.startswith(f"{UNITS}/")) or path in unknown:
             return True
         return os.path.exists(path) and os.stat(path).st_mtime > loaded
 
@@ -957,18 +964,20 @@ def service(name, reads=(), rereads=(), units=(), enable=True, start=True, targe
         path for path in files if path.startswith(f"{UNITS}/")
     }
     start = start and (not target or _is_active(others[-1]))
+    # Of a folder of drop-ins that is new, systemd does not say that it has to be read.
+    drop_ins = {path for path in files if f"/{name}.service.d/" in path and os.path.exists(path)}
+    unknown = drop_ins - set(unit["DropInPaths"].split())
     changes, verb, stale = {}, None, []
     if enable and unit["UnitFileState"] != "enabled":
         changes["enabled"] = True
     if _is_active(unit):
-        stale = _not_in_force(note, unit, files)
+        stale = _not_in_force(note, unit, files, unknown)
         verb = "try-restart" if set(stale) & set(reads) else "reload" if stale else None
         if stale:
             changes["restarted" if verb == "try-restart" else "reloaded"] = stale
     elif start:
         changes["started"], verb = True, "start"
-    # Of a folder of settings that is new, systemd does not say that it has not read it.
-    unread = unit_files & {*_written_by_this_run(), *stale}
+    unread = unit_files & (_written_by_this_run() | set(stale)) | unknown
     if unread or any(other["NeedDaemonReload"] == "yes" for other in (unit, *others)):
         changes["systemd"] = "reads its units again"
 

@@ -76,11 +76,16 @@ follower service:
     - units:
       - gateway-virtual-ip.target
       - gateway-follow-hooks.service
+{%- if salt_call %}
       - gateway-follow-event.service
+{%- endif %}
     - require:
       - gateway: follower of the virtual IP
       - gateway: virtual IP target
       - gateway: unit that calls them
+{%- if salt_call %}
+      - gateway: unit that tells the Salt master
+{%- endif %}
       - gateway: follower unit
 {%- if not salt_call %}
 

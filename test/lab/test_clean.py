@@ -99,7 +99,7 @@ def test_the_parts_together_are_the_whole(fresh: Lab) -> None:
         "the pillar is not what was last applied"
     ]
     last = ok(fresh.apply("gw2"), "gw2")["gw2"]
-    assert set(checks.changes(last)) == {"gateway digest of what was applied"}
+    assert set(checks.changes(last)) == {"gateway plan that was applied"}
     converge(fresh)
 
 

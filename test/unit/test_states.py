@@ -162,14 +162,13 @@ def kernel(machine):
         others = {key: value for key, value in settings.items() if key != FORWARD}
         return str(file), others, forwarding, {FORWARD: settings[FORWARD]}
 
-    originals = str(machine.folder / "state/kernel.json")
     return SimpleNamespace(
         read=read,
         write=write,
         file=file,
         name=str(file),
-        originals=originals,
         forwarding=forwarding,
+        originals=str(machine.folder / "state/kernel.json"),
         of=of,
     )
 
@@ -242,27 +241,24 @@ def test_kernel_settings_of_a_run_that_was_killed(
     machine, kernel, module, monkeypatch, function, number
 ):
     """What a setting was before is not forgotten before it is so again."""
-    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    machine.run("kernel_settings", *kernel.of(SETTINGS))
     with monkeypatch.context() as patch:
         killed_at(patch, module, function, number)
         with contextlib.suppress(Killed):
-            machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
-    machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)
+            machine.run("kernel_settings", *kernel.of({FORWARD: "1"}))
+    machine.run("kernel_settings", *kernel.of({FORWARD: "1"}))
     assert kernel.read() == {FORWARD: "1", REDIRECTS: "1"}
     kernel.write(REDIRECTS, 0)
-    assert (
-        machine.run("kernel_settings", kernel.name, {FORWARD: "1"}, *kernel.forwarding)["changes"]
-        == {}
-    )
-    machine.run("kernel_settings_restored", kernel.name, kernel.forwarding[0])
+    assert machine.run("kernel_settings", *kernel.of({FORWARD: "1"}))["changes"] == {}
+    machine.run("kernel_settings_restored", kernel.name, kernel.forwarding)
     assert kernel.read() == {FORWARD: "0", REDIRECTS: "0"}
 
 
 def test_files_of_the_kernel_settings_have_their_modes(machine, kernel):
-    machine.run("kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    machine.run("kernel_settings", *kernel.of(SETTINGS))
     kernel.file.chmod(0o666)
     (machine.folder / "state").chmod(0o700)
-    changes = converges(machine, "kernel_settings", kernel.name, SETTINGS, *kernel.forwarding)
+    changes = converges(machine, "kernel_settings", *kernel.of(SETTINGS))
     assert changes[kernel.name] == {"mode": {"old": "0666", "new": "0644"}}
     assert set(changes) == {kernel.name, kernel.originals}
     assert mode(kernel.file) == mode(kernel.originals) == 0o644
@@ -824,6 +820,10 @@ def test_firewall_that_was_taken_back_by_the_timer(machine, site, module, monkey
 def test_firewall_keeps_its_files_to_itself(machine, site):
     apply(machine)
     assert site.firewall.home.stat().st_mode & 0o777 == 0o700
+    site.firewall.home.chmod(0o755)
+    changes = converges(machine, "firewall", "rules", RULESET, peers=[PEER])
+    assert changes == {"folder": {"mode": {"old": "0755", "new": "0700"}}}
+    assert mode(site.firewall.home) == 0o700
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1078,7 +1078,13 @@ def test_a_folder_for_a_users_files(machine):
 def unit(machine, monkeypatch, module):
     """A unit that reads `conf` at its start and `hosts` when it is reloaded, and systemd."""
     unit = SimpleNamespace(
-        active={"other.target"}, enabled=set(), since={}, unread=set(), broken=set(), clock=1000.0
+        active={"other.target"},
+        enabled=set(),
+        since={},
+        unread=set(),
+        drop_ins=set(),
+        broken=set(),
+        clock=1000.0,
     )
     conf, hosts = machine.folder / "conf", machine.folder / "hosts"
     drop_in = machine.folder / "etc/systemd/system/app.service"
@@ -1090,6 +1096,7 @@ def unit(machine, monkeypatch, module):
         since = unit.since.get(name, 0)
         return (
             f"ActiveState={'active' if name in unit.active else 'inactive'}\n"
+            f"DropInPaths={' '.join(unit.drop_ins)}\n"
             f"NeedDaemonReload={'yes' if name in unit.unread else 'no'}\n"
             f"StateChangeTimestampMonotonic={int(since * 1e6)}\n"
             f"UnitFileState={'enabled' if name in unit.enabled else 'disabled'}\n"
@@ -1102,6 +1109,7 @@ def unit(machine, monkeypatch, module):
         machine.calls.append(" ".join(command[1:]))
         if verb == "daemon-reload":
             unit.unread.clear()
+            unit.drop_ins |= set(map(str, machine.folder.rglob("*.service.d/*.conf")))
         elif verb == "enable":
             unit.enabled.add(*names)
         else:
@@ -1159,7 +1167,6 @@ def test_a_unit_takes_what_a_run_wrote_that_was_killed(machine, unit, what, expe
     for path in (unit.conf, unit.hosts) if what == "both" else [getattr(unit, what)]:
         unit.write(path, "2")
     if what == "drop_in":
-        unit.unread.add("app")
         expected = ["daemon-reload", *expected]
     converges(machine, "service", "app", **unit.call)
     assert machine.calls == expected
@@ -1182,7 +1189,7 @@ def test_a_unit_that_somebody_else_has_started(machine, unit, what, expected, ho
     unit.load("app")
     unit.write(getattr(unit, what), "3")
     converges(machine, "service", "app", **unit.call)
-    assert machine.calls == expected
+    assert machine.calls == (["daemon-reload"] if what == "drop_in" else []) + expected
 
 
 def test_a_unit_goes_on_where_nothing_has_changed(machine, unit):
@@ -1210,6 +1217,21 @@ def test_a_unit_and_the_files_of_this_run(machine, unit):
         changes = machine.run("service", "app", test=test, **unit.call)["changes"]
         assert changes == {"reloaded": [str(unit.hosts)]}
     assert machine.calls == RELOAD
+
+
+def test_a_folder_of_drop_ins_that_is_new(machine, unit):
+    """systemd says that a file has changed, but not that there is a folder of them."""
+    drop_in = machine.folder / "etc/systemd/system/app.service.d/gateway.conf"
+    drop_in.parent.mkdir()
+    call = unit.call | {"reads": [*unit.reads, str(drop_in)]}
+    machine.run("service", "app", **call)
+    machine.calls.clear()
+    unit.write(drop_in, "1")
+    os.utime(drop_in, (1, 1))
+    shutil.rmtree(machine.read)
+    changes = converges(machine, "service", "app", **call)
+    assert changes == {"restarted": [str(drop_in)], "systemd": "reads its units again"}
+    assert machine.calls == ["daemon-reload", *RESTART]
 
 
 def test_units_that_systemd_has_to_know(machine, unit):
