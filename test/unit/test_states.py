@@ -1029,6 +1029,17 @@ def test_a_file_and_the_folders_on_its_way(machine, managed):
     assert changes == {"mode": "0644", "folders": {str(managed.parent): wrong}}
 
 
+def test_a_folder_is_put_right_once(machine, managed):
+    """Test mode says it of the state that would do it, and of no other one."""
+    managed.parent.mkdir(parents=True)
+    managed.parent.chmod(0o700)
+    first = machine.run("file", str(managed), test=True, contents="x")
+    machine.running["first"] = first
+    second = machine.run("file", f"{managed}-2", test=True, contents="x")
+    assert str(managed.parent) in first["changes"]["folders"]
+    assert second["changes"] == {"diff": "x"}
+
+
 @pytest.mark.usefixtures("umask")
 def test_drop_in_folders_are_ours_and_others_are_not(machine, managed):
     for path, expected in {
