@@ -169,7 +169,10 @@ def wire(name: str, pid: int) -> None:
         allow_real_time(pid)
     if TOPOLOGY[name].router:
         inside.append(f"route add default via {TOPOLOGY[name].router}")
-    ip_batch(inside, ["nsenter", "--net", "--target", str(pid)])
+    enter = ["nsenter", "--net", "--target", str(pid)]
+    # As a machine does; a container's network begins with the settings of the host's.
+    run([*enter, "sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])
+    ip_batch(inside, enter)
     Path(f"/proc/{pid}/root/run/lab-wired").touch()
 
 

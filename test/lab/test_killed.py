@@ -340,8 +340,6 @@ def fail_at(lab: Lab, state: str) -> dict[str, int]:
     and for three seconds after."""
     gw1 = lab.host("gw1")
     ok(apply(gw1, "gateway.clean"))
-    # A container forwards as its host does; what was open before is nobody's fault.
-    gw1.run("echo 0 > /proc/sys/net/ipv4/ip_forward")
 
     def run() -> None:
         python = '"$(dirname "$(readlink -f "$(command -v salt-call)")")/python3"'

@@ -63,11 +63,16 @@ def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monke
         assert not path.exists()
         unfinished.unlink(missing_ok=True)
     done = []
-    real = {name: getattr(os, name) for name in ("fsync", "rename")}
-    for name, function in real.items():
-        monkeypatch.setattr(
-            gateway_ca.os, name, lambda *a, n=name, f=function: (done.append(n), f(*a))[1]
-        )
+
+    def noted(name, function):
+        def call(*arguments):
+            done.append(name)
+            return function(*arguments)
+
+        return call
+
+    for name in ("fsync", "rename"):
+        monkeypatch.setattr(gateway_ca.os, name, noted(name, getattr(os, name)))
     gateway_ca.write(path, "secret")
     assert done == ["fsync", "rename", "fsync"]
     assert path.stat().st_mode & 0o777 == 0o600
