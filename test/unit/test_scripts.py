@@ -573,6 +573,21 @@ def test_what_somebody_flushes_is_put_back(loaded, flush):
     assert loaded.run("repair").stdout == ""
 
 
+def test_a_warning_is_no_loss(loaded, tool, tmp_path):
+    """iptables says so on each call where there are rules in the other kind of it."""
+    real = (tmp_path / "bin/iptables-nft-save").read_text().splitlines()[1]
+    warning = "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them"
+    tool("iptables-nft-save", f"echo '{warning}' >&2\n{real}")
+    done = loaded.run("repair")
+    assert done.stdout == ""
+
+
+def test_what_cannot_be_compared_is_loaded_anew(loaded, tool):
+    tool("ip6tables-nft-save", "exit 1")
+    loaded.run("repair", code=1)
+    assert said(loaded).startswith("closed ")
+
+
 def test_a_lost_gate_is_put_back(loaded):
     Path(f"{loaded.rules}6").write_text("")
     assert loaded.run("repair", code=10).stdout == "put back: the gate\n"
