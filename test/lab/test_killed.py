@@ -186,7 +186,7 @@ def undisturbed(own: Lab) -> Iterator[Undisturbed]:
     converge(lab)
 
 
-KILLS = [pytest.param(seed, marks=[] if seed < 3 else [pytest.mark.long]) for seed in range(50)]
+KILLS = [pytest.param(seed, marks=[] if seed == 0 else [pytest.mark.long]) for seed in range(50)]
 
 
 @pytest.mark.parametrize("seed", KILLS)
@@ -258,7 +258,7 @@ def refused(lab: Lab) -> str:
     return lab.host("gw1").run(log).stdout
 
 
-@pytest.mark.parametrize("umask", ["027", "077"])
+@pytest.mark.parametrize("umask", [pytest.param("027", marks=pytest.mark.long), "077"])
 def test_owners_and_modes(laptop_disabled: Lab, umask: str) -> None:
     """A first apply with a umask works as any; what somebody changes by hand is put right without a
     restart; and a server that cannot read who is disabled lets nobody in."""
@@ -290,11 +290,8 @@ def test_owners_and_modes(laptop_disabled: Lab, umask: str) -> None:
 
 FIRST = (  # around what makes a gateway of a node
     "kernel settings",
-    "firewall packages",
-    "firewall loader",
     "firewall rules",
     "firewall at boot",
-    "keepalived configuration",
     "keepalived service",
 )
 
