@@ -39,6 +39,8 @@ def gw1(site: Lab) -> Iterator[Host]:
         host.run("ufw disable; nft delete table inet mine", check=False)
         host.run("for chain in INPUT FORWARD; do iptables -P $chain ACCEPT; done")
         host.run(f"{PURGE} nftables ufw; rm -rf /etc/ufw", timeout=60)
+        # It leaves its chains behind, and jumps to them.
+        host.run("for ip in iptables ip6tables; do $ip-save | grep -v ufw | $ip-restore; done")
         ok(site.apply("gw1", "gateway.firewall"), "gw1")
         converge(site)
 
