@@ -56,6 +56,7 @@ def measure(host: Host, *commands: str) -> list[float]:
 def main() -> None:
     with Lab().visit() as lab:
         pki.distribute(lab)
+        lab.apply()  # it brings the modules, which the pillar's line asks for
         with pki.masterless(lab, "gw1"):
             rows = bench(lab)
     print(f"\nNothing to do, median of {RUNS}  empty SLS   gateway   factor")
