@@ -538,7 +538,8 @@ def test_full_tunnel_and_further_routes(site: Lab, pillar: Change) -> None:
     """All of a client's traffic leaves through the gateway, as the gateway."""
     ok(pillar(vpn(**main(full_tunnel=True, routes=["203.0.113.0/24"]))))
     laptop, internet, far = site.host("laptop"), site.host("internet"), "192.0.2.80"
-    internet.run(f"ip address add {far}/32 dev lo")
+    # It is the laptop's router: the packets of the tunnel go by it too.
+    internet.run(f"ip address add {far}/32 dev lo; sysctl -w net.ipv4.ip_forward=1")
     laptop.run(f"ip route add default via {checks.INTERNET}")
     try:
         assert page(laptop, far) == "internet saw 198.51.100.50"
@@ -550,7 +551,7 @@ def test_full_tunnel_and_further_routes(site: Lab, pillar: Change) -> None:
         assert page(laptop, far) == "internet saw 198.51.100.50"
     finally:
         laptop.run("ip route del default")
-        internet.run(f"ip address del {far}/32 dev lo")
+        internet.run(f"ip address del {far}/32 dev lo; sysctl -w net.ipv4.ip_forward=0")
 
 
 def test_a_setting_that_openvpn_refuses(site: Lab, pillar: Change) -> None:
