@@ -1018,6 +1018,33 @@ def service(name, reads=(), rereads=(), units=(), enable=True, start=True, targe
     return _result(name, changes, "In force.", "The unit would be changed.", act)
 
 
+def service_off(name, ours=None):
+    """
+    A unit of systemd's does not run and does not start at boot; there may be none.
+
+    ours
+        The file without which the unit is somebody else's and stays as it is.
+    """
+    try:
+        (unit,) = _units(name)
+    except CommandExecutionError as error:
+        return _failed(name, str(error))
+    changes = {}
+    if ours is None or os.path.exists(ours):
+        if unit["ActiveState"] not in ("inactive", "failed"):
+            changes["stopped"] = True
+        if unit["UnitFileState"] == "enabled":
+            changes["disabled"] = True
+
+    def act():
+        if "stopped" in changes:
+            _run("systemctl", "stop", name)
+        if "disabled" in changes:
+            _run("systemctl", "disable", name)
+
+    return _result(name, changes, "It is off.", "The unit would be stopped or disabled.", act)
+
+
 def original_kept(name, shipped=False):
     """
     The file ``name``, as it was before the formula, is kept beside itself.
@@ -1042,13 +1069,27 @@ def original_kept(name, shipped=False):
     return _result(name, changes, "Copied.", "The file would be copied.", act)
 
 
-def original_restored(name):
-    """The file ``name`` is again what ``original_kept`` kept."""
+def original_restored(name, or_none=False):
+    """
+    The file ``name`` is again what ``original_kept`` kept.
+
+    or_none
+        Whether it goes, if it is ours, where there was none before.
+    """
     kept = name + KEPT_SUFFIX
-    changes = {name: "restored"} if os.path.exists(kept) else {}
-    return _result(
-        name, changes, "Restored.", "The file would be restored.", lambda: os.replace(kept, name)
-    )
+    changes = {}
+    if os.path.exists(kept):
+        changes[name] = "restored"
+    elif or_none and OURS in (_read(name) or ""):
+        changes[name] = "removed"
+
+    def act():
+        if changes[name] == "restored":
+            os.replace(kept, name)
+        else:
+            _remove(name)
+
+    return _result(name, changes, "As it was.", "The file would be as it was.", act)
 
 
 def folder_gone(name, keep=()):

@@ -5,19 +5,17 @@ include:
   - gateway.loaded
 
 no state sync:
-  service.dead:
+  gateway.service_off:
     - names:
       - gateway-sync
       - {{ os.conntrackd.service }}
-    - enable: False
-    # Not a conntrackd of somebody else's, and none that was never there.
-    - onlyif: test -e {{ unit_settings }}
+    - ours: {{ unit_settings }}
 
 conntrackd configuration as before:
   gateway.original_restored:
     - name: {{ os.conntrackd.config }}
     - require:
-      - service: no state sync
+      - gateway: no state sync
 
 state sync files are gone:
   file.absent:
@@ -27,7 +25,7 @@ state sync files are gone:
       - /usr/lib/gateway/sync
       - /run/gateway/sync.json
     - require:
-      - service: no state sync
+      - gateway: no state sync
 
 # Last: it says that there is something to clean.
 conntrackd unit settings are gone:

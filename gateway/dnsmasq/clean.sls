@@ -4,14 +4,13 @@ include:
   - gateway.loaded
 
 dns and dhcp are stopped:
-  service.dead:
+  gateway.service_off:
     - names:
       - gateway-dns
       - gateway-dhcp
-    - enable: False
 
 dns and dhcp files are gone:
   file.absent:
     - names: {{ os.dnsmasq.dns_files + os.dnsmasq.dhcp_files }}
     - require:
-      - service: dns and dhcp are stopped
+      - gateway: dns and dhcp are stopped

@@ -87,14 +87,13 @@ dhcp service:
 {%- else %}
 
 no dhcp service:
-  service.dead:
+  gateway.service_off:
     - name: gateway-dhcp
-    - enable: False
 
 no dhcp files:
   file.absent:
     - names: {{ os.dnsmasq.dhcp_files }}
     - require:
-      - service: no dhcp service
+      - gateway: no dhcp service
 {%- endif %}
 {%- endif %}

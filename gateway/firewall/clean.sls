@@ -5,20 +5,18 @@ include:
 
 # First: it would put the rules back.
 no firewall guard:
-  service.dead:
+  gateway.service_off:
     - name: gateway-firewall-guard
-    - enable: False
 
 no firewall rules of ours:
   gateway.firewall:
     - ruleset: {}
     - require:
-      - service: no firewall guard
+      - gateway: no firewall guard
 
 no firewall at boot:
-  service.dead:
+  gateway.service_off:
     - name: gateway-firewall
-    - enable: False
     - require:
       - gateway: no firewall rules of ours
 
@@ -33,4 +31,4 @@ firewall files are gone:
       - /run/gateway/firewall.restored
       - /run/gateway/health/firewall
     - require:
-      - service: no firewall at boot
+      - gateway: no firewall at boot

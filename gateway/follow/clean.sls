@@ -8,13 +8,12 @@ no unit follows the virtual IP:
     - units: []
 
 nothing follows the virtual IP:
-  service.dead:
+  gateway.service_off:
     - names:
       - gateway-follow
       - gateway-follow-hooks
       - gateway-follow-event
       - gateway-virtual-ip.target
-    - enable: False
     - require:
       - gateway: no unit follows the virtual IP
 
@@ -34,4 +33,4 @@ follower files are gone:
       - /run/gateway/hooks.told
       - /run/gateway/event.told
     - require:
-      - service: nothing follows the virtual IP
+      - gateway: nothing follows the virtual IP

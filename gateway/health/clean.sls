@@ -2,9 +2,8 @@ include:
   - gateway.loaded
 
 health service is stopped:
-  service.dead:
+  gateway.service_off:
     - name: gateway-health
-    - enable: False
 
 health files are gone:
   file.absent:
@@ -18,4 +17,4 @@ health files are gone:
       - /run/gateway/health.json
       - /run/gateway/health
     - require:
-      - service: health service is stopped
+      - gateway: health service is stopped

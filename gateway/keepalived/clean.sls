@@ -4,25 +4,18 @@ include:
   - gateway.loaded
 
 keepalived is stopped:
-  service.dead:
+  gateway.service_off:
     - name: {{ os.keepalived.service }}
-    - enable: False
-
-keepalived configuration is gone:
-  file.absent:
-    - name: {{ os.keepalived.config }}
-    - onlyif: grep -qs 'Managed by Salt (gateway)' {{ os.keepalived.config }}
-    - require:
-      - service: keepalived is stopped
 
 keepalived configuration is as it was:
   gateway.original_restored:
     - name: {{ os.keepalived.config }}
+    - or_none: True
     - require:
-      - file: keepalived configuration is gone
+      - gateway: keepalived is stopped
 
 keepalived unit settings are gone:
   gateway.drop_in_gone:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - require:
-      - service: keepalived is stopped
+      - gateway: keepalived is stopped

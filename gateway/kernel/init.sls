@@ -8,20 +8,13 @@ include:
 {%- if plan %}
 {%- if plan.sync.enabled %}
 
-# At boot the settings come before the firewall, which would bring the module.
+# At boot the settings come before the firewall, which brings the module otherwise.
 kernel modules:
   gateway.file:
     - name: /etc/modules-load.d/gateway.conf
     - contents: |
         # Managed by Salt (gateway).
         nf_conntrack
-
-kernel module of connection tracking:
-  cmd.run:
-    - name: modprobe nf_conntrack
-    - unless: test -e /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal
-    - require_in:
-      - gateway: kernel settings
 {%- else %}
 
 no kernel modules:

@@ -10,15 +10,12 @@ no openvpn servers of ours:
     - instances: []
 
 no openvpn routes service:
-  service.dead:
+  gateway.service_off:
     - name: gateway-vpn-routes
-    - enable: False
-    # Test mode would announce a change of a service that was never there.
-    - onlyif: test -e /etc/systemd/system/gateway-vpn-routes.service
 
 openvpn files are gone:
   file.absent:
     - names: {{ (os.openvpn.files + os.openvpn.routes_files) | tojson }}
     - require:
       - gateway: no openvpn servers of ours
-      - service: no openvpn routes service
+      - gateway: no openvpn routes service

@@ -133,17 +133,14 @@ openvpn routes service:
 {%- else %}
 
 no openvpn routes service:
-  service.dead:
+  gateway.service_off:
     - name: gateway-vpn-routes
-    - enable: False
-    # Test mode would announce a change of a service that was never there.
-    - onlyif: test -e /etc/systemd/system/gateway-vpn-routes.service
 
 no openvpn routes files:
   file.absent:
     - names: {{ os.openvpn.routes_files }}
     - require:
-      - service: no openvpn routes service
+      - gateway: no openvpn routes service
 {%- endif %}
 
 no other openvpn servers of ours:

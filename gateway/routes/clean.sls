@@ -13,9 +13,8 @@ no routes of ours:
       - file: routes file is gone
 
 no routes at boot:
-  service.dead:
+  gateway.service_off:
     - name: gateway-routes
-    - enable: False
     - require:
       - gateway: no routes of ours
 
@@ -23,4 +22,4 @@ routes unit is gone:
   file.absent:
     - name: /etc/systemd/system/gateway-routes.service
     - require:
-      - service: no routes at boot
+      - gateway: no routes at boot

@@ -116,7 +116,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 19
+    assert len(functions) == 20
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
@@ -952,6 +952,16 @@ def test_what_is_ours_is_no_original(machine, conf):
     assert machine.run("original_kept", str(conf))["changes"] == {}
 
 
+def test_a_file_of_ours_where_there_was_none(machine, conf):
+    """It goes only where its service can do without; a user's own stays."""
+    assert machine.run("original_restored", str(conf), or_none=True)["changes"] == {}
+    conf.write_text("# Managed by Salt (gateway).\n")
+    assert machine.run("original_restored", str(conf))["changes"] == {}
+    changes = converges(machine, "original_restored", str(conf), or_none=True)
+    assert changes == {str(conf): "removed"}
+    assert not conf.exists()
+
+
 def test_original_that_cannot_be_copied(machine, conf, module, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
@@ -1123,6 +1133,8 @@ def unit(machine, monkeypatch, module):
             unit.drop_ins |= set(map(str, machine.folder.rglob("*.service.d/*.conf")))
         elif verb == "enable":
             unit.enabled.add(*names)
+        elif verb == "disable":
+            unit.enabled.discard(*names)
         else:
             assert verb in ("start", "try-restart", "reload", "stop")
             assert verb == "start" or names[0] in unit.active
@@ -1296,6 +1308,37 @@ def test_a_unit_that_is_only_told(machine, unit):
 def test_notes_that_cannot_be_read(machine, unit):
     machine.read.joinpath("app.json").write_text("{")
     assert machine.run("service", "app", **unit.call)["result"] is False
+
+
+@pytest.mark.parametrize("was", [{"stopped"}, {"disabled"}, {"stopped", "disabled"}])
+def test_a_unit_that_is_off(machine, unit, was):
+    if "stopped" in was:
+        unit.load("app")
+    if "disabled" in was:
+        unit.enabled.add("app")
+    assert converges(machine, "service_off", "app") == dict.fromkeys(was, True)
+    assert not unit.active & {"app"} and not unit.enabled
+
+
+def test_a_unit_that_may_be_somebody_elses(machine, unit):
+    """It is not touched without the file that makes it ours."""
+    unit.load("app")
+    unit.enabled.add("app")
+    ours = machine.folder / "ours"
+    assert machine.run("service_off", "app", ours=str(ours))["changes"] == {}
+    ours.touch()
+    changes = converges(machine, "service_off", "app", ours=str(ours))
+    assert changes == {"stopped": True, "disabled": True}
+
+
+def test_a_unit_cannot_be_off_without_systemd(machine):
+    machine.functions["cmd.run_all"] = lambda *_, **__: {
+        "retcode": 1,
+        "stdout": "",
+        "stderr": "System has not been booted with systemd",
+    }
+    ret = machine.run("service_off", "app")
+    assert ret["result"] is False and "not been booted" in ret["comment"]
 
 
 def test_a_folder_that_goes_leaves_what_is_the_users(machine):
