@@ -1317,7 +1317,8 @@ def test_a_unit_that_is_off(machine, unit, was):
     if "disabled" in was:
         unit.enabled.add("app")
     assert converges(machine, "service_off", "app") == dict.fromkeys(was, True)
-    assert not unit.active & {"app"} and not unit.enabled
+    assert not unit.active & {"app"}
+    assert not unit.enabled
 
 
 def test_a_unit_that_may_be_somebody_elses(machine, unit):
@@ -1338,7 +1339,8 @@ def test_a_unit_cannot_be_off_without_systemd(machine):
         "stderr": "System has not been booted with systemd",
     }
     ret = machine.run("service_off", "app")
-    assert ret["result"] is False and "not been booted" in ret["comment"]
+    assert ret["result"] is False
+    assert "not been booted" in ret["comment"]
 
 
 def test_a_folder_that_goes_leaves_what_is_the_users(machine):
