@@ -35,7 +35,14 @@ def module(load):
 def machine(module, monkeypatch, tmp_path, tmp_path_factory):
     """What the states work on; ``run`` calls one and checks what each of them has to keep to."""
     machine = SimpleNamespace(
-        folder=tmp_path, opts={"test": False}, functions={}, states={}, calls=[], running={}
+        folder=tmp_path,
+        opts={"test": False},
+        functions={},
+        states={},
+        calls=[],
+        running={},
+        context={},
+        low=[],
     )
     # Notes for later runs are no change of the machine.
     machine.read = tmp_path_factory.mktemp("read")
@@ -61,11 +68,14 @@ def machine(module, monkeypatch, tmp_path, tmp_path_factory):
         "__states__": machine.states,
         "__env__": "base",
         "__running__": machine.running,
+        "__context__": machine.context,
+        "__lowstate__": machine.low,
     }.items():
         monkeypatch.setattr(module, name, value, raising=False)
 
     def run(function, *arguments, test=False, **keywords):
         machine.opts["test"] = test
+        machine.context.clear()  # each is a run of its own
         before = snapshot(tmp_path)
         calls = len(machine.calls)
         ret = getattr(module, function)(*arguments, **keywords)
@@ -1330,6 +1340,49 @@ def test_a_unit_that_may_be_somebody_elses(machine, unit):
     ours.touch()
     changes = converges(machine, "service_off", "app", ours=str(ours))
     assert changes == {"stopped": True, "disabled": True}
+
+
+@pytest.fixture
+def asked(machine, unit):
+    """Which units systemd was asked about, call by call."""
+    real, asked = machine.functions["cmd.run_all"], []
+
+    def run_all(command, **keywords):
+        if command[1] == "show":
+            asked.append(command[3:])
+        return real(command, **keywords)
+
+    machine.functions["cmd.run_all"] = run_all
+    unit.load("app")
+    unit.enabled.add("app")
+    more = {"units": ["app.socket"], "target": "other.target"}
+    for fun, name, keywords in (("service", "app", more), ("service_off", "other", {})):
+        machine.low.append({"state": "gateway", "fun": fun, "name": name, **keywords})
+    machine.low.append({"state": "gateway", "fun": "file", "name": "/etc/file"})
+    machine.low.append({"state": "service", "fun": "running", "name": "somebody's"})
+    return asked
+
+
+def test_systemd_is_asked_once_while_nothing_changes(machine, module, unit, asked):
+    machine.opts["test"] = False
+    machine.running["file"] = {"name": "/etc/file", "changes": {}, "result": True}
+    assert not module.service("app", units=["app.socket"], target="other.target")["changes"]
+    assert not module.service_off("other")["changes"]
+    assert asked == [["app", "app.socket", "other", "other.target"]]
+    assert not module.service_off("unheard-of")["changes"]
+    assert asked[1:] == [["app", "app.socket", "other", "other.target", "unheard-of"]]
+
+
+@pytest.mark.parametrize(
+    "ret", [{"changes": {"x": 1}, "result": True}, {"changes": {}, "result": False}]
+)
+def test_what_systemd_said_does_not_count_after_a_change(machine, module, unit, asked, ret):
+    machine.opts["test"] = False
+    assert not module.service_off("other")["changes"]
+    unit.load("other")
+    machine.running["file"] = {"name": "/etc/file", **ret}
+    assert module.service_off("other")["changes"] == {"stopped": True}
+    assert "other" not in unit.active
 
 
 def test_a_unit_cannot_be_off_without_systemd(machine):

@@ -142,7 +142,7 @@ class Salt:
     def compile(self, sls, functions, **opts):
         """The states of an SLS in the order they would run, as Salt's low data."""
         self.opts["file_client"] = "local"
-        self.opts.pop("gateway_new_modules", None)
+        self.opts.pop("gateway_run", None)
         self.opts.pop("__master_opts__", None)
         self.opts.update(opts)
         self.high.state.rend = salt.loader.render(
