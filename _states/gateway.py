@@ -903,7 +903,7 @@ def _units(*names):
     """
     What systemd knows of these units, in this order.
 
-    Asking takes longer than all else that a state does which has nothing to do. So what the run will
+    Asking takes longer than all else in a state that has nothing to do. So all that the run will
     want to know is asked at once, and the answer counts until something has changed or failed.
     """
     if any(ret["changes"] or ret["result"] is False for ret in __running__.values()):
