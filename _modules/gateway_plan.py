@@ -5,13 +5,14 @@ A library in plain Python: no Salt, no system, no clock. ``read`` turns the pill
 a plain dict. What users call is the execution module ``gateway``.
 """
 
+import bisect
 import difflib
 import functools
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
@@ -151,6 +152,11 @@ class Network:
     virtual_ip: IPv4Address | None
     addresses: tuple[IPv4Address, ...] = ()
     accept_ra: bool | None = None
+
+    @functools.cached_property
+    def further(self) -> frozenset[IPv4Address]:
+        """``addresses``, to look one up."""
+        return frozenset(self.addresses)
 
 
 @dataclass(frozen=True)
@@ -383,12 +389,22 @@ class Site:
     follow_virtual_ip: tuple[str, ...]
 
     @functools.cached_property
+    def client_addresses(self) -> dict[str, tuple[str, ...]]:
+        """Addresses and networks of each VPN client, by its name in small letters."""
+        return _client_addresses(self.vpn_clients, self.vpn_servers, self.nodes)
+
+    @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
         # That a node has no certificate says nothing of the site.
-        site = {name: value for name, value in vars(self).items() if name != "vpn_error"}
+        site = {name: value for name, value in _fields(self).items() if name != "vpn_error"}
         text = json.dumps(site, default=_plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """What a part of a site was made of, without what was worked out of it since."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
 def _plain(value: Any) -> Any:
@@ -400,7 +416,7 @@ def _plain(value: Any) -> Any:
         return [value.path, hashlib.sha256(text.encode()).hexdigest()]
     if isinstance(value, (IPv4Address, IPv4Network)):
         return str(value)
-    return vars(value)
+    return _fields(value)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -704,6 +720,9 @@ class _Reader:
         self.errors: list[str] = []
         self.claims: dict[tuple[str, object], str] = {}
         self.networks: list[tuple[IPv4Network, str]] = []
+        # Places in that list, by network, and the networks' first addresses in their order.
+        self._places: dict[tuple[int, int], list[int]] = {}
+        self._starts: list[tuple[int, int]] = []
 
     def fault(self, path: str, message: object) -> None:
         self.errors.append(f"{path}: {message}")
@@ -721,10 +740,22 @@ class _Reader:
     def claim_network(self, network: IPv4Network | None, path: str) -> None:
         if network is None:
             return
-        for other, first in self.networks:
-            if network.overlaps(other):
-                self.fault(path, f"{network} overlaps {other} of {first}")
+        for place in self._overlapping(network):
+            other, first = self.networks[place]
+            self.fault(path, f"{network} overlaps {other} of {first}")
+        key = (int(network.network_address), network.prefixlen)
+        self._places.setdefault(key, []).append(len(self.networks))
+        bisect.insort(self._starts, key)
         self.networks.append((network, path))
+
+    def _overlapping(self, network: IPv4Network) -> list[int]:
+        """Places of what is claimed already: networks overlap where one has the other in it."""
+        start, prefix = int(network.network_address), network.prefixlen
+        around = {(start >> 32 - bits << 32 - bits, bits) for bits in range(prefix + 1)}
+        low = bisect.bisect_left(self._starts, (start, prefix))
+        high = bisect.bisect_right(self._starts, (int(network.broadcast_address), 32))
+        within = {key for key in self._starts[low:high] if key[1] >= prefix}
+        return sorted(place for key in around | within for place in self._places.get(key, ()))
 
     def inside(self, ip: IPv4Address | None, network: IPv4Network | None, path: str) -> None:
         """Note it as a fault where ``ip`` cannot be a host's address in ``network``."""
@@ -874,10 +905,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
-    addresses = {
-        client.name.lower(): _client_addresses(client, servers, nodes) for client in clients
-    }
-    names = _Names(reader, hosts, servers, addresses)
+    names = _Names(reader, hosts, servers, _client_addresses(clients, servers, nodes))
     firewall = _read_firewall(top.section("firewall"), names)
     nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
@@ -1293,6 +1321,8 @@ def _read_clients(
     vpn: _Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
 ) -> tuple[VpnClient, ...]:
     clients = []
+    subnets = _subnets(servers, nodes)
+    smallest = max(subnets, key=lambda pair: pair[1].prefixlen, default=None)
     for entry in vpn.entries("clients", _client_name):
         section = entry.section
         client = VpnClient(
@@ -1313,7 +1343,7 @@ def _read_clients(
                 section.at("networks"),
                 "needs a site of at most two nodes: of more, none knows which has the client",
             )
-        _check_client_id(section, client, servers, nodes)
+        _check_client_id(section, client, smallest)
         clients.append(client)
     if clients and not servers:
         vpn.reader.fault(vpn.at("clients"), "there is no VPN server in gateway:vpn:servers")
@@ -1342,13 +1372,12 @@ def _fitting_subnet(server: VpnServer, node: Node) -> IPv4Network | None:
 
 
 def _check_client_id(
-    section: _Section, client: VpnClient, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+    section: _Section, client: VpnClient, smallest: tuple[VpnServer, IPv4Network] | None
 ) -> None:
     """Below every dynamic range, so first of all below that of the smallest subnet."""
-    subnets = _subnets(servers, nodes)
-    if not client.id or not subnets:
+    if not client.id or not smallest:
         return
-    server, subnet = max(subnets, key=lambda pair: pair[1].prefixlen)
+    server, subnet = smallest
     highest = subnet.num_addresses // 2 - 1
     if client.id > highest:
         section.reader.fault(
@@ -1359,12 +1388,18 @@ def _check_client_id(
 
 
 def _client_addresses(
-    client: VpnClient, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
-) -> tuple[str, ...]:
-    """What it has wherever it is connected, and the networks behind it."""
-    subnets = [subnet for _, subnet in _subnets(servers, nodes) if client.id]
-    own = [str(subnet.network_address + (client.id or 0)) for subnet in subnets]
-    return (*own, *(str(network) for network in client.networks))
+    clients: tuple[VpnClient, ...], servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+) -> dict[str, tuple[str, ...]]:
+    """By name in small letters, as rules have it: what a client has wherever it is connected, and
+    the networks behind it."""
+    starts = [subnet.network_address for _, subnet in _subnets(servers, nodes)]
+    return {
+        client.name.lower(): (
+            *(str(start + client.id) for start in starts if client.id),
+            *(str(network) for network in client.networks),
+        )
+        for client in clients
+    }
 
 
 def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
@@ -1795,7 +1830,7 @@ def _public_address(public: Network, *more: IPv4Address | None) -> Callable[[obj
 
     def parse(value: object) -> IPv4Address:
         address = _address(value)
-        if address not in (*public.addresses, *more):
+        if address not in public.further and address not in more:
             raise ValueError(f"{address} is not among gateway:public:addresses")
         return address
 
@@ -2180,10 +2215,10 @@ def _push_route(network: IPv4Network) -> str:
     return f"route {network.network_address} {network.netmask}"
 
 
-def _plan_client(site: Site, client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
+def _plan_client(client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
     """Its file in the folder of a server. What it is pushed is there and not in the server's own
-    configuration, so that one client's networks are no reason to restart a server."""
-    others = [network for network in _client_networks(site) if network not in client.networks]
+    configuration, so that one client's networks are no reason to restart a server. The routes to
+    the others' networks are the server's ``client_pushes`` without those to its own."""
     return {
         "name": client.name,
         "disabled": client.disabled,
@@ -2192,11 +2227,12 @@ def _plan_client(site: Site, client: VpnClient, subnet: IPv4Network) -> dict[str
             {
                 "address": str(network.network_address),
                 "netmask": str(network.netmask),
+                "push": _push_route(network),
                 "halves": [str(half) for half in network.subnets()],
             }
             for network in client.networks
         ],
-        "pushes": [*(_push_route(network) for network in others), *client.pushes],
+        "pushes": list(client.pushes),
     }
 
 
@@ -2226,7 +2262,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "dynamic": server.dynamic,
         "dynamic_range": [str(end) for end in server.dynamic_range(node)],
         "auth": dict(vars(server.auth)) if server.auth else None,
-        "clients": [_plan_client(site, client, subnet) for client in site.vpn_clients],
+        "clients": [_plan_client(client, subnet) for client in site.vpn_clients],
         "client_pushes": [_push_route(network) for network in _client_networks(site)],
         "settings": _plan_settings(server.settings),
     }
@@ -2308,9 +2344,7 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
     if target.kind == "network":
         return [{"address": target.name}]
     if target.kind == "client":
-        client = next(each for each in site.vpn_clients if each.name.lower() == target.name)
-        addresses = _client_addresses(client, site.vpn_servers, site.nodes)
-        return [{"address": address} for address in addresses]
+        return [{"address": address} for address in site.client_addresses[target.name]]
     if target.name == "public":
         return [{"interface": node.public_interface}]
     if target.name == "internal":

@@ -3,7 +3,8 @@
 A library in plain Python, like ``gateway_plan``. Chains of ours are called GATEWAY- and, where a
 built-in chain leads to them, its name; the jumps are made where the rules are loaded. The others
 are called from these: DNAT has the forwards, SOURCES drops who has an address of the inside and
-comes from elsewhere, INSIDE accepts what stays inside, EGRESS what is listed of what leaves.
+comes from elsewhere, INSIDE accepts what stays inside, BRANCH what a network behind a client sends
+there, EGRESS what is listed of what leaves.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ CHAINS = {
     "raw": ("PREROUTING", "OUTPUT"),
     "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
-    "filter": ("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "EGRESS"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "BRANCH", "EGRESS"),
 }
 PREFIX = "GATEWAY-"
 # A value for local use (RFC 2474 section 6, pool 2): "a peer has sent this on already".
@@ -366,6 +367,10 @@ class _Family:
         self._note("filter", "INSIDE", "Not out of the other interfaces, whatever the routes say.")
         for interface in self.inside:
             self._add("filter", "INSIDE", f"-o {interface} -j ACCEPT")
+        if self.client_networks:
+            self._note("filter", "BRANCH", "Where a network behind a client may go.")
+            for network in (self.network, *self.vpn_networks, *self.client_networks):
+                self._add("filter", "BRANCH", f"-d {network} -j {PREFIX}INSIDE")
 
     # The tables
 
@@ -780,12 +785,9 @@ class _Family:
                 self._add("filter", chain, clients, f"-d {other}" if v4 else f"-o {other}", accept)
         for network in self.client_networks if v4 else []:
             self._note("filter", chain, f"{network}, behind a VPN client.")
+            self._add("filter", chain, f"-s {network} ! -d {network} -j {PREFIX}BRANCH")
             for other in (self.network, *self.vpn_networks):
-                self._add("filter", chain, f"-s {network} -d {other} {accept}")
                 self._add("filter", chain, f"-s {other} -d {network} {accept}")
-            for other in self.client_networks:
-                if other != network:
-                    self._add("filter", chain, f"-s {network} -d {other} {accept}")
 
 
 class _Closed(_Family):

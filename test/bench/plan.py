@@ -4,6 +4,7 @@
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import gateway_rules  # noqa: E402
 
 SIZES = (10, 1), (100, 10), (1_000, 100), (10_000, 1_000), (10_000, 10_000)  # hosts, forwards
 RUNS = 5
+MANY = 1_000, 2_000, 4_000  # of one kind of entry
 FIRST_HOST = IPv4Address("10.77.1.0")
 
 
@@ -38,6 +40,73 @@ def pillar(hosts: int, forwards: int) -> dict[str, Any]:
         {"port": 10_000 + number, "to": f"host{number:05}"} for number in range(forwards)
     ]
     return site
+
+
+def name(number: int) -> str:
+    return f"client{number:05}"
+
+
+def with_clients(entries: int, **keys: Any) -> dict[str, Any]:
+    """A site with VPN subnets that have room for them; a key's value may depend on the number."""
+    site = pillar(10, 1)
+    site["vpn"]["servers"]["main"].update(network="10.128.0.0/12", prefix=16)
+    site["vpn"]["clients"] = {
+        name(number): {key: value(number) for key, value in keys.items()}
+        for number in range(entries)
+    }
+    return site
+
+
+def with_rules(entries: int, kind: str) -> dict[str, Any]:
+    """A rule of the firewall that names its own host or client."""
+    if kind == "client":
+        site = with_clients(entries, id=lambda number: number + 2)
+        names = [name(number) for number in range(entries)]
+    else:
+        site = pillar(entries, 1)
+        names = list(site["hosts"])
+    site["firewall"] = {
+        "forward": [{"from": each, "to": "public", "proto": "tcp", "ports": 25} for each in names]
+    }
+    return site
+
+
+def with_group(entries: int) -> dict[str, Any]:
+    site = pillar(entries, 1)
+    site["firewall"] = {"groups": {"all": list(site["hosts"])}, "forward": [{"from": "all"}]}
+    return site
+
+
+def one_to_one(entries: int) -> dict[str, Any]:
+    site = pillar(entries, 1)
+    site["public"]["network"] = "198.18.0.0/15"
+    for node, number in (("gw1", 2), ("gw2", 3)):
+        site["nodes"][node]["public"] = f"198.18.0.{number}"
+    first = IPv4Address("198.18.1.0")
+    site["public"]["virtual_ip"] = "198.18.0.1"
+    site["public"]["addresses"] = [str(first + number) for number in range(entries)]
+    site["nat"]["one_to_one"] = [
+        {"address": str(first + number), "to": each} for number, each in enumerate(site["hosts"])
+    ]
+    return site
+
+
+# What a pillar may have thousands of.
+KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "hosts": lambda entries: pillar(entries, 1),
+    "forwards": lambda entries: (
+        pillar(10, 1)
+        | {"nat": {"forwards": [{"port": 10_000 + n, "to": "host00000"} for n in range(entries)]}}
+    ),
+    "clients, an address each": lambda entries: with_clients(entries, id=lambda n: n + 2),
+    "clients, a network each": lambda entries: with_clients(
+        entries, networks=lambda n: [str(IPv4Address("172.16.0.0") + 256 * n) + "/24"]
+    ),
+    "rules that name a host": lambda entries: with_rules(entries, "host"),
+    "rules that name a client": lambda entries: with_rules(entries, "client"),
+    "members of a group": with_group,
+    "1:1 addresses": one_to_one,
+}
 
 
 def seconds(site: dict[str, Any]) -> tuple[float, float, float]:
@@ -61,6 +130,14 @@ def main() -> None:
         steps = [statistics.median(column) * 1000 for column in zip(*runs, strict=True)]
         shown = " ".join(f"{step:7.1f} ms" for step in (*steps, sum(steps)))
         print(f"{hosts:6} {forwards:8} {shown}")
+    columns = " ".join(f"{entries:>10,}" for entries in MANY)
+    print(f"\nRead, planned and compiled {columns}   time for {MANY[-1] // MANY[0]} times as many")
+    for kind, make in KINDS.items():
+        totals = [
+            statistics.median(sum(seconds(make(entries))) for _ in range(RUNS)) for entries in MANY
+        ]
+        shown = " ".join(f"{total * 1000:7.0f} ms" for total in totals)
+        print(f"{kind:26} {shown} {totals[-1] / totals[0]:7.1f}")
 
 
 if __name__ == "__main__":

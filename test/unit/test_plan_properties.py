@@ -14,6 +14,32 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 # --------------------------------------------------------------------------------------------------
+# Networks that overlap
+
+CLOSE_NETWORKS = st.lists(
+    st.builds(
+        lambda number, prefix: IPv4Network((number, prefix), strict=False),
+        st.integers(0, 31) | st.sampled_from([2**31, 2**32 - 1]),
+        st.integers(24, 32) | st.sampled_from([0, 1, 31, 32]),
+    ),
+    max_size=12,
+)
+
+
+@given(CLOSE_NETWORKS)
+def test_a_network_is_compared_with_all_before_it(networks):
+    reader = gateway_plan._Reader()
+    for number, network in enumerate(networks):
+        reader.claim_network(network, str(number))
+    assert reader.errors == [
+        f"{number}: {network} overlaps {other} of {first}"
+        for number, network in enumerate(networks)
+        for first, other in enumerate(networks[:number])
+        if network.overlaps(other)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
 # Sites of 1 to 12 nodes, 1 to 8 VPN servers and 0 to 200 hosts. Every pillar is valid.
 
 INTERNAL = IPv4Network("10.0.0.0/22")

@@ -1,5 +1,6 @@
 """The planner's part of the VPN: clients, their addresses and networks, authentication."""
 
+import json
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -273,24 +274,43 @@ def test_a_network_behind_a_client(plan):
     found = server(plan, changes)
     alice, branch = found["clients"]
     routes = ["route 10.50.0.0 255.255.255.0", "route 10.60.0.0 255.255.254.0"]
-    assert alice["pushes"] == [*routes, "ping 9"]
+    assert alice["pushes"] == ["ping 9"]
     assert found["client_pushes"] == routes
     assert branch["pushes"] == []
     assert branch["networks"] == [
         {
             "address": "10.50.0.0",
             "netmask": "255.255.255.0",
+            "push": routes[0],
             "halves": ["10.50.0.0/25", "10.50.0.128/25"],
         },
         {
             "address": "10.60.0.0",
             "netmask": "255.255.254.0",
+            "push": routes[1],
             "halves": ["10.60.0.0/24", "10.60.1.0/24"],
         },
     ]
     for node, peer in (("gw1", "10.77.0.3"), ("gw2", "10.77.0.2")):
         assert {"destination": "10.50.0.0/24", "via": peer} in plan(changes, node)["routes"]
         assert plan(changes, node)["vpn"]["networks"] == ["10.50.0.0/24", "10.60.0.0/23"]
+
+
+@pytest.mark.parametrize(
+    "entry", [lambda n: {"id": n}, lambda n: {"networks": [f"172.16.{n}.0/24"]}]
+)
+def test_what_is_made_of_clients_grows_as_they_do(plan, entry):
+    """And not with the square of their number: a site may have thousands."""
+
+    def size(count):
+        clients = {f"c{n:02}": entry(n) for n in range(10, 10 + count)}
+        rules = [{"from": name, "to": "backend01", "ports": 22} for name in clients]
+        found = plan({"vpn:clients": clients, "firewall:forward": rules})
+        return len(json.dumps(found)), len(gateway_rules.ruleset(found)["v4"].splitlines())
+
+    some, more, most = size(20), size(40), size(80)
+    for a, b, c in zip(some, more, most, strict=True):
+        assert c - b == pytest.approx(2 * (b - a), rel=0.02)
 
 
 def test_clients_do_not_change_what_a_server_is_started_with(plan):
@@ -333,7 +353,8 @@ def test_firewall_of_a_network_behind_a_client(plan):
         "-A GATEWAY-PREROUTING -i vpn-main -s 10.50.0.0/24 -d 10.77.0.0/24"
         " -m addrtype ! --dst-type LOCAL -j CT --notrack",
         "-A GATEWAY-FORWARD -i eth0 -o eth0 -d 10.50.0.0/24 -m dscp --dscp 0x3f -j DROP",
-        "-A GATEWAY-FORWARD -s 10.50.0.0/24 -d 10.77.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-FORWARD -s 10.50.0.0/24 ! -d 10.50.0.0/24 -j GATEWAY-BRANCH",
+        "-A GATEWAY-BRANCH -d 10.77.0.0/24 -j GATEWAY-INSIDE",
         "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
         "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
     ]:
@@ -343,7 +364,7 @@ def test_firewall_of_a_network_behind_a_client(plan):
     single = gateway_rules.ruleset(plan(alone))["v4"]
     assert "notrack" not in single.replace("-p 112 -j CT --notrack", "")
     assert "dscp" not in single
-    assert "-s 10.50.0.0/24 -d 10.77.0.0/24 -j GATEWAY-INSIDE" in single
+    assert "-s 10.50.0.0/24 ! -d 10.50.0.0/24 -j GATEWAY-BRANCH" in single
     assert "--to-source 10.77.0.2" not in single
 
 
