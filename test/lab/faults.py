@@ -8,6 +8,7 @@ itself is part of every row.
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -173,6 +174,18 @@ def is_on(name: str) -> Step:
     return step
 
 
+def taken_by(name: str) -> Step:
+    """Wait until the virtual IPs are there, before the row begins."""
+
+    def step(stage: Stage) -> None:
+        for address in stage.addresses:
+            found = functools.partial(checks.holders, stage.lab, address)
+            if checks.eventually(found, lambda now: now == [name], 30) != [name]:
+                raise LabError(f"{address} did not come to {name}")
+
+    return step
+
+
 def with_cloud(stage: Stage) -> None:
     """An executable in follow.d, which has just been called, moves an address of a cloud."""
     cloud.set_up(stage.lab)
@@ -294,7 +307,12 @@ WRONG = {"nodes": {"gw2": {"internal": "10.78.0.3"}}}
 # Another clock for the daemons of a gateway. The machine's own is shared with everything else on
 # it and is not touched; the monotonic clock is real, as it is when a clock is set.
 FAKETIME = "/opt/faketime/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-CLOCKED = "keepalived gateway-follow gateway-health gateway-dns gateway-dhcp conntrackd"
+CLOCKED = "gateway-dhcp keepalived gateway-follow gateway-health gateway-dns conntrackd"
+# DHCP first: where keepalived starts again the role may go, and DHCP is stopped meanwhile.
+AGAIN = f"""
+systemctl daemon-reload
+for unit in {CLOCKED}; do systemctl try-restart $unit; done
+"""
 OTHER_CLOCK = f"""
 echo +0 > /run/faketime
 for unit in {CLOCKED}; do
@@ -303,16 +321,13 @@ for unit in {CLOCKED}; do
 FAKETIME_TIMESTAMP_FILE=/run/faketime FAKETIME_CACHE_DURATION=1' \
         > /run/systemd/system/$unit.service.d/clock.conf
 done
-systemctl daemon-reload
-systemctl try-restart {CLOCKED}
+{AGAIN}
 sleep 2
 grep -q libfaketime /proc/{PARENT}/maps
 """
 OWN_CLOCK = f"""
 for unit in {CLOCKED}; do rm -f /run/systemd/system/$unit.service.d/clock.conf; done
-systemctl daemon-reload
-systemctl try-restart {CLOCKED}
-"""
+{AGAIN}"""
 
 # As many connections as the table takes, of the kind that is not thrown out for new ones. In parts:
 # the filling itself should not take all of the kernel's time.
@@ -376,7 +391,9 @@ for tool in iptables ip6tables; do update-alternatives --set $tool /usr/sbin/$to
 
 def backend(kind: str) -> Steps:
     """Move the rules to the other kind of iptables, nft or legacy."""
-    return (apply(sls="gateway.firewall.clean"), on("gw1 gw2", BACKEND.format(kind)), apply())
+    clean = apply(sls="gateway.firewall.clean")
+    # Without rules a node gives the virtual IP away.
+    return (clean, on("gw1 gw2", BACKEND.format(kind)), apply(), taken_by("gw1"))
 
 
 def flushed(**other: Any) -> Must:
