@@ -47,6 +47,7 @@ PROC_SYS = "/proc/sys"
 SYSTEMD = "/etc/systemd"
 UNITS = f"{SYSTEMD}/system"
 READ = "/run/gateway/read"  # what the running units have read of their files
+RENDERED = "/run/gateway/rendered.json"  # what templates were rendered from, and what came of it
 UNIT_PROPERTIES = (
     "ActiveState,DropInPaths,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
 )
@@ -838,10 +839,18 @@ def file(name, mode="0644", **options):
     which is not root's can go through; whatever the umask of the run is, and whoever has changed
     that. An owner-only file is a secret: of what it was before, no copy is kept (``backup_mode``).
 
+    A template of the formula's has nothing but the plan and its ``context`` to go by. If both and
+    the template are what they were when this file was rendered, and it is what came of it, it is
+    not rendered again.
+
     options
         Further ones of ``file.managed``.
     """
     folders = _folder_changes(name)
+    origin = _origin(options)
+    same = origin and _rendered_from().get(name) == [origin, _digest(name)]
+    if same and not folders and not _access(name, int(mode, 8)):
+        return _result(name, {}, "", "", None)
     if not __opts__["test"]:
         try:
             _make_folders(name)
@@ -853,11 +862,36 @@ def file(name, mode="0644", **options):
     ret = __states__["file.managed"](
         name, user="root", group="root", mode=mode, makedirs=True, **options
     )
+    if origin and ret["result"] and not __opts__["test"]:
+        _write_json(RENDERED, _rendered_from() | {name: [origin, _digest(name)]})
     if folders and ret["result"] is not False:
         ret["changes"] = {**ret["changes"], "folders": folders}
         done = "Folders would be changed." if __opts__["test"] else "Folders changed."
         ret |= {"result": None if __opts__["test"] else True, "comment": f"{done} {ret['comment']}"}
     return ret
+
+
+def _origin(options):
+    """A digest of all that a template makes a file of; None where that is not known."""
+    if "template" not in options or "check_cmd" in options:
+        return None
+    source = __salt__["cp.cache_file"](options["source"], saltenv=__env__)
+    if not source:
+        return None
+    if "gateway_plan" not in __context__:
+        text = json.dumps(__salt__["gateway.plan"](), sort_keys=True)
+        __context__["gateway_plan"] = hashlib.sha256(text.encode()).hexdigest()
+    made_of = [_digest(source), __context__["gateway_plan"], options.get("context")]
+    text = json.dumps(made_of, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rendered_from():
+    """For each file that was rendered since the node started: its origin, and its own digest."""
+    try:
+        return json.loads(_read(RENDERED) or "{}")
+    except ValueError:
+        return {}
 
 
 def folder(name):

@@ -1,6 +1,7 @@
 """The state functions on a machine in a temporary folder: files, routes, rules and services."""
 
 import contextlib
+import functools
 import inspect
 import itertools
 import json
@@ -57,6 +58,7 @@ def machine(module, monkeypatch, tmp_path, tmp_path_factory):
         "NETWORKD_LINKS": "links",
         "INTERFACES": "net",
         "READ": machine.read,
+        "RENDERED": machine.read / "rendered.json",
     }.items():
         monkeypatch.setattr(module, constant, str(tmp_path / path))
     ours = [str(tmp_path / path) for path in ("state", "openvpn", "etc/gateway")]
@@ -1089,6 +1091,94 @@ def test_of_a_secret_no_copy_is_kept(machine, managed):
     machine.run("file", str(managed), mode="0600", contents="x")
     # Not False: that would be the minion's setting.
     assert machine.options == {"backup": "none"}
+
+
+@pytest.fixture
+def rendered(machine, tmp_path_factory):
+    """``gateway.file`` with a template that the file server has."""
+    cache = tmp_path_factory.mktemp("cache") / "conf.jinja"
+    cache.write_text("template 1")
+    rendered = SimpleNamespace(
+        cache=cache, times=0, plan={"a": 1}, file=machine.folder / "etc/gateway/conf"
+    )
+    rendered.call = {"source": "salt://conf.jinja", "template": "jinja", "context": {"b": 2}}
+
+    def managed(name, source, template, context, mode, **_):
+        rendered.times += 1
+        path = Path(name)
+        text = f"{cache.read_text()} {rendered.plan} {context}"
+        wrong = not path.exists() or path.read_text() != text or mode_of(path) != mode
+        if wrong and not machine.opts["test"]:
+            path.write_text(text)
+            path.chmod(int(mode, 8))
+        changes = {"diff": text} if wrong else {}
+        result = None if wrong and machine.opts["test"] else True
+        return {"name": name, "changes": changes, "result": result, "comment": f"{changes}"}
+
+    def mode_of(path):
+        return f"{mode(path):04o}"
+
+    machine.states["file.managed"] = managed
+    machine.functions |= {
+        "cp.cache_file": lambda source, saltenv: str(cache),
+        "gateway.plan": lambda: rendered.plan,
+    }
+    return rendered
+
+
+def test_a_file_is_not_rendered_again_for_nothing(machine, rendered):
+    run = functools.partial(machine.run, "file", str(rendered.file))
+    assert run(**rendered.call)["changes"]
+    assert rendered.times == 1
+    for test in (True, False):
+        assert not run(test=test, **rendered.call)["changes"]
+    assert rendered.times == 1
+
+
+@pytest.mark.parametrize("what", ["template", "plan", "context", "text", "mode", "gone", "notes"])
+@pytest.mark.parametrize("test", [True, False])
+def test_a_file_is_rendered_again_after_any_change(machine, rendered, what, test):
+    machine.run("file", str(rendered.file), **rendered.call)
+    wanted = rendered.file.read_text()
+    call = rendered.call
+    if what == "template":
+        rendered.cache.write_text("template 2")
+    elif what == "plan":
+        rendered.plan = {"a": 2}
+    elif what == "context":
+        call = call | {"context": {"b": 3}}
+    elif what == "text":
+        rendered.file.write_text("somebody's")
+    elif what == "mode":
+        rendered.file.chmod(0o600)
+    elif what == "gone":
+        rendered.file.unlink()
+    else:
+        (machine.read / "rendered.json").write_text("{")
+    changes = machine.run("file", str(rendered.file), test=test, **call)["changes"]
+    assert rendered.times == 2
+    assert bool(changes) == (what != "notes")
+    if not test:
+        assert (rendered.file.read_text() == wanted) == (what in ("text", "mode", "gone", "notes"))
+        assert mode(rendered.file) == 0o644
+        machine.run("file", str(rendered.file), **call)
+        assert rendered.times == 2
+
+
+def test_a_file_without_a_template_or_with_a_check_is_always_compared(machine, rendered):
+    """A check may find today what it did not yesterday; and its template may have secrets."""
+
+    def managed(name, **_):
+        rendered.times += 1
+        return {"name": name, "changes": {}, "result": True, "comment": "The same."}
+
+    machine.states["file.managed"] = managed
+    for more in ({"check_cmd": "sh -n"}, {"template": None}):
+        call = {key: value for key, value in (rendered.call | more).items() if value}
+        rendered.times = 0
+        for _ in range(2):
+            machine.run("file", str(rendered.file), **call)
+        assert rendered.times == 2
 
 
 @pytest.mark.usefixtures("umask")

@@ -416,6 +416,25 @@ def test_templates_are_all_used(render, root):
     }
 
 
+def test_templates_go_by_the_plan_alone(render, root):
+    """A file is not rendered again while the plan and the context are the same."""
+    checked = {
+        chunk["source"]
+        for name in SITES
+        for chunk in render(name).low
+        if (chunk["state"], chunk["fun"]) != ("gateway", "file") and "source" in chunk
+    }
+    for path in root.glob("gateway/**/*.jinja"):
+        if "files" not in path.parts or f"salt://{path.relative_to(root)}" in checked:
+            continue
+        found = re.findall(
+            r"salt\[.*?\]|\b(?:pillar|grains|opts|include|import)\b", path.read_text()
+        )
+        code = "".join(re.findall(r"\{[{%].*?[%}]\}", path.read_text(), re.DOTALL))
+        found = re.findall(r"salt\[.*?\]|\b(?:pillar|grains|opts|include|import)\b", code)
+        assert set(found) <= {"salt['gateway.plan']"}, path
+
+
 # --------------------------------------------------------------------------------------------------
 # SLS
 
@@ -493,6 +512,12 @@ def test_new_modules_are_loaded_before_anything_else(render):
         first = render("example", sls, stubs=stubs).low[0]
         assert (first["state"], first["fun"]) == ("test", "nop")
         assert first["force_reload_modules"] is True
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+def test_modules_that_are_current_are_not_synced(render, is_current):
+    stubs = {"gateway.is_current": lambda: is_current}
+    assert render("example", "gateway", stubs=stubs).synced == (0 if is_current else 2)
 
 
 def test_over_ssh_nothing_is_synced(render):
