@@ -6,7 +6,7 @@ LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
 .PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
-	kitchen clean
+	mutants kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
+	@echo 'make mutants           whether the unit tests notice a wrong line: a sample of 300, hours'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
 	@echo 'make shell HOST=gw1    a shell on master, gw1, gw2, backend01, internet or laptop'
@@ -60,6 +61,9 @@ lab: $(VENV)/ready
 
 faults: $(VENV)/ready
 	$(PYTHON) -m pytest test/lab/test_faults.py $(PYTEST_ARGS)
+
+mutants: $(VENV)/ready
+	$(PYTHON) test/mutants.py $(MUTANTS_ARGS)
 
 kitchen: $(VENV)/ready
 	kitchen test
