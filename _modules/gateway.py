@@ -898,7 +898,10 @@ def _firewall_status(problems):
     elif not found["loaded"]:
         problems.append("the firewall rules are not loaded")
     elif not found["gate"]:
-        problems.append("the gate is not set: without its rules this node would forward everything")
+        problems.append(
+            "the gate is not set, or another rule of `ip rule` stands before it: without its"
+            " firewall rules this node would forward everything"
+        )
     elif found["drift"]:
         problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
     return found

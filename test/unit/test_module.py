@@ -837,7 +837,8 @@ PROBLEMS = {
     ),
     "no gate": (
         firewall(gate=False),
-        "the gate is not set: without its rules this node would forward everything",
+        "the gate is not set, or another rule of `ip rule` stands before it: without its firewall"
+        " rules this node would forward everything",
     ),
     "closed": (
         firewall(loaded=False, closed="ipset is gone"),
