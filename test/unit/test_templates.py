@@ -1072,6 +1072,13 @@ def test_the_firewall_comes_first_and_its_failure_is_the_end(render, sls):
     assert names.index("gateway-firewall-guard") == len(names) - 1
 
 
+def test_a_setting_of_somebody_elses_does_not_switch_forwarding_off_at_boot(root):
+    """The loader switches it on, and a file in sysctl.d may say the opposite."""
+    unit = (root / "gateway/firewall/files/gateway-firewall.service.jinja").read_text()
+    after = re.findall(r"(?m)^After=(.*)", unit)
+    assert "systemd-sysctl.service" in " ".join(after).split()
+
+
 def test_the_firewall_goes_last(render):
     """Forwarding before the rules, and the guard before both: it would put them back."""
     ids = list(render("example", "gateway.clean").ids)
