@@ -4,7 +4,6 @@ What the gateway formula computes from the site's pillar, and how a node is doin
 Each function works from the command line, from Jinja and over salt-ssh.
 """
 
-import glob
 import importlib
 import json
 import os
@@ -19,7 +18,6 @@ import gateway_plan
 import gateway_rules
 import salt.pillar
 import salt.utils.args
-import salt.utils.hashutils
 import salt.utils.path
 from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
 
@@ -407,34 +405,6 @@ def has_states(**kwargs):
         f"{__opts__['extension_modules']}/states",
     ]
     return any(os.path.exists(f"{folder}/gateway.py") for folder in folders)
-
-
-def is_current(**kwargs):
-    """
-    Whether this minion has the formula's modules and states as the file server has them now. An
-    apply syncs them otherwise; to sync what is current takes ten times as long as to ask.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt 'gw*' gateway.is_current
-    """
-    unknown = salt.utils.args.clean_kwargs(**kwargs)
-    if unknown:
-        raise SaltInvocationError(f"unknown argument: {', '.join(unknown)}")
-    for form in ("modules", "states"):
-        folder = f"{__opts__['extension_modules']}/{form}"
-        copies = {os.path.basename(path) for path in glob.glob(f"{folder}/gateway*.py")}
-        served = __salt__["cp.list_master"](prefix=f"_{form}/gateway")
-        if not copies or {f"_{form}/{name}" for name in copies} != set(served):
-            return False
-        for name in copies:
-            wanted = __salt__["cp.hash_file"](f"salt://_{form}/{name}")
-            kind = wanted["hash_type"]
-            if salt.utils.hashutils.get_hash(f"{folder}/{name}", kind) != wanted["hsum"]:
-                return False
-    return True
 
 
 def plan(node=None, **kwargs):
@@ -898,7 +868,10 @@ def _firewall_status(problems):
     elif not found["loaded"]:
         problems.append("the firewall rules are not loaded")
     elif not found["gate"]:
-        problems.append("the gate is not set: without its rules this node would forward everything")
+        problems.append(
+            "the gate is not set, or another rule of `ip rule` stands before it: without its"
+            " firewall rules this node would forward everything"
+        )
     elif found["drift"]:
         problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
     return found

@@ -621,11 +621,17 @@ def _plain(item: Any) -> Any:
 def _nft_match(match: dict[str, Any], table: _Table) -> _Test:
     left, operator = match["left"], match["op"]
     items = _elements(match["right"], table)
+    field = left.get("payload", {}).get("field")
+    # Lists of banned addresses are long, and each packet is asked: they are read once.
+    blocks = _blocks(items) if items and field in _ADDRESSES else None
 
     def test(packet: _Packet) -> _Found:
         if items is None or not _nft_has(left, packet):
             return None  # in neither sense
-        found = _any([_nft_is(left, _plain(item), packet) for item in items])
+        if blocks is not None:
+            found = _in_blocks(_ADDRESSES[field](packet), blocks)
+        else:
+            found = _any([_nft_is(left, _plain(item), packet) for item in items])
         return {"==": found, "in": found, "!=": _not(found)}.get(operator)
 
     return test
@@ -687,11 +693,35 @@ def _nft_number(ports: _Ports, item: Any) -> _Found:
 
 
 def _nft_address(network: IPv4Network, item: Any) -> _Found:
-    if isinstance(item, dict) and "range" in item:
-        return _in_networks(network, _networks(*item["range"]))
-    if isinstance(item, dict) and "prefix" in item:
-        item = f"{item['prefix']['addr']}/{item['prefix']['len']}"
-    return _in_networks(network, [_net(item)]) if isinstance(item, str) else None
+    blocks = _blocks([item])
+    return None if blocks is None else _in_blocks(network, blocks)
+
+
+_Block = tuple[int, int]  # the first and the last address of it
+
+
+def _blocks(items: list[Any]) -> list[_Block] | None:
+    """Addresses, networks and ranges as nft names them; None where one is something else."""
+    blocks = []
+    for item in map(_plain, items):
+        if isinstance(item, dict) and "range" in item:
+            first, last = map(ip_address, item["range"])
+        elif isinstance(item, dict) and "prefix" in item:
+            network = _net(f"{item['prefix']['addr']}/{item['prefix']['len']}")
+            first, last = network[0], network[-1]
+        elif isinstance(item, str):
+            first = last = ip_address(item)
+        else:
+            return None
+        blocks.append((int(first), int(last)))
+    return blocks
+
+
+def _in_blocks(network: IPv4Network, blocks: list[_Block]) -> _Found:
+    first, last = int(network[0]), int(network[-1])
+    if any(low <= first and last <= high for low, high in blocks):
+        return True
+    return None if any(low <= last and first <= high for low, high in blocks) else False
 
 
 # --------------------------------------------------------------------------------------------------

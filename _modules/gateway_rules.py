@@ -793,17 +793,25 @@ class _Family:
 class _Closed(_Family):
     """What is in force where the rules cannot be loaded: nothing is forwarded, and the node hears
     its peer, the answers to what it asks itself, SSH from where it may come, and echo. It needs no
-    sets, no NAT and no lines of the pillar's: what was wrong with the rules must not be in it."""
+    sets, no NAT, no log and no lines of the pillar's: what was wrong with the rules must not be in
+    it."""
 
     def _fill(self) -> None:
+        self.firewall = {**self.firewall, "log": False}
+        self.longest: int | None = None
         self._untracked()
         chain = "INPUT"
         self._election()
         self._common(chain)
         self._icmp()
+        self._only_from_inside(chain, "input")
+        self._within()
         self._note("filter", chain, "Whoever may repair it.")
+        for rule in self.firewall["input"]:
+            self._ssh_of(rule)
         for interface in self.inside:
             self._add("filter", chain, f"-i {interface} {self._ssh} -j ACCEPT")
+        self.longest = CLOSED_MEMBERS
         self._ssh_from_outside()
         self._echo()
         self._own_dhcp()
@@ -812,11 +820,24 @@ class _Closed(_Family):
         self._note("filter", "FORWARD", "A gateway without its rules passes nothing on.")
         self._add("filter", "FORWARD", "-j DROP")
 
+    def _ssh_of(self, rule: dict[str, Any]) -> None:
+        """What a rule of the pillar's says of SSH, without its rate."""
+        port, accepts = self.firewall["ssh"]["port"], rule["action"] == "accept"
+        if rule["proto"] not in (None, "both", "tcp", "6"):
+            return
+        if rule["ports"] and not any(_holds(ports, port) for ports in rule["ports"]):
+            return
+        # Whom a rule refuses is refused; some of those whom it accepts are enough.
+        self.longest = CLOSED_MEMBERS if accepts else None
+        for source, to in product(self._ends(rule["from"], "s"), self._ends(rule["to"], "d")):
+            target = f"-j {'ACCEPT' if accepts else 'DROP'}"
+            self._add("filter", "INPUT", source, to, self._ssh, target)
+
     def _end(self, target: dict[str, Any], side: str) -> list[str]:
         if "group" not in target:
             return super()._end(target, side)
         members = self.firewall["groups"][target["group"]][f"v{self.version}"]
-        return [f"-{side} {member}" for member in members[:CLOSED_MEMBERS]]
+        return [f"-{side} {member}" for member in members[: self.longest]]
 
 
 def _snat(action: str) -> str:

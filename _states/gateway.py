@@ -615,6 +615,19 @@ def _ruleset_digest(ruleset):
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 
+def _record(digest, kernel):
+    """What is noted of a ruleset: which it is, and a hash of all that a boot loads of it."""
+    return f"{digest} {hashlib.sha256(json.dumps(kernel, sort_keys=True).encode()).hexdigest()}"
+
+
+def _confirmed(folder):
+    """The files that a boot loads, by their names in a ruleset."""
+    return {
+        path: _read(f"{folder}/{'' if path.startswith('closed/') else 'current/'}{path}")
+        for path in IN_KERNEL
+    }
+
+
 def _checked_ruleset(script, ruleset):
     """
     What the kernel makes of a ruleset, in its own words, by file. Raises CommandExecutionError with
@@ -760,11 +773,12 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
         diff = _firewall_diff(_parse_ruleset({}), _parse_ruleset(ruleset))
         return _result(name, {"diff": diff}, "", "Rules would be loaded.", None)
     digest = _ruleset_digest(ruleset)
-    recorded = _read(f"{folder}/current/digest") == digest
     changes = {}
     try:
         script = _firewall_script()
-        confirmed = {path: _read(f"{folder}/current/{path}") for path in IN_KERNEL}
+        confirmed = _confirmed(folder)
+        # Files that are damaged, or not all there, are written anew.
+        recorded = _read(f"{folder}/current/digest") == _record(digest, confirmed)
         kernel = confirmed if recorded else _checked_ruleset(script, ruleset)
         if os.path.lexists(f"{folder}/pending"):
             # Of a run that was killed.
@@ -799,7 +813,7 @@ def firewall(name, ruleset, peers=(), confirm_timeout=30):
             _run(FIREWALL, "load")
         else:
             trial = f"{digest[:12]}-{time.time_ns()}"
-            _stage(f"{folder}/.{trial}", ruleset | kernel | {"digest": digest})
+            _stage(f"{folder}/.{trial}", ruleset | kernel | {"digest": _record(digest, kernel)})
             _try_ruleset(trial, peers, confirm_timeout)
 
     done, planned = ("Rules loaded.", "Rules would be loaded.")

@@ -422,6 +422,24 @@ def test_the_way_through_chains_of_nftables(find, rules, more, caught):
     assert refused(find("", text)) == caught
 
 
+@pytest.mark.parametrize(("last", "caught"), [("10.1.2.3", False), ("10.77.0.3", True)])
+def test_a_list_of_banned_addresses_is_read_once_for_all_packets(find, monkeypatch, last, caught):
+    """Such lists have tens of thousands, and each apply looks."""
+    read = []
+    parse = gateway_foreign.ip_address
+
+    def count(text):
+        read.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(gateway_foreign, "ip_address", count)
+    banned = [{"elem": {"val": f"192.0.2.{n}", "timeout": 600}} for n in range(100)]
+    rule = [match(load("ip", "saddr"), "@banned"), DROP]
+    text = table("input", "accept", rule, sets={"banned": [*banned, {"elem": {"val": last}}]})
+    assert bool(refused(find("", text))) is caught
+    assert len(read) == 101
+
+
 @pytest.mark.parametrize(
     ("hook", "caught"),
     [

@@ -1,6 +1,5 @@
 """The execution module, with Salt's dunders and the node it runs on played by the test."""
 
-import hashlib
 import importlib
 import json
 import os
@@ -512,7 +511,7 @@ def test_a_pillar_that_the_master_cannot_render(module, master):
     assert str(raised.value).splitlines() == ["The pillar has errors:", *master.pillar["_errors"]]
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, *STEADY, "has_states", "is_current"])
+@pytest.mark.parametrize("function", [*FUNCTIONS, *STEADY, "has_states"])
 def test_unknown_arguments(module, node, function):
     with pytest.raises(SaltInvocationError, match="nod"):
         getattr(module, function)(nod="gw2")
@@ -837,7 +836,8 @@ PROBLEMS = {
     ),
     "no gate": (
         firewall(gate=False),
-        "the gate is not set: without its rules this node would forward everything",
+        "the gate is not set, or another rule of `ip rule` stands before it: without its firewall"
+        " rules this node would forward everything",
     ),
     "closed": (
         firewall(loaded=False, closed="ipset is gone"),
@@ -1110,61 +1110,6 @@ def test_whether_the_states_have_come_along(module, node, tmp_path, where):
         folder.mkdir(parents=True)
         (folder / "gateway.py").touch()
     assert module.has_states() is (where is not None)
-
-
-@pytest.fixture
-def synced(module, node, tmp_path):
-    """A minion's copies of the formula's files, and the file server's."""
-    served = SimpleNamespace(files={})
-    for path in ("modules/gateway.py", "modules/gateway_plan.py", "states/gateway.py"):
-        served.files[f"_{path}"] = b"# now"
-        copy = tmp_path / "extmods" / path
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(b"# now")
-    (tmp_path / "extmods/modules/other.py").touch()
-    node.extension_modules = str(tmp_path / "extmods")
-
-    def hash_file(path):
-        text = served.files[path.removeprefix("salt://")]
-        return {"hash_type": "sha256", "hsum": hashlib.sha256(text).hexdigest()}
-
-    def list_master(prefix):
-        return [path for path in served.files if path.startswith(prefix)]
-
-    module.__salt__.update({"cp.hash_file": hash_file, "cp.list_master": list_master})
-    served.folder = tmp_path / "extmods"
-    return served
-
-
-def test_copies_that_are_current(module, synced):
-    assert module.is_current() is True
-
-
-@pytest.mark.parametrize(
-    "path", ["modules/gateway.py", "modules/gateway_plan.py", "states/gateway.py"]
-)
-def test_copies_that_are_not_current(module, synced, path):
-    synced.files[f"_{path}"] = b"# next"
-    assert module.is_current() is False
-
-
-@pytest.mark.parametrize("form", ["modules", "states"])
-def test_files_that_were_added_or_are_gone(module, synced, form):
-    synced.files[f"_{form}/gateway_new.py"] = b""
-    assert module.is_current() is False
-    del synced.files[f"_{form}/gateway_new.py"]
-    assert module.is_current() is True
-    (synced.folder / form / "gateway_old.py").touch()
-    assert module.is_current() is False
-
-
-def test_no_copies_and_no_file_server(module, synced):
-    """Where nobody serves the formula, its absence is no reason to believe the copies."""
-    synced.files.clear()
-    assert module.is_current() is False
-    for path in synced.folder.rglob("gateway*.py"):
-        path.unlink()
-    assert module.is_current() is False
 
 
 @pytest.mark.parametrize("service", SERVICES)

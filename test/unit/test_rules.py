@@ -1069,12 +1069,50 @@ CLOSED = [
 def test_closed(node, flow, expected):
     """What is in force where the rules cannot be loaded."""
     ssh = {"ssh": {"from": ["few", "203.0.113.9"]}, "groups": {"few": ["192.0.2.0/29"]}}
-    found = node({"firewall": ssh | {"input": [{"from": "public", "ports": 22}]}})
+    found = closed(node({"firewall": ssh | {"input": [{"from": "public", "ports": 8080}]}}))
+    assert found.meets(packet(flow)) == expected
+
+
+def closed(found):
     found.chains = {
         version: read_rules(found.texts[f"closed{version}"], version) for version in (4, 6)
     }
     found.sets = {}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flow", "expected"),
+    [
+        ("eth0 10.77.0.10>10.77.0.2 tcp/22", "accepted"),
+        ("eth0 10.77.0.11>10.77.0.2 tcp/22", "dropped"),
+        ("eth1 10.77.0.10>198.51.100.2 tcp/22", "dropped"),  # forged
+        ("eth2 10.77.0.10>10.77.0.2 tcp/22", "dropped"),
+        ("vpn-main 10.8.0.6>10.77.0.2 tcp/22", "accepted"),
+        ("vpn-main 10.8.0.5>10.77.0.2 tcp/22", "dropped"),
+        ("eth1 192.0.2.5>198.51.100.2 tcp/22", "dropped"),
+        ("eth1 100.64.250.1>198.51.100.2 tcp/22", "dropped"),  # the last one of a long group
+        ("eth1 203.0.113.9>198.51.100.2 tcp/22", "accepted"),
+        ("eth1 203.0.113.9>198.51.100.2 tcp/8080", "dropped"),
+        ("eth1 203.0.113.9>198.51.100.2 udp/22", "dropped"),
+        ("eth0 fd77::9>fd77::1 tcp/22", "dropped"),
+    ],
+)
+def test_closed_is_no_more_open_for_ssh_than_the_pillar(node, flow, expected):
+    bad = [f"100.64.{n}.1" for n in range(251)]
+    rules = [
+        {"from": "bad", "action": "drop"},
+        {"from": "backend01", "ports": "20-30", "limit": "9/minute"},
+        {"from": "internal", "ports": 22, "action": "reject"},
+        {"from": "10.8.0.5", "proto": "both", "ports": [80, 22], "action": "drop"},
+        {"from": "203.0.113.9", "ports": 8080},
+        {"from": "vpn", "ports": 22, "proto": "udp", "action": "drop"},
+    ]
+    ssh = {"from": ["203.0.113.9", "100.64.0.0/10"]}
+    firewall = {"input": rules, "groups": {"bad": [*bad, "192.0.2.5"]}, "ssh": ssh, "log": True}
+    found = closed(node({"firewall": firewall}))
     assert found.meets(packet(flow)) == expected
+    assert "LOG" not in found.texts["closed4"]
 
 
 def test_the_closed_rules_need_nothing_that_was_wrong_with_the_others(node):

@@ -435,6 +435,59 @@ def test_the_gate_comes_with_the_rules(loaded):
     loaded.run("gate", code=1)
 
 
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 2", "exit 1"])
+def test_the_guard_asks_again_where_nothing_was_repaired(root, tmp_path, end):
+    """The kernel says once that something has changed."""
+    calls, script = tmp_path / "calls", tmp_path / "firewall"
+    script.write_text(f"#!/bin/sh\necho $1 >>{calls}\n[ $(wc -l <{calls}) -gt 1 ] || {end}\n")
+    script.chmod(0o755)
+    text = (root / "gateway/firewall/files/firewall-guard").read_text()
+    for path, stand_in in {
+        "/usr/lib/gateway/firewall": script,
+        "/var/lib/gateway/firewall": tmp_path,
+        "/run/gateway": tmp_path,
+        # It hears those of nftables only as root.
+        "NETLINK_NETFILTER, NFTABLES": "NETLINK_ROUTE, RULES",
+    }.items():
+        text = text.replace(path, str(stand_in))
+    (tmp_path / "backend").write_text("nft\n")
+    (tmp_path / "guard").write_text(text)
+    with subprocess.Popen(["perl", str(tmp_path / "guard")]) as guard:
+        try:
+            limit = time.monotonic() + 20
+            while time.monotonic() < limit:
+                if calls.exists() and len(calls.read_text().splitlines()) > 1:
+                    break
+                time.sleep(0.05)
+        finally:
+            guard.kill()
+    assert calls.read_text() == "repair\nrepair\n"
+
+
+@pytest.mark.parametrize(
+    ("rule", "gate"),
+    [
+        ("100:\tfrom all lookup main ", False),
+        ("119:\tfrom 10.0.0.0/8 lookup 7 ", False),
+        ("110:\tfrom all iif lo lookup 7 ", True),
+        ("110:\tfrom 192.0.2.1 blackhole ", True),
+        ("99:\tfrom all lookup local ", True),
+        ("119:\tfrom all lookup main ", None),
+        ("1000:\tfrom all lookup 7 ", True),
+    ],
+)
+def test_a_rule_before_the_gate_leads_around_it(loaded, rule, gate):
+    """``gate`` None: of the same priority, and asked after it."""
+    path = Path(f"{loaded.rules}6")
+    ours = path.read_text()
+    # `ip` of the test sorts by number; what is equal by the text after it.
+    path.write_text(f"{ours}{rule}\n" if gate is None else f"{rule}\n{ours}")
+    assert json.loads(loaded.run("status").stdout)["gate"] is (gate is not False)
+    # Nothing can be put right: it is somebody else's.
+    assert loaded.run("repair").stdout == ""
+    loaded.run("gate")
+
+
 def test_rules_without_a_mark_have_no_gate(firewall):
     """Of an older version of the formula: nothing would be forwarded any more."""
     keep(firewall, "one", v4=V4.replace("-j MARK --set-xmark 0x40000000/0x40000000", "-j RETURN"))
@@ -455,6 +508,41 @@ def test_forwarding_is_switched_on_when_the_rules_are_in_force(loaded):
     loaded.change(lambda state: state["sets"].clear() or state["v4"].update({}))
     loaded.run("load")
     assert forwards()
+
+
+def test_a_trial_switches_forwarding_on_where_the_boot_has_not(loaded):
+    """Who is in force has to forward: the node takes the virtual IP then."""
+    forward(loaded)
+    (loaded.home / "one/kernel/v4").write_text("")
+    loaded.run("load", code=1)
+    assert (loaded.proc / "net/ipv4/ip_forward").read_text() == "0\n"
+    keep(loaded, "two")
+    assert said(loaded) == "loaded"
+    assert (loaded.proc / "net/ipv4/ip_forward").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("end", ["rollback", "load"])
+def test_a_closed_node_is_closed_again_after_a_trial(loaded, end):
+    """Without confirmed rules it was not as before the formula."""
+    (loaded.home / "current").unlink()
+    loaded.run("load", code=1)
+    stage(loaded, "two")
+    loaded.run("try", "two", 30)
+    assert said(loaded) == "loaded"
+    assert "this node is closed: there are no confirmed rules" in loaded.run(end).stderr
+    assert is_closed(loaded)
+    assert not (loaded.home / "pending").is_symlink()
+
+
+def test_it_is_said_that_nothing_can_be_loaded(loaded, tool):
+    forward(loaded)
+    for name in ("iptables-nft-restore", "ip6tables-nft-restore"):
+        tool(name, "echo 'no table for you' >&2; exit 1")
+    loaded.change(lambda state: state["v4"].update(loaded.foreign))
+    loaded.change(lambda state: state["v6"].clear())
+    loaded.run("load", code=1)
+    assert said(loaded) == "closed no table for you no table for you no table for you"
+    assert loaded.gate(4) == loaded.gate(6) == GATE
 
 
 def break_sets(firewall, tool):

@@ -648,6 +648,26 @@ def test_firewall_is_repaired(machine, site, change, line):
         assert changes == {"record": "written"}
 
 
+@pytest.mark.parametrize(
+    "path", ["current/kernel/v4", "current/kernel/sets", "closed/kernel/v6", "closed"]
+)
+def test_firewall_files_that_are_damaged_are_written_anew(machine, site, path):
+    apply(machine)
+    before, home = site.firewall.read(), site.firewall.home
+    if path == "closed":
+        shutil.rmtree(home / path)
+    else:
+        (home / path).write_text("")
+    site.firewall.run("load", code=1 if path == "current/kernel/v4" else 0)  # as at a boot
+    assert converges(machine, "firewall", "rules", RULESET, peers=[PEER])
+    after = site.firewall.read()
+    assert [after[key] for key in ("v4", "v6")] == [before[key] for key in ("v4", "v6")]
+    if path != "closed":
+        assert (home / path).read_text()
+    assert (home / "closed/kernel/v4").read_text()
+    site.firewall.run("load")
+
+
 def test_firewall_does_not_mind_what_others_change(machine, site):
     apply(machine)
     site.firewall.change(lambda s: s["v4"]["filter"]["INPUT"].insert(0, "-j f2b-sshd"))
