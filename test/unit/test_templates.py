@@ -218,6 +218,7 @@ def render(compiler, module, kept, edit):
             "gateway.ruleset": module.ruleset,
             "gateway.sync_ignored": lambda: [*module.plan()["sync"]["ignored"], "172.17.0.1"],
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
+            "cp.list_master": lambda prefix: [],
             "saltutil.sync_modules": sync,
             "saltutil.sync_states": sync,
         }, synced
@@ -518,6 +519,28 @@ def test_modules_are_synced_before_one_of_ours_is_asked(root):
     """Salt does not load it again in that run: an older one would answer, or none be found."""
     text = re.sub(r"(?s){#.*?#}", "", (root / "gateway/run.jinja").read_text())
     assert 0 < text.index("saltutil.sync_modules") < text.index("gateway.")
+
+
+@pytest.mark.parametrize("stale", ["modules", "states", "missing", None])
+def test_only_what_is_not_current_is_synced(render, tmp_path, stale):
+    """A file that is another on the file server, or not there yet."""
+    served = {f"_{form}/gateway{name}.py" for form in ("modules", "states") for name in ("", "_b")}
+    copies = {f"{tmp_path}/{path[1:]}" for path in served}
+    if stale == "missing":
+        copies.discard(f"{tmp_path}/states/gateway_b.py")
+
+    def get_hash(path, kind):
+        assert (kind, path in copies) == ("sha256", True)
+        return "old" if path == f"{tmp_path}/{stale}/gateway_b.py" else "new"
+
+    stubs = {
+        "cp.list_master": lambda prefix: [path for path in served if path.startswith(prefix)],
+        "cp.hash_file": lambda path: {"hash_type": "sha256", "hsum": "new"},
+        "file.file_exists": copies.__contains__,
+        "file.get_hash": get_hash,
+    }
+    opts = {"extension_modules": str(tmp_path)}
+    assert render("example", stubs=stubs, **opts).synced == (2 if stale else 0)
 
 
 def test_over_ssh_nothing_is_synced(render):
