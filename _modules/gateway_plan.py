@@ -2054,11 +2054,18 @@ def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
         # The way through the pair is asymmetric. The largest of `all` and the interface's counts.
         "net/ipv4/conf/all/rp_filter": "2",
     }
+    link = node.sync_interface if site.state_sync.interface else None
     # A redirect would teach a host a route that dies with the peer. The kernel sends one when `all`
     # or the interface says so. `default` is for the tunnels to come.
     for scope in ("all", "default", node.internal_interface, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    # Where both cards are on one switch, each hears who asks for an address of the other. Only the
+    # card that has the address answers (1), and asks from an address of its own (2). Not for `all`,
+    # whose value would count for other people's interfaces.
+    for interface in filter(None, (node.internal_interface, node.public_interface, link)):
+        settings[f"net/ipv4/conf/{interface}/arp_ignore"] = "1"
+        settings[f"net/ipv4/conf/{interface}/arp_announce"] = "2"
     # A router of IPv6 takes its default route from nobody, least of all from who is behind it.
     settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
     if not site.public.accept_ra:

@@ -1627,6 +1627,24 @@ def test_kernel(plan):
     assert "net/ipv4/conf/eth1/send_redirects" not in found
 
 
+def test_only_the_card_that_has_an_address_answers_for_it(plan):
+    """The larger one of `all` and the interface's counts: `all` would be for everybody's."""
+    link = {
+        "public:virtual_ip": "198.51.100.10",
+        "state_sync": {"interface": "eth3"},
+        "nodes:gw1:sync": "10.78.0.1",
+        "nodes:gw2:sync": "10.78.0.2",
+    }
+    for changes, interfaces in (({}, ("eth0", "eth1")), (link, ("eth0", "eth1", "eth3"))):
+        found = plan(changes)["kernel"]
+        arp = {name: value for name, value in found.items() if "/arp_" in name}
+        assert arp == {
+            f"net/ipv4/conf/{interface}/{name}": value
+            for interface in interfaces
+            for name, value in (("arp_ignore", "1"), ("arp_announce", "2"))
+        }
+
+
 def test_routers_of_ipv6_are_not_believed(plan):
     """None inside, ever; none outside, unless the pillar wants it."""
     inside, outside = (f"net/ipv6/conf/{side}/accept_ra" for side in ("eth0", "eth1"))
