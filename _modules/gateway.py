@@ -44,6 +44,8 @@ HOOKS_GRACE = 10  # seconds
 FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in them are the user's
 LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
 INTERFACES = "/sys/class/net"
+BRIDGE_FILTER = "/proc/sys/net/bridge"
+RULES = "/var/lib/gateway/firewall/current/v4"
 MANAGEMENT = "/run/{instance}/control/management"
 MANAGEMENT_SECONDS = 2
 MANAGEMENT_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
@@ -348,6 +350,25 @@ def _output(*command):
     return "" if done["retcode"] else done["stdout"]
 
 
+def _bridges(plan):
+    """Interfaces of ours that are bridges whose frames pass iptables from port to port."""
+    if not os.path.exists(BRIDGE_FILTER):
+        return []
+    interfaces = [plan[side]["interface"] for side in ("internal", "public")]
+    return [name for name in interfaces if os.path.exists(f"{INTERFACES}/{name}/bridge")]
+
+
+def _bridge_problems(plan):
+    """Rules that were made when no frame of a bridge passed iptables refuse those frames."""
+    rules = _text(RULES)
+    return [
+        f"frames from port to port of {bridge} pass iptables since the last apply (br_netfilter was"
+        " loaded, as Docker does it), and the firewall refuses them: apply again"
+        for bridge in _bridges(plan)
+        if rules is not None and f"-i {bridge} -o {bridge} -m physdev" not in rules
+    ]
+
+
 def _succeeds(*command):
     done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True)
     return done["retcode"] == 0
@@ -490,7 +511,8 @@ def ruleset(node=None, **kwargs):
     ip6tables-restore read. Comment lines name the pillar key that the rules after them come from.
 
     node
-        Minion id of a node; this minion's own by default.
+        Minion id of a node; this minion's own by default. Where an interface of this minion's is a
+        bridge whose frames pass iptables, there are rules that let them pass.
 
     CLI Example:
 
@@ -499,7 +521,10 @@ def ruleset(node=None, **kwargs):
         salt gw1 gateway.ruleset
     """
     _called(kwargs)
-    return gateway_rules.ruleset(plan(node))
+    wanted = plan(node)
+    # What another node's interfaces are is not known here.
+    bridges = _bridges(wanted) if wanted["node"]["name"] == __opts__["id"] else []
+    return gateway_rules.ruleset(wanted, bridges)
 
 
 def sync_ignored(**kwargs):
@@ -705,6 +730,7 @@ def _status(wanted, problems):
         "problems": [
             *problems,
             *_foreign_errors(wanted),
+            *_bridge_problems(wanted),
             *_connection_warnings(),
             *(_sync_warnings(wanted) + _vpn_warnings() if by_pillar else []),
         ],

@@ -192,6 +192,8 @@ def node(module, monkeypatch, tmp_path, edit):
             "CONNECTIONS",
             "CONNECTIONS_LIMIT",
             "CRL",
+            "BRIDGE_FILTER",
+            "RULES",
         ):
             monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
         system.connections = tmp_path / "connections"
@@ -398,6 +400,24 @@ def test_ruleset_of_this_node_and_of_another(module, node):
         rules = module.ruleset(node=name)
         assert list(rules) == ["sets", "v4", "v6", "closed4", "closed6"]
         assert re.search(rf"-s {peer} .*-p 112 .*-j ACCEPT", rules["v4"])
+
+
+def test_frames_that_pass_iptables_on_a_bridge(module, node, tmp_path):
+    """Their rules come with the next apply after br_netfilter; until then the status says so."""
+    (tmp_path / "net/eth0/bridge").mkdir()
+    (tmp_path / "rules").write_text(module.ruleset()["v4"])
+    assert "physdev" not in module.ruleset()["v4"]
+    assert module.status()["problems"] == []
+    (tmp_path / "bridge_filter").mkdir()
+    assert "-i eth0 -o eth0 -m physdev" in module.ruleset()["v4"]
+    assert "-i eth1 -o eth1 -m physdev" not in module.ruleset()["v4"]
+    assert "physdev" not in module.ruleset(node="gw2")["v4"]
+    assert module.status()["problems"] == [
+        "frames from port to port of eth0 pass iptables since the last apply (br_netfilter was"
+        " loaded, as Docker does it), and the firewall refuses them: apply again"
+    ]
+    (tmp_path / "rules").write_text(module.ruleset()["v4"])
+    assert module.status()["problems"] == []
 
 
 def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, monkeypatch):
