@@ -826,6 +826,21 @@ REJECTED = {
         "dns:forwarders:1",
         "resolver is not an IPv4 address",
     ),
+    **{
+        f"{key}, which is {server}": (
+            {**changes, key: ["198.51.100.100", server]},
+            f"{key}:1",
+            f"{server} is the gateway itself",
+        )
+        for key, server, changes in (
+            ("dns:forwarders", "10.77.0.1", {}),
+            ("dns:forwarders", "198.51.100.3", {}),
+            ("dns:forwarders", "198.51.100.11", ADDRESSES),
+            ("ntp:servers", "10.77.0.2", {}),
+            ("health:public:targets", "198.51.100.10", ADDRESSES),
+            ("health:internal:targets", "10.77.0.3", {}),
+        )
+    },
     "upstream server": (
         {"ntp:servers": ["198.51.100.1000"]},
         "ntp:servers:0",
@@ -995,6 +1010,7 @@ REJECTED = {
         for to, message in {
             "10.77.0.1": "10.77.0.1 is the gateway itself; what reaches it is for input rules",
             "10.77.0.3": "10.77.0.3 is the gateway itself; what reaches it is for input rules",
+            "GW2": "gw2 is the gateway itself; what reaches it is for input rules",
             "10.77.0.0": "10.77.0.0 is the address of the network 10.77.0.0/24 itself",
             "10.77.0.255": "10.77.0.255 is the broadcast address of 10.77.0.0/24",
         }.items()

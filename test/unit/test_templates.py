@@ -1271,6 +1271,7 @@ def test_dns(render):
         "addn-hosts=/etc/gateway/hosts",
         "no-resolv",
         "server=198.51.100.100",
+        "dns-loop-detect",
     ]:
         assert line in found
     assert lines(render("example"), "/etc/gateway/hosts") == [
@@ -1283,6 +1284,7 @@ def test_dns(render):
 def test_dns_without_forwarders_asks_whom_the_node_asks(render):
     found = lines(render("minimal"), "/etc/gateway/dns.conf")
     assert not [line for line in found if line.startswith(("server=", "no-resolv"))]
+    assert "dns-loop-detect" in found
 
 
 @pytest.mark.parametrize(
