@@ -822,6 +822,13 @@ def test_a_network_that_does_not_go_with_the_pillar(
     assert module.validate(warnings=False) == []
 
 
+def test_a_lease_of_another_dhcp_server(module, node, break_pillar):
+    """It is there when the gateways are not."""
+    break_pillar({"dhcp:enabled": False})
+    node.leases = ["10.77.0.2"]
+    assert module.validate() == []
+
+
 def test_links_that_are_down(module, node):
     """Of a running node the health monitor says it."""
     node.flags = {"eth0": ["NO-CARRIER", "BROADCAST", "UP"], "eth1": ["BROADCAST"]}
@@ -891,6 +898,15 @@ def test_nobody_is_left_to_ask(
     # Whoever says it to dnsmasq itself knows what they do.
     break_pillar({"dns:forwarders": [], "dns:settings": {"server": "192.0.2.53"}})
     assert module.validate() == []
+
+
+@pytest.mark.parametrize("server", ["10.77.0.1", "198.51.100.1"])
+def test_the_virtual_ip_is_ourselves_wherever_it_is(module, node, break_pillar, server):
+    node.addresses["eth0"].remove("10.77.0.1/32")
+    node.resolvers[0].write_text(f"nameserver {server}\n")
+    more = {"public:virtual_ip": "198.51.100.1", "state_sync": False}
+    break_pillar({**more, "health:internal:targets": [], "dns:forwarders": []})
+    assert module.validate() == [NOBODY.format(f"the gateway itself ({server})")]
 
 
 def test_a_resolver_of_somebody_else_on_the_node(module, node, break_pillar, monkeypatch):
@@ -1488,7 +1504,7 @@ def test_a_peer_that_is_heard_on_one_side_only(
     module, node, break_pillar, deaf, lost, targets, expected
 ):
     """Where the peer is off, nothing is to be said: it is missing among the answers."""
-    left = [lost]
+    left = [0]
 
     def ping(arguments):
         assert arguments[:-2] == ["-q", "-n", "-c", "1", "-W", "1", "-I"]
@@ -1501,6 +1517,7 @@ def test_a_peer_that_is_heard_on_one_side_only(
     both = {"public:virtual_ip": "198.51.100.1", "state_sync": False}
     break_pillar({**both, "health:internal:targets": targets})
     node.apply()
+    left[0] = lost
     problems = module.status()["problems"]
     assert len(problems) == len(expected)
     for problem, beginning in zip(problems, expected, strict=True):

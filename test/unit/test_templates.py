@@ -249,6 +249,13 @@ def render(compiler, module, kept, edit):
                     for chunk in low
                     if chunk["fun"] == "openvpn_clients"
                 },
+                apart=[
+                    compiler.render(
+                        {**chunk, "fun": "checked_file", "context": {"alone": True}}, calls
+                    )
+                    for chunk in low
+                    if chunk["fun"] == "election_added"
+                ],
             )
             if not usual:
                 return found
@@ -834,6 +841,25 @@ def test_keepalived_moves_both_addresses_together(render):
     assert (["sync_group_tracking_weight"], None) in group
     assert block(group, "track_file") == [(["penalty"], None)]
     assert not [header for header, _ in keepalived(render("example")) if "sync" in header[0]]
+
+
+def test_keepalived_gets_a_further_election_without_the_group_first(render):
+    """Else both would begin anew; of its own each loses what is wrong with the node."""
+    found = render("public virtual IP")
+    states = list(found.ids)
+    first, then = "keepalived elections side by side", "keepalived configuration"
+    assert states.index(first) < states.index(then)
+    assert found.ids[first]["addresses"] == ["10.77.0.1", "198.51.100.1"]
+    assert found.ids[first]["patience"] == found.plan["health"]["takeover"]
+    (text,) = found.apart
+    apart, together = braces(text), keepalived(found)
+    assert not [header for header, _ in apart if "sync" in header[0]]
+    for name in ("internal", "public"):
+        alone = block(apart, "vrrp_instance", name)
+        assert block(alone, "track_file") == [(["penalty"], None)]
+        rest = [entry for entry in alone if entry[0] != ["track_file"]]
+        assert rest == block(together, "vrrp_instance", name)
+    assert first not in render("example").ids
 
 
 def test_keepalived_moves_further_addresses_without_announcing_them(render):
