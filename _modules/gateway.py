@@ -619,12 +619,14 @@ def _succeeds(*command):
 def validate(warnings=True, **kwargs):
     """
     Everything that is wrong with the site's pillar, and with this node's place in it: an interface
-    that is not there, another firewall that refuses what the gateway lives from.
+    that is not there, a network that is not reached, a virtual IP that the node has by itself,
+    another firewall that refuses what the gateway lives from.
 
     warnings
         Also name what keeps nothing else from being applied: what is wrong with the VPN's
-        certificates, keys and programs on this node, what of them ends within 30 days, and a
-        missing word on state sync.
+        certificates, keys and programs on this node, what of them ends within 30 days, where links,
+        addresses, routes and resolv.conf do not go with the pillar, and a missing word on state
+        sync or on internal targets.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
 
