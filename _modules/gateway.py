@@ -11,7 +11,7 @@ import re
 import socket
 import time
 from datetime import datetime, timezone
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import gateway_foreign
 import gateway_plan
@@ -44,6 +44,14 @@ HOOKS_GRACE = 10  # seconds
 FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in them are the user's
 LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
 INTERFACES = "/sys/class/net"
+KEEPALIVED = "/etc/keepalived/keepalived.conf"
+# The second one has whom systemd-resolved asks, where the first one names it.
+RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+RESOLVED = "127.0.0.53"
+# Where is the internet? Nothing is sent to it: an address of a root server of DNS.
+FAR_AWAY = "198.41.0.4"
+BRIDGE_FILTER = "/proc/sys/net/bridge"
+RULES = "/var/lib/gateway/firewall/current/v4"
 MANAGEMENT = "/run/{instance}/control/management"
 MANAGEMENT_SECONDS = 2
 MANAGEMENT_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
@@ -138,25 +146,229 @@ def _valid_site():
     return site
 
 
+def _sides(plan):
+    """Interface, this node's address (if the pillar has one) and network (likewise), by side."""
+    sides = {
+        side: (plan[side]["interface"], plan["node"][side], plan[side]["network"])
+        for side in ("internal", "public")
+    }
+    if plan["node"]["sync"]:
+        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"], None)
+    return sides
+
+
 def _interface_errors(plan):
     """What the pillar says of this node's interfaces and the node itself does not have."""
     errors = []
-    sides = {side: (plan[side]["interface"], plan["node"][side]) for side in ("internal", "public")}
-    if plan["node"]["sync"]:
-        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"])
-    for side, (interface, address) in sides.items():
+    links = _links()
+    for side, (interface, address, network) in _sides(plan).items():
         if not os.path.exists(f"{INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(INTERFACES)))
             errors.append(
                 f"{_interface_key(plan, side)}: this node has no interface {interface}, only {have}"
             )
             continue
-        if address and address not in _addresses(interface):
-            errors.append(
-                f"gateway:nodes:{plan['node']['name']}:{side}:"
-                f" {address} is not on this node's interface {interface}"
-            )
+        key = f"gateway:nodes:{plan['node']['name']}:{side}"
+        if address and address not in _on(links, interface):
+            errors.append(f"{key}: {address} is not on this node's interface {interface}")
+        elif address and network:
+            errors += [f"{key}: {fault}" for fault in _reach(links, interface, address, network)]
+    return errors + _virtual_ip_errors(plan, links)
+
+
+def _reach(links, interface, address, network):
+    """Why the hosts of a side's network are not reached directly."""
+    own = f"{address}/{_on(links, interface)[address]['prefixlen']}"
+    # Without the right length a route may say it, as some clouds have it.
+    if _holds(ip_interface(own).network, network) or any(
+        _holds(found, network) for found, device in _routes_on_link() if device == interface
+    ):
+        return []
+    return [
+        f"this node has {own} on {interface}, which does not reach {network}; give it the prefix"
+        f" length of the network, or the network a route over {interface}"
+    ]
+
+
+def _holds(network, other):
+    return ip_network(other).subnet_of(network)
+
+
+def _virtual_ip_errors(plan, links):
+    """
+    An address that moves, and that a node has by itself. It would take itself for the primary
+    before keepalived starts, and after keepalived has given the address away.
+    """
+    configured = _text(KEEPALIVED) or ""
+    errors = []
+    for instance in plan["vrrp"]["instances"]:
+        moving = {"virtual_ip": [instance["virtual_ip"]], "addresses": instance["addresses"]}
+        for key, address in [(key, each) for key, found in moving.items() for each in found]:
+            for interface in links:
+                length = _on(links, interface).get(address, {}).get("prefixlen")
+                own = f"{address}/{length}"
+                if length is None or _is_keepalived_s(configured, own, interface):
+                    continue
+                errors.append(
+                    f"gateway:{instance['name']}:{key}: this node has {own} on {interface}, and not"
+                    " by keepalived; take it out of what configures the interface"
+                )
     return errors
+
+
+def _is_keepalived_s(configuration, address, interface):
+    """Whether keepalived's configuration, ours or one of before, has just this address there."""
+    names = (address, address.removesuffix("/32"))
+    for line in configuration.splitlines():
+        words = re.sub("[{}]", " ", line).split()
+        device = words[words.index("dev") + 1 :][:1] if "dev" in words else []
+        if any(name in words for name in names) and device in ([], [interface]):
+            return True
+    return False
+
+
+def _network_warnings(plan):
+    """Where this node's addresses, routes and resolv.conf do not go with the pillar."""
+    links = _links()
+    for interface, address, _ in _sides(plan).values():
+        if interface not in links or (address and address not in _on(links, interface)):
+            return []  # the rest would follow from that
+    routes = _routes_on_link()
+    return [
+        *_size_warnings(plan, links),
+        *_overlap_warnings(plan, routes),
+        *_way_out_warnings(plan),
+        *_peer_warnings(plan, links, routes),
+        *_lease_warnings(plan, links),
+        *_resolver_warnings(plan, links),
+    ]
+
+
+def _size_warnings(plan, links):
+    """A network that is larger on the node than in the pillar."""
+    found = []
+    for side, (interface, address, network) in _sides(plan).items():
+        length = _on(links, interface).get(address, {}).get("prefixlen")
+        if network and length is not None and length < ip_network(network).prefixlen:
+            found.append(
+                f"gateway:{side}:network: {network} here, but this node has {address}/{length} on"
+                f" {interface}"
+            )
+    return found
+
+
+def _overlap_warnings(plan, routes):
+    """Another interface that takes what is meant for a network of the site."""
+    networks = [
+        (f"gateway:{side}:network", network, interface)
+        for side, (interface, _, network) in _sides(plan).items()
+        if network
+    ]
+    for server in plan["vpn"]["servers"]:
+        networks.append((f"gateway:vpn:servers:{server['name']}:network", server["network"], None))
+    networks += [("gateway:vpn:clients", network, None) for network in plan["vpn"]["networks"]]
+    return [
+        f"{key}: {found}, a part of {network}, is on this node's interface {device}, and packets"
+        " for it go there"
+        for key, network, interface in networks
+        for found, device in routes
+        if device != interface
+        # The tunnels have theirs, also the one of a server that is called otherwise by now.
+        and not device.startswith(gateway_plan.DEVICE_PREFIX)
+        and found.subnet_of(ip_network(network))
+    ]
+
+
+def _way_out_warnings(plan):
+    public = plan["public"]["interface"]
+    route = json.loads(_output("ip", "-json", "-4", "route", "get", FAR_AWAY) or "[{}]")[0]
+    if route.get("dev") == public:
+        return []
+    leads = f"this node's way to the internet is {route['dev']}" if route.get("dev") else ""
+    leads = leads or "this node has no route to the internet (no default route)"
+    return [f"{_interface_key(plan, 'public')}: {leads}; it should lead through {public}"]
+
+
+def _peer_warnings(plan, links, routes):
+    """The ends of the nodes' own link, whose network the pillar does not know."""
+    if not plan["sync"]["enabled"]:
+        return []
+    interface, peer = plan["sync"]["interface"], plan["sync"]["peer"]
+    own = _on(links, interface).get(plan["node"]["sync"])
+    networks = [network for network, device in routes if device == interface]
+    if own:
+        networks.append(ip_interface(f"{own['local']}/{own['prefixlen']}").network)
+    if any(_holds(network, peer) for network in networks):
+        return []
+    return [
+        f"gateway:nodes:{plan['node']['name']}:sync: the peer's address, {peer}, is in no network"
+        f" of this node's interface {interface}"
+    ]
+
+
+def _lease_warnings(plan, links):
+    interface, address, _ = _sides(plan)["internal"]
+    if not (plan["dhcp"]["enabled"] and _on(links, interface).get(address, {}).get("dynamic")):
+        return []
+    return [
+        f"gateway:nodes:{plan['node']['name']}:internal: this node has {address} by DHCP, and the"
+        " gateways are the DHCP server; after an outage of both nobody could give it"
+    ]
+
+
+def _resolver_warnings(plan, links):
+    """Without forwarders dnsmasq asks whom resolv.conf names, and that may be the pair itself."""
+    asked = {"server", "servers-file", "resolv-file", "no-resolv"}
+    if plan["dns"]["forwarders"] or asked & {keyword for keyword, _ in plan["dns"]["settings"]}:
+        return []
+    servers = _nameservers(RESOLVERS[0])
+    if RESOLVED in servers:
+        servers = _nameservers(RESOLVERS[1])
+    own = {plan["internal"]["virtual_ip"], plan["public"]["virtual_ip"]}
+    own |= {address for link in links for address in _on(links, link)}
+    own |= {peer[side] for peer in plan["peers"] for side in ("internal", "public")}
+    ourselves = [server for server in servers if _is_ourselves(server, own)]
+    key = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node"
+    if set(servers) > set(ourselves):
+        return [f"{key} names {each}, which is the gateway itself" for each in ourselves]
+    named = f"the gateway itself ({', '.join(ourselves)})" if ourselves else "nobody"
+    return [f"{key} names only {named}: names outside of the site are not found"]
+
+
+def _nameservers(path):
+    rows = [line.split() for line in (_text(path) or "").splitlines()]
+    found = [row[1] for row in rows if row[:1] == ["nameserver"] and len(row) > 1]
+    return [server for server in found if _is_address(server)]
+
+
+def _is_address(text):
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def _is_ourselves(server, own):
+    """On the loopback interface a server of somebody else may listen; ours does not."""
+    if not ip_address(server).is_loopback:
+        return server in own
+    try:
+        socket.create_connection((server, 53), 0.5).close()
+    except OSError:
+        return True
+    return False
+
+
+def _link_warnings(plan):
+    """Of a running node the health monitor says it."""
+    links = _links()
+    found = []
+    for side, (interface, _, _) in _sides(plan).items():
+        flags = links.get(interface, {}).get("flags", ["UP"])
+        if "UP" not in flags or "NO-CARRIER" in flags:
+            what = "has no carrier" if "UP" in flags else "is down"
+            found.append(f"{_interface_key(plan, side)}: {interface} {what}")
+    return found
 
 
 def _advertisement_errors(plan):
@@ -248,6 +460,17 @@ def _sync_warnings(wanted):
     ]
 
 
+def _target_warnings(wanted):
+    """A site whose primary would stay in charge with a dead port, and that may not know it."""
+    if not (wanted["peers"] and wanted["health"]["internal"]["undecided"]):
+        return []
+    return [
+        "gateway:health:internal:targets: missing; beside a public virtual IP a primary whose"
+        " internal port is dead stays in charge unless one of these hosts has to answer; name some,"
+        " or say [] if it is to be so"
+    ]
+
+
 def _faults(name, material):
     """What is wrong with a certificate or key, or soon will be."""
     path = material.path
@@ -331,12 +554,33 @@ def _interface_key(plan, side):
     return f"gateway:{'state_sync' if side == 'sync' else side}:interface"
 
 
-def _addresses(interface=None):
-    """This node's addresses, without prefix lengths, of one interface or of all."""
-    device = ["dev", interface] if interface else []
-    links = json.loads(_output("ip", "-json", "address", "show", *device) or "[]")
-    items = [item for link in links for item in link.get("addr_info", [])]
-    return [item["local"] for item in items if "local" in item]
+def _links():
+    """This node's interfaces, by name, as ``ip`` shows them."""
+    links = json.loads(_output("ip", "-json", "address", "show") or "[]")
+    return {link["ifname"]: link for link in links if "ifname" in link}
+
+
+def _on(links, interface):
+    """An interface's addresses, each with what ``ip`` says of it."""
+    items = links.get(interface, {}).get("addr_info", [])
+    return {item["local"]: item for item in items if "local" in item}
+
+
+def _addresses():
+    """This node's addresses, without prefix lengths."""
+    links = _links()
+    return [address for interface in links for address in _on(links, interface)]
+
+
+def _routes_on_link():
+    """The networks that this node reaches without a router, and the interface of each."""
+    command = ["ip", "-json", "-4", "route", "show", "table", "main", "scope", "link"]
+    routes = json.loads(_output(*command) or "[]")
+    return [
+        (ip_network(route["dst"]), route["dev"])
+        for route in routes
+        if "dev" in route and route["dst"] != "default"
+    ]
 
 
 def _output(*command):
@@ -348,6 +592,25 @@ def _output(*command):
     return "" if done["retcode"] else done["stdout"]
 
 
+def _bridges(plan):
+    """Interfaces of ours that are bridges whose frames pass iptables from port to port."""
+    if not os.path.exists(BRIDGE_FILTER):
+        return []
+    interfaces = [plan[side]["interface"] for side in ("internal", "public")]
+    return [name for name in interfaces if os.path.exists(f"{INTERFACES}/{name}/bridge")]
+
+
+def _bridge_problems(plan):
+    """Rules that were made when no frame of a bridge passed iptables refuse those frames."""
+    rules = _text(RULES)
+    return [
+        f"frames from port to port of {bridge} pass iptables since the last apply (br_netfilter was"
+        " loaded, as Docker does it), and the firewall refuses them: apply again"
+        for bridge in _bridges(plan)
+        if rules is not None and f"-i {bridge} -o {bridge} -m physdev" not in rules
+    ]
+
+
 def _succeeds(*command):
     done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True)
     return done["retcode"] == 0
@@ -356,12 +619,14 @@ def _succeeds(*command):
 def validate(warnings=True, **kwargs):
     """
     Everything that is wrong with the site's pillar, and with this node's place in it: an interface
-    that is not there, another firewall that refuses what the gateway lives from.
+    that is not there, a network that is not reached, a virtual IP that the node has by itself,
+    another firewall that refuses what the gateway lives from.
 
     warnings
         Also name what keeps nothing else from being applied: what is wrong with the VPN's
-        certificates, keys and programs on this node, what of them ends within 30 days, and a
-        missing word on state sync.
+        certificates, keys and programs on this node, what of them ends within 30 days, where links,
+        addresses, routes and resolv.conf do not go with the pillar, and a missing word on state
+        sync or on internal targets.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
 
@@ -382,7 +647,16 @@ def validate(warnings=True, **kwargs):
     errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
     by_a_person = "__pub_fun" in kwargs
     errors += _foreign_errors(here) if by_a_person else _foreign_errors_once(here)
-    return [*errors, *_sync_warnings(here), *_vpn_warnings()] if warnings else errors
+    if not warnings:
+        return errors
+    return [
+        *errors,
+        *_link_warnings(here),
+        *_network_warnings(here),
+        *_target_warnings(here),
+        *_sync_warnings(here),
+        *_vpn_warnings(),
+    ]
 
 
 def has_states(**kwargs):
@@ -490,7 +764,8 @@ def ruleset(node=None, **kwargs):
     ip6tables-restore read. Comment lines name the pillar key that the rules after them come from.
 
     node
-        Minion id of a node; this minion's own by default.
+        Minion id of a node; this minion's own by default. Where an interface of this minion's is a
+        bridge whose frames pass iptables, there are rules that let them pass.
 
     CLI Example:
 
@@ -499,7 +774,10 @@ def ruleset(node=None, **kwargs):
         salt gw1 gateway.ruleset
     """
     _called(kwargs)
-    return gateway_rules.ruleset(plan(node))
+    wanted = plan(node)
+    # What another node's interfaces are is not known here.
+    bridges = _bridges(wanted) if wanted["node"]["name"] == __opts__["id"] else []
+    return gateway_rules.ruleset(wanted, bridges)
 
 
 def sync_ignored(**kwargs):
@@ -686,7 +964,8 @@ def status(**kwargs):
 def _status(wanted, problems):
     """``problems`` are those of the pillar; without any the plan is the pillar's."""
     by_pillar = not problems
-    addresses = _addresses()
+    links = _links()
+    addresses = [address for interface in links for address in _on(links, interface)]
     vrrp = _vrrp_status(wanted, addresses, problems)
     health = _health_status(problems)
     if health["drained"]:
@@ -705,7 +984,11 @@ def _status(wanted, problems):
         "problems": [
             *problems,
             *_foreign_errors(wanted),
+            *_bridge_problems(wanted),
             *_connection_warnings(),
+            *_virtual_ip_errors(wanted, links),
+            *_silence(wanted),
+            *(_network_warnings(wanted) if by_pillar else []),
             *(_sync_warnings(wanted) + _vpn_warnings() if by_pillar else []),
         ],
     }
@@ -740,6 +1023,38 @@ def _vrrp_status(wanted, addresses, problems):
     return found
 
 
+def _silence(wanted):
+    """
+    On which side a peer is not heard while it is on another. With an election on each the node in
+    charge stays in charge then, also where it is its own port that is dead.
+    """
+    found = []
+    for peer in wanted["peers"]:
+        ways = {
+            instance["name"]: (instance["interface"], peer[instance["name"]])
+            for instance in wanted["vrrp"]["instances"]
+        }
+        silent = [side for side, way in ways.items() if not _answers(*way)]
+        if not silent or len(silent) == len(ways):
+            continue  # all is well, or the peer is off
+        for side in silent:
+            interface, address = ways[side]
+            if _answers(interface, address):  # one packet may be lost
+                continue
+            text = f"{peer['name']} is not heard on the {side} side ({address} on {interface})"
+            if not wanted["health"][side]["targets"]:
+                text += (
+                    ", only elsewhere: nothing moves for that, since nobody knows whose port is"
+                    f" dead (gateway:health:{side}:targets would say it)"
+                )
+            found.append(text)
+    return found
+
+
+def _answers(interface, address):
+    return bool(_output("ping", "-q", "-n", "-c", "1", "-W", "1", "-I", interface, address))
+
+
 def _health_status(problems):
     """What the monitor says; a node that is drained has nothing more to say."""
     nothing = {"penalty": None, "cold": None, "uplink": [], "faults": []}
@@ -765,7 +1080,7 @@ def _connection_warnings():
 
 def _text(path):
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except FileNotFoundError:
         return None

@@ -347,11 +347,12 @@ FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class Health:
     """What has to work on a node that is to have the virtual IPs: systemd units, and of each side
-    one of the addresses has to answer."""
+    one of the addresses has to answer. ``undecided``: the pillar says nothing of internal ones."""
 
     services: tuple[str, ...]
     public_targets: tuple[IPv4Address, ...]
     internal_targets: tuple[IPv4Address, ...]
+    undecided: bool
 
 
 @dataclass(frozen=True)
@@ -940,6 +941,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     _check_places(reader, internal, public, nodes, servers, hosts)
     _check_names(reader, domain, nodes, hosts)
     _check_own_ports(reader, site)
+    _check_own_addresses(reader, site)
     for number, unit in enumerate(site.follow_virtual_ip):
         reader.claim("unit", unit, f"gateway:follow_virtual_ip:{number}")
     for section in (dns, ntp, keepalived, top):
@@ -1123,6 +1125,23 @@ def _check_own_ports(reader: _Reader, site: Site) -> None:
             )
 
 
+def _check_own_addresses(reader: _Reader, site: Site) -> None:
+    """A gateway that asks itself gets no answer, or the one that it would like to have."""
+    sides = (site.internal, site.public)
+    own = {str(side.virtual_ip) for side in sides} | {str(each) for each in site.public.addresses}
+    for node in site.nodes:
+        own |= {str(each) for each in (node.internal, node.public, node.sync)}
+    for key, servers in (
+        ("dns:forwarders", site.dns.servers),
+        ("ntp:servers", site.ntp.servers),
+        ("health:public:targets", site.health.public_targets),
+        ("health:internal:targets", site.health.internal_targets),
+    ):
+        for number, server in enumerate(map(str, servers)):
+            if server in own:
+                reader.fault(f"gateway:{key}:{number}", f"{server} is the gateway itself")
+
+
 def _read_sync_link(top: _Section) -> str | None:
     """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
     if isinstance(top.values.get("state_sync"), dict):
@@ -1233,16 +1252,21 @@ def _advert(value: object) -> float:
 
 
 def _read_health(section: _Section) -> Health:
+    said = set()
+
     def targets(side: str) -> tuple[IPv4Address, ...]:
         part = section.section(side)
         found = part.items("targets", _address)
         part.close()
+        if "targets" in part.values:
+            said.add(side)
         return found
 
     health = Health(
         services=section.items("services", _matching(_UNIT_PATTERN, "the name of a systemd unit")),
         public_targets=targets("public"),
         internal_targets=targets("internal"),
+        undecided="internal" not in said,
     )
     section.close()
     return health
@@ -1783,10 +1807,14 @@ def _read_raw(firewall: _Section, key: str, family: int) -> list[tuple[int, str,
     return found
 
 
+_FOR_INPUT = "what reaches it is for input rules"
+
+
 def _read_nat(
     nat: _Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
 ) -> Nat:
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
+    names_of_gateways = {label for node in nodes for label in (node.name.lower(), node.label)}
 
     def target(value: object) -> tuple[str, IPv4Address]:
         name = _server_address(value)
@@ -1794,6 +1822,8 @@ def _read_nat(
         try:
             ip = host.ip if host else IPv4Address(name)
         except ValueError:
+            if name in names_of_gateways:
+                raise ValueError(f"{name} is the gateway itself; {_FOR_INPUT}") from None
             hint = _did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
         if ip and internal.network and ip not in internal.network:
@@ -1801,7 +1831,7 @@ def _read_nat(
             raise ValueError(f"{shown} is not inside {internal.network}")
         if not host:  # of a host it is said where it stands
             if ip in gateways:
-                raise ValueError(f"{ip} is the gateway itself; what reaches it is for input rules")
+                raise ValueError(f"{ip} is the gateway itself; {_FOR_INPUT}")
             fault = _no_host(ip, internal.network) if internal.network else None
             if fault:
                 raise ValueError(fault)
@@ -2054,11 +2084,18 @@ def _plan_kernel(site: Site, node: Node) -> dict[str, str]:
         # The way through the pair is asymmetric. The largest of `all` and the interface's counts.
         "net/ipv4/conf/all/rp_filter": "2",
     }
+    link = node.sync_interface if site.state_sync.interface else None
     # A redirect would teach a host a route that dies with the peer. The kernel sends one when `all`
     # or the interface says so. `default` is for the tunnels to come.
     for scope in ("all", "default", node.internal_interface, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    # Where both cards are on one switch, each hears who asks for an address of the other. Only the
+    # card that has the address answers (1), and asks from an address of its own (2). Not for `all`,
+    # whose value would count for other people's interfaces.
+    for interface in filter(None, (node.internal_interface, node.public_interface, link)):
+        settings[f"net/ipv4/conf/{interface}/arp_ignore"] = "1"
+        settings[f"net/ipv4/conf/{interface}/arp_announce"] = "2"
     # A router of IPv6 takes its default route from nobody, least of all from who is behind it.
     settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
     if not site.public.accept_ra:
@@ -2160,6 +2197,8 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
             "interface": node.internal_interface,
             "address": str(node.internal),
             "targets": [str(target) for target in site.health.internal_targets],
+            # With two elections, that of the other side goes on where this one is dead.
+            "undecided": bool(site.health.undecided and site.public.virtual_ip),
         },
         "virtual_ip": str(site.internal.virtual_ip),
         # Interface and address by turns.

@@ -8,7 +8,7 @@ there, EGRESS what is listed of what leaves.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import Any
@@ -26,7 +26,8 @@ PASSED_ON = "0x3f"
 # What the loader's `ip rule` asks for: a packet without it is not forwarded, and without our rules
 # none has it. One bit, so that marks of others have the rest.
 MARK = "0x40000000"
-# Another one: "from the public side to the inside, and table filter has not judged it yet".
+# Another one: "from the public side to the inside, and table filter has not judged it yet"; also
+# "a forged source", where it is not known yet whether the frame is only passed on by a bridge.
 UNJUDGED = "0x20000000"
 
 VRRP = "112"  # IANA's protocol number
@@ -51,6 +52,7 @@ ADVERTISEMENT = "134"
 DISCOVERY = ("133", ADVERTISEMENT, "135", "136", "141", "142")
 ICMP6_LINK = (*DISCOVERY, "130", "131", "132", "143", "148", "149", "151", "152", "153")
 
+_UNJUDGED = f"-m mark --mark {UNJUDGED}/{UNJUDGED}"
 _Plan = dict[str, Any]
 
 
@@ -58,18 +60,22 @@ def __virtual__() -> tuple[bool, str]:
     return False, "a library of the gateway module"
 
 
-def ruleset(plan: _Plan) -> dict[str, str]:
+def ruleset(plan: _Plan, bridges: Sequence[str] = ()) -> dict[str, str]:
     """The node's firewall as texts for ipset restore (``sets``) and iptables-restore (``v4``,
     ``v6``), and what is in force where those cannot be loaded (``closed4``, ``closed6``).
+
+    ``bridges`` are those of the node's interfaces that are bridges whose frames pass iptables on
+    their way from port to port (``br_netfilter``). The match for these frames makes the kernel load
+    that module, so it is in no rule where there are none.
 
     A comment line before rules says where they come from, by pillar key where the pillar has them.
     """
     return {
         "sets": "".join(_sets(plan)),
-        "v4": _Family(plan, 4).text(),
-        "v6": _Family(plan, 6).text(),
-        "closed4": _Closed(plan, 4).text(),
-        "closed6": _Closed(plan, 6).text(),
+        "v4": _Family(plan, 4, bridges).text(),
+        "v6": _Family(plan, 6, bridges).text(),
+        "closed4": _Closed(plan, 4, bridges).text(),
+        "closed6": _Closed(plan, 6, bridges).text(),
     }
 
 
@@ -209,8 +215,9 @@ def _joined(*parts: str) -> str:
 class _Family:
     """The rules of one address family, chain by chain."""
 
-    def __init__(self, plan: _Plan, version: int) -> None:
+    def __init__(self, plan: _Plan, version: int, bridges: Sequence[str]) -> None:
         self.plan = plan
+        self.bridges = bridges
         self.version = version
         self.firewall = plan["firewall"]
         self.set_names = _set_names(plan, version)
@@ -393,7 +400,10 @@ class _Family:
                 "Nobody sends from an address that is on another side (BCP 38).",
             )
             for interface in (*self.inside, self.public):
-                self._add("raw", "PREROUTING", f"-i {interface} -m rpfilter --invert -j DROP")
+                forged = "-j DROP"
+                if interface in self.bridges:
+                    forged = f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}"
+                self._add("raw", "PREROUTING", f"-i {interface} -m rpfilter --invert", forged)
         if self.version == 6:
             return
         if self.plan["routes"]:
@@ -444,35 +454,43 @@ class _Family:
         self._add("raw", "OUTPUT", f"! -o {link} -d {peer} {message} -j DROP")
         self._add("raw", "OUTPUT", f"-o {link} -s {address} -d {peer} {message} -j CT --notrack")
 
+    def _bridged(self, table: str, chain: str, target: str) -> None:
+        """Frames from port to port of a bridge are no business of a router's."""
+        for bridge in self.bridges:
+            ways = f"-o {bridge}" if chain == "POSTROUTING" else f"-i {bridge} -o {bridge}"
+            self._note(table, chain, f"What {bridge} itself passes on.")
+            self._add(table, chain, f"{ways} -m physdev --physdev-is-bridged -j {target}")
+
     def _mangle(self) -> None:
+        self._bridged("mangle", "FORWARD", "RETURN")
+        self._bridged("mangle", "POSTROUTING", "RETURN")
+        for bridge in self.bridges:
+            self._add("mangle", "FORWARD", f"-i {bridge} {_UNJUDGED} -j DROP")
         # A flush of table filter alone would let everything in.
         self._note("mangle", "FORWARD", "Nothing gets in that table filter has not judged.")
         for interface in self.inside:
             way = f"-i {self.public} -o {interface}"
             self._add("mangle", "FORWARD", f"{way} -j MARK --set-xmark {UNJUDGED}/{UNJUDGED}")
-        unjudged = f"-m mark --mark {UNJUDGED}/{UNJUDGED}"
-        self._add("mangle", "POSTROUTING", f"{unjudged} -j DROP")
+        self._add("mangle", "POSTROUTING", f"{_UNJUDGED} -j DROP")
         for chain in CHAINS["mangle"]:
             self._lines("mangle", chain)
         self._note("mangle", "PREROUTING", "Only what these rules have seen may be forwarded.")
         self._add("mangle", "PREROUTING", f"-j MARK --set-xmark {MARK}/{MARK}")
-        if not self.vpn_networks:
-            return
-        if self.version == 4 and self.plan["routes"]:
+        if self.version == 4 and self.plan["routes"] and self.devices:
             self._no_circles()
-        self._note("mangle", "FORWARD", "TCP through a tunnel: segments that fit into it.")
+        self._segments()
+
+    def _segments(self) -> None:
+        """Errors that say "too large" are lost on many ways, and then a download hangs."""
+        self._note("mangle", "FORWARD", "TCP segments that fit into the uplink, and into a tunnel.")
         mss = self.firewall["mss"]
-        clamp = f"--set-mss {mss}" if mss else "--clamp-mss-to-pmtu"
-        # A clamp never makes it larger; a fixed size only replaces what is larger.
-        larger = f"-m tcpmss --mss {mss + 1}:65535" if mss else ""
-        for direction, device in product(("-i", "-o"), self.devices):
-            self._add(
-                "mangle",
-                "FORWARD",
-                f"{direction} {device} -p tcp --tcp-flags SYN,RST SYN",
-                larger,
-                f"-j TCPMSS {clamp}",
-            )
+        clamps = ["-j TCPMSS --clamp-mss-to-pmtu"]
+        if mss:
+            # A clamp never makes it larger; a fixed size only replaces what is larger.
+            clamps.append(f"-m tcpmss --mss {mss + 1}:65535 -j TCPMSS --set-mss {mss}")
+        for device, direction, clamp in product((self.public, *self.devices), ("-i", "-o"), clamps):
+            first = f"{direction} {device} -p tcp --tcp-flags SYN,RST SYN"
+            self._add("mangle", "FORWARD", first, clamp)
 
     def _no_circles(self) -> None:
         """Two nodes that each believe a client at the other would send its packets to and fro."""
@@ -493,6 +511,7 @@ class _Family:
         if self.version == 6:
             return
         self._forwards()
+        self._bridged("nat", "POSTROUTING", "RETURN")
         self._note("nat", "POSTROUTING", "The node's own traffic keeps its address.")
         self._add("nat", "POSTROUTING", "-m addrtype --src-type LOCAL -j RETURN")
         self._note("nat", "POSTROUTING", "A host that reaches a neighbour by a public address.")
@@ -529,6 +548,11 @@ class _Family:
 
     def _forwards(self) -> None:
         nat = self.plan["nat"]
+        for bridge in self.bridges:
+            # Whether it will be passed on or routed is not known here.
+            self._note("nat", "PREROUTING", f"A bridge may bring what is for the peer's {bridge}.")
+            elsewhere = "-m physdev --physdev-is-in -m addrtype ! --dst-type LOCAL"
+            self._add("nat", "PREROUTING", f"-i {bridge} {elsewhere} -j RETURN")
         self._note("nat", "PREROUTING", "Forwards are for the three sides.")
         for interface in (self.public, *self.inside):
             self._add("nat", "PREROUTING", f"-i {interface} -j {PREFIX}DNAT")
@@ -585,6 +609,9 @@ class _Family:
 
     def _election(self) -> None:
         chain = "INPUT"
+        for bridge in self.bridges if self.firewall["spoof_protection"] else []:
+            self._note("filter", chain, "A forged source (table raw).")
+            self._add("filter", chain, f"-i {bridge} {_UNJUDGED} -j DROP")
         self._sync()
         self._note("filter", chain, "The node itself, and the election of the primary.")
         self._add("filter", chain, "-i lo -j ACCEPT")
@@ -716,6 +743,7 @@ class _Family:
                     "-m conntrack --ctstate UNTRACKED -j ACCEPT",
                 )
         self._lines("filter", chain)
+        self._bridged("filter", chain, "ACCEPT")
         self._common(chain)
         self._note("filter", chain, "NAT cannot translate it: it would leave with a wrong address.")
         self._add("filter", chain, "-m conntrack --ctstate INVALID -j DROP")
@@ -817,6 +845,10 @@ class _Closed(_Family):
         self._own_dhcp()
         for interface in (*self.inside, self.public):
             self._add("filter", chain, f"-i {interface} -j DROP")
+        for bridge in self.bridges:
+            # What is routed has met the gate.
+            self._note("filter", "FORWARD", f"What {bridge} itself passes on.")
+            self._add("filter", "FORWARD", f"-i {bridge} -o {bridge} -j ACCEPT")
         self._note("filter", "FORWARD", "A gateway without its rules passes nothing on.")
         self._add("filter", "FORWARD", "-j DROP")
 

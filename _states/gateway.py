@@ -1091,6 +1091,57 @@ def service(name, reads=(), rereads=(), units=(), enable=True, start=True, targe
     return _result(name, changes, "In force.", "The unit would be changed.", act)
 
 
+def election_added(name, source, check, service, addresses, patience):
+    """
+    keepalived holds an election on a further side, apart from the one that it holds already. In one
+    group with a new election the old one would begin anew: nobody would have the virtual IP, and it
+    could move. When both have found the same holder, they can be made a group for nothing.
+
+    source
+        The template of keepalived's configuration, which has no group where ``alone`` is true.
+    check
+        Command that gets the name of the new file as its last argument and fails if it is wrong.
+    service
+        keepalived's unit.
+    addresses
+        The virtual IPs, one of each side.
+    patience
+        Seconds in which they have come together if the new side works.
+    """
+    current = _read(name) or ""
+    # Before the formula, or with the group already, there is nothing to be kept.
+    if OURS not in current or "vrrp_sync_group" in current:
+        return _result(name, {}, "", "", None)
+
+    def here():
+        links = json.loads(_run("ip", "-json", "-4", "address", "show"))
+        found = {item.get("local") for link in links for item in link.get("addr_info", [])}
+        return found & set(addresses)
+
+    try:
+        (unit,) = _units(service)
+        # Only who holds something can lose it.
+        changes = {"elections": "held apart at first"} if _is_active(unit) and here() else {}
+    except CommandExecutionError as error:
+        return _failed(name, str(error))
+
+    def act():
+        with tempfile.TemporaryDirectory() as folder:
+            new = _render(f"{folder}/new", source, {"alone": True})
+            _run(*check.split(), new)
+            _write(name, _read(new))
+        try:
+            _run("systemctl", "reload", service)
+            end = time.monotonic() + patience
+            while time.monotonic() < end and len(here()) not in (0, len(addresses)):
+                time.sleep(0.1)
+        finally:
+            _write(name, current)  # what comes for good is for the next state to write
+
+    done = "The elections have the same holder."
+    return _result(name, changes, done, "The elections would be held apart at first.", act)
+
+
 def service_off(name, ours=None):
     """
     A unit of systemd's does not run and does not start at boot; there may be none.

@@ -24,6 +24,25 @@ keepalived configuration as it was:
   gateway.original_kept:
     - name: {{ os.keepalived.config }}
 
+{%- if plan.vrrp.instances | length > 1 %}
+
+# What has no public virtual IP yet gets it in two steps.
+keepalived elections side by side:
+  gateway.election_added:
+    - name: {{ os.keepalived.config }}
+    - source: salt://gateway/keepalived/files/keepalived.conf.jinja
+    - check: keepalived --config-test --use-file
+    - service: {{ os.keepalived.service }}
+    - addresses: {{ plan.vrrp.instances | map(attribute='virtual_ip') | list | tojson }}
+    - patience: {{ plan.health.takeover }}
+    - require:
+      - gateway: health service
+      - gateway: keepalived unit settings
+      - gateway: keepalived configuration as it was
+    - require_in:
+      - gateway: keepalived configuration
+{%- endif %}
+
 keepalived configuration:
   gateway.checked_file:
     - name: {{ os.keepalived.config }}

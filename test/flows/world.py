@@ -92,14 +92,16 @@ def with_jumps(rules: str, policy: str) -> str:
 
 
 class Port:
-    """One interface: a card with Ethernet, or a tunnel without."""
+    """One interface: a card with Ethernet, or a tunnel without. ``device`` is another name of the
+    card itself, where the interface is a bridge and that is its port."""
 
-    def __init__(self, name: str, ethernet: bool) -> None:
+    def __init__(self, name: str, ethernet: bool, device: str = "") -> None:
         self.name = name
         self.ethernet = ethernet
+        self.device = device or name
         self.file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         kind = (IFF_TAP if ethernet else IFF_TUN) | IFF_NO_PI
-        fcntl.ioctl(self.file, TUNSETIFF, struct.pack("16sH14x", name.encode(), kind))
+        fcntl.ioctl(self.file, TUNSETIFF, struct.pack("16sH14x", self.device.encode(), kind))
         self.plug(False)
 
     def plug(self, plugged: bool) -> None:
@@ -111,22 +113,24 @@ class Port:
         fcntl.ioctl(self.file, TUNSETPERSIST, 1)
         os.close(self.file)
 
-    def send(self, packet: Packet) -> None:
-        ends = bytes.fromhex((CARD + NEIGHBOUR).replace(":", ""))
+    def send(self, packet: Packet, to: str = CARD, by: str = NEIGHBOUR) -> None:
+        ends = bytes.fromhex((to + by).replace(":", ""))
         head = ends + ETHER_TYPES[packet.version] if self.ethernet else b""
         os.write(self.file, head + build(packet))
 
+    def frames(self) -> list[bytes]:
+        """What was sent through it since the last time, as it is on the wire."""
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                found.append(os.read(self.file, 65536))
+        return found
+
     def read(self) -> Iterator[Packet]:
-        while True:
-            try:
-                frame = os.read(self.file, 65536)
-            except BlockingIOError:
-                return
-            if self.ethernet:
-                if frame[12:14] not in ETHER_TYPES.values():
-                    continue
-                frame = frame[14:]
-            packet = parse(self.name, frame)
+        for frame in self.frames():
+            if self.ethernet and frame[12:14] not in ETHER_TYPES.values():
+                continue
+            packet = parse(self.name, frame[14:] if self.ethernet else frame)
             if packet and not (packet.proto == "icmp6" and packet.kind in CHATTER):
                 yield packet
 
@@ -134,9 +138,19 @@ class Port:
 class World:
     """A machine that is up, with its firewall loaded."""
 
-    def __init__(self, machine: Machine, plan: dict[str, Any], rules: dict[str, str]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        plan: dict[str, Any],
+        rules: dict[str, str],
+        bridges: tuple[str, ...] = (),
+        backend: str = "nft",
+    ) -> None:
         self.machine = machine
+        self.bridges = bridges
+        self.backend = backend
         self.ports: dict[str, Port] = {}
+        self.others: dict[str, Port] = {}  # the other port of a bridge
         self.sockets: list[socket.socket] = []
         self.passed: Packet | None = None  # how the last packet left, if it did
         self._prepare(plan)
@@ -145,7 +159,7 @@ class World:
         self._listen()
 
     def close(self) -> None:
-        for port in self.ports.values():
+        for port in (*self.ports.values(), *self.others.values()):
             port.close()
         for each in self.sockets:
             each.close()
@@ -174,7 +188,7 @@ class World:
         tunnels = set(machine.tunnels.values())
         commands = ["link set lo up"]
         for name, addresses in machine.addresses.items():
-            self.ports[name] = Port(name, name not in tunnels)
+            commands += self._ports(name, name not in tunnels)
             commands += [f"address add {each} dev {name}" for each in addresses]
             # Nobody is asked for his card's address.
             card = f"address {CARD}" if self.ports[name].ethernet else ""
@@ -193,6 +207,20 @@ class World:
                 raise RuntimeError("the interfaces are not up")
             time.sleep(0.001)
 
+    def _ports(self, name: str, ethernet: bool) -> list[str]:
+        """Make an interface's card, or the ports of a bridge; what is left to do for ip."""
+        if name not in self.bridges:
+            self.ports[name] = Port(name, ethernet)
+            return []
+        self.ports[name] = Port(name, ethernet, f"one-{name}"[:15])
+        self.others[name] = Port(name, ethernet, f"two-{name}"[:15])
+        commands = [f"link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"]
+        for port in (self.ports[name], self.others[name]):
+            commands += [f"link set {port.device} addrgenmode none up master {name}"]
+            port.plug(True)
+        # What the node sends goes to one port.
+        return [*commands, f"link set {self.others[name].device} type bridge_slave flood off"]
+
     def _is_ready(self) -> bool:
         """The kernel's own threads do the last steps of IPv6; they come after all of IPv4's."""
         lines = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()
@@ -205,7 +233,8 @@ class World:
     def _load(self, rules: dict[str, str]) -> None:
         if rules["sets"]:
             _tool("ipset", "restore", text=rules["sets"])
-        for version, restore in (("v4", "iptables-nft-restore"), ("v6", "ip6tables-nft-restore")):
+        for version, tool in (("v4", "iptables"), ("v6", "ip6tables")):
+            restore = f"{tool}-{self.backend}-restore"
             _tool(restore, text=with_jumps(rules[version], self.machine.policy))
         # As the loader does it: what our rules have not marked is not forwarded.
         _set("net/ipv4/conf/all/src_valid_mark", 1)

@@ -25,7 +25,8 @@ ip rule show; ip -6 rule show
 ip -brief -4 address | sed 's/@if[0-9]*//; s/  */ /g'; ip -4 route show table all | sort
 grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/src_valid_mark \
     /proc/sys/net/ipv4/ip_nonlocal_bind \
-    /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/*_redirects
+    /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/*_redirects \\
+    /proc/sys/net/ipv4/conf/*/arp_ignore /proc/sys/net/ipv4/conf/*/arp_announce
 """
 
 

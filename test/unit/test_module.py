@@ -27,10 +27,10 @@ TOKEN = (
 PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
 
 ADDRESSES = {
-    "lo": ["127.0.0.1"],
-    "eth0": ["10.77.0.2", "10.77.0.1"],
-    "eth1": ["198.51.100.2"],
-    "vpn-main": ["10.8.0.1"],
+    "lo": ["127.0.0.1/8"],
+    "eth0": ["10.77.0.2/24", "10.77.0.1/32"],
+    "eth1": ["198.51.100.2/24"],
+    "vpn-main": ["10.8.0.1/24"],
     "tap0": [],
 }
 CHRONY = (
@@ -38,6 +38,7 @@ CHRONY = (
     "64.2,{leap}\n"
 )
 LINK = {
+    "health:internal:targets": [],
     "public:virtual_ip": "198.51.100.10",
     "state_sync": {"interface": "eth3"},
     "nodes:gw1:sync": "10.78.0.1",
@@ -119,13 +120,21 @@ def node(module, monkeypatch, tmp_path, edit):
             {"dst": "10.8.1.0/24", "gateway": "10.77.0.3", "protocol": "119"},
         ],
         routes6=[],
+        on_link={"10.77.0.0/24": "eth0", "198.51.100.0/24": "eth1", "10.8.0.0/24": "vpn-main"},
+        flags={},
+        leases=(),
         tools={
             "chronyc": CHRONY.format(leap="Normal"),
             "/usr/lib/gateway/firewall": firewall_status(),
             "ntpq": "leap=00, stratum=2, refid=198.51.100.100\n",
         },
         running={*SERVICES, "gateway-dhcp"},
-        way_to={"10.77.0.10": "eth0", "203.0.113.9": "eth1", "203.0.113.7": "eth1"},
+        way_to={
+            "198.41.0.4": "eth1",
+            "10.77.0.10": "eth0",
+            "203.0.113.9": "eth1",
+            "203.0.113.7": "eth1",
+        },
         pillar={"gateway": edit({})},
         id="gw1",
         applied=tmp_path / "applied",
@@ -152,11 +161,15 @@ def node(module, monkeypatch, tmp_path, edit):
     def ip(arguments):
         match arguments:
             case ["-json", "address", "show"]:
-                names = list(system.addresses)
-            case ["-json", "address", "show", "dev", name]:
-                names = [name]
+                pass
             case ["-json", "route", "get", address]:
                 return json.dumps([{"dst": address, "dev": system.way_to[address]}])
+            case ["-json", "-4", "route", "get", address]:
+                way = system.way_to.get(address)
+                return json.dumps([{"dst": address, "dev": way}]) if way else 2
+            case ["-json", "-4", "route", "show", "table", "main", "scope", "link"]:
+                routes = [{"dst": dst, "dev": dev} for dst, dev in system.on_link.items()]
+                return json.dumps([{}, {"dst": "default", "dev": "ppp0"}, *routes])
             case ["-json", "-6", "route", "show", "default", "dev", "eth1"]:
                 return json.dumps(system.routes6)
             case ["-json", "-6", "route", "show", "default", "dev", _]:
@@ -165,16 +178,22 @@ def node(module, monkeypatch, tmp_path, edit):
                 return json.dumps(system.routes)
             case _:
                 raise AssertionError(arguments)
-        # With a device, old versions print an empty object for each of the others.
+        # Some versions print empty objects.
         links = [
             {
                 "ifname": name,
-                "addr_info": [{"local": local, "prefixlen": 24} for local in system.addresses[name]]
+                "flags": system.flags.get(name, ["UP", "LOWER_UP"]),
+                "addr_info": [address_info(each) for each in addresses]
                 + [{"family": "inet6", "address": "fe80::1"}],
             }
-            for name in names
+            for name, addresses in system.addresses.items()
         ]
         return json.dumps([{}, *links])
+
+    def address_info(text):
+        address, _, length = text.partition("/")
+        dynamic = {"dynamic": True} if address in system.leases else {}
+        return {"local": address, "prefixlen": int(length or 32)} | dynamic
 
     def inject():
         folder = tmp_path / "net"
@@ -192,8 +211,20 @@ def node(module, monkeypatch, tmp_path, edit):
             "CONNECTIONS",
             "CONNECTIONS_LIMIT",
             "CRL",
+            "BRIDGE_FILTER",
+            "RULES",
+            "KEEPALIVED",
         ):
             monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
+        system.resolvers = (tmp_path / "resolv.conf", tmp_path / "resolved.conf")
+        monkeypatch.setattr(module, "RESOLVERS", system.resolvers)
+        system.keepalived = tmp_path / "keepalived"
+        system.keepalived.write_text(
+            "".join(
+                f"        {address}/32 dev {dev}\n"
+                for address, dev in (("10.77.0.1", "eth0"), ("198.51.100.1", "eth1"))
+            )
+        )
         system.connections = tmp_path / "connections"
         (tmp_path / "connections_limit").write_text("1000\n")
         system.health = tmp_path / "health"
@@ -398,6 +429,24 @@ def test_ruleset_of_this_node_and_of_another(module, node):
         rules = module.ruleset(node=name)
         assert list(rules) == ["sets", "v4", "v6", "closed4", "closed6"]
         assert re.search(rf"-s {peer} .*-p 112 .*-j ACCEPT", rules["v4"])
+
+
+def test_frames_that_pass_iptables_on_a_bridge(module, node, tmp_path):
+    """Their rules come with the next apply after br_netfilter; until then the status says so."""
+    (tmp_path / "net/eth0/bridge").mkdir()
+    (tmp_path / "rules").write_text(module.ruleset()["v4"])
+    assert "physdev" not in module.ruleset()["v4"]
+    assert module.status()["problems"] == []
+    (tmp_path / "bridge_filter").mkdir()
+    assert "-i eth0 -o eth0 -m physdev" in module.ruleset()["v4"]
+    assert "-i eth1 -o eth1 -m physdev" not in module.ruleset()["v4"]
+    assert "physdev" not in module.ruleset(node="gw2")["v4"]
+    assert module.status()["problems"] == [
+        "frames from port to port of eth0 pass iptables since the last apply (br_netfilter was"
+        " loaded, as Docker does it), and the firewall refuses them: apply again"
+    ]
+    (tmp_path / "rules").write_text(module.ruleset()["v4"])
+    assert module.status()["problems"] == []
 
 
 def test_the_pillar_is_read_once_for_each_pillar(module, node, break_pillar, monkeypatch):
@@ -644,6 +693,230 @@ def test_a_wrong_pillar_where_no_plan_is_known(
     assert not takeover.drained.exists()
 
 
+VIRTUAL = "and not by keepalived; take it out of what configures the interface"
+NOT_REACHED = (
+    "gateway:nodes:gw1:{}: this node has {} on {}, which does not reach {}; give it the prefix"
+    " length of the network, or the network a route over {}"
+)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "configured", "found"),
+    [
+        # keepalived's own, whether ours or one of before, with the length and device that it says.
+        (["eth0 10.77.0.1/32"], "10.77.0.1/32 dev eth0", ""),
+        (["eth0 10.77.0.1/32"], "virtual_ipaddress { 10.77.0.1 }", ""),
+        (["eth0 10.77.0.1/24"], "virtual_ipaddress { 10.77.0.1/24 label eth0:vip }", ""),
+        ([], "", ""),
+        # Left in the configuration of the interface.
+        (["eth0 10.77.0.1/24"], "10.77.0.1/32 dev eth0", "10.77.0.1/24 on eth0"),
+        (["eth0 10.77.0.1/32"], "", "10.77.0.1/32 on eth0"),
+        (["tap0 10.77.0.1/32"], "10.77.0.1/32 dev eth0", "10.77.0.1/32 on tap0"),
+        (["lo 10.77.0.1/32"], "10.77.0.11/32\n10.77.0.1/24", "10.77.0.1/32 on lo"),
+    ],
+)
+def test_a_virtual_ip_that_a_node_has_by_itself(
+    module, node, tmp_path, addresses, configured, found
+):
+    """It would be the primary before keepalived starts."""
+    node.addresses["eth0"] = ["10.77.0.2/24"]
+    for text in addresses:
+        interface, address = text.split()
+        node.addresses[interface].append(address)
+    node.keepalived.write_text(configured)
+    expected = [f"gateway:internal:virtual_ip: this node has {found}, {VIRTUAL}"] if found else []
+    assert module.validate(warnings=False) == expected
+    assert [text for text in module.status()["problems"] if VIRTUAL in text] == expected
+
+
+def test_public_addresses_that_a_node_has_by_itself(module, node, break_pillar):
+    more = {"public:virtual_ip": "198.51.100.10", "public:addresses": ["198.51.100.11"]}
+    break_pillar({**more, "state_sync": False})
+    node.addresses["eth1"] += ["198.51.100.10/24", "198.51.100.11/24"]
+    assert module.validate(warnings=False) == [
+        f"gateway:public:{key}: this node has 198.51.100.{last}/24 on eth1, {VIRTUAL}"
+        for key, last in (("virtual_ip", 10), ("addresses", 11))
+    ]
+
+
+def test_a_network_that_is_not_reached(module, node):
+    for side, interface, length in (("internal", "eth0", 32), ("public", "eth1", 25)):
+        network = module.plan()[side]["network"]
+        address = module.plan()["node"][side]
+        node.addresses[interface][0] = f"{address}/{length}"
+        del node.on_link[network]
+        own = f"{address}/{length}"
+        expected = [NOT_REACHED.format(side, own, interface, network, interface)]
+        assert module.validate(warnings=False) == expected
+        # Or by a route, as some clouds have it; over the right interface.
+        node.on_link[network] = "tap0"
+        assert module.validate(warnings=False) == expected
+        node.on_link[network] = interface
+        assert module.validate(warnings=False) == []
+
+
+NETWORK_WARNINGS = {
+    "larger": (
+        {"eth0": ["10.77.0.2/16", "10.77.0.1/32"]},
+        {},
+        "gateway:internal:network: 10.77.0.0/24 here, but this node has 10.77.0.2/16 on eth0",
+    ),
+    "elsewhere too": (
+        {},
+        {"on_link": {"10.77.0.0/25": "docker0"}},
+        "gateway:internal:network: 10.77.0.0/25, a part of 10.77.0.0/24, is on this node's"
+        " interface docker0, and packets for it go there",
+    ),
+    "VPN": (
+        {},
+        {"on_link": {"10.8.3.0/24": "eth1"}},
+        "gateway:vpn:servers:main:network: 10.8.3.0/24, a part of 10.8.0.0/16, is on this node's"
+        " interface eth1, and packets for it go there",
+    ),
+    "behind a client": (
+        {},
+        {"on_link": {"10.50.0.9": "eth1"}},
+        "gateway:vpn:clients: 10.50.0.9/32, a part of 10.50.0.0/24, is on this node's interface"
+        " eth1, and packets for it go there",
+    ),
+    "larger elsewhere": ({}, {"on_link": {"10.0.0.0/8": "docker0"}}, None),
+    "a tunnel of before": ({}, {"on_link": {"10.8.0.0/24": "vpn-old"}}, None),
+    "no way out": (
+        {},
+        {"way_to": {"198.41.0.4": None}},
+        "gateway:public:interface: this node has no route to the internet (no default route); it"
+        " should lead through eth1",
+    ),
+    "another way out": (
+        {},
+        {"way_to": {"198.41.0.4": "eth2"}},
+        "gateway:public:interface: this node's way to the internet is eth2; it should lead through"
+        " eth1",
+    ),
+    "by its own DHCP": (
+        {},
+        {"leases": ["10.77.0.2"]},
+        "gateway:nodes:gw1:internal: this node has 10.77.0.2 by DHCP, and the gateways are the DHCP"
+        " server; after an outage of both nobody could give it",
+    ),
+    "public by DHCP": ({}, {"leases": ["198.51.100.2"]}, None),
+}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "changes", "warning"), NETWORK_WARNINGS.values(), ids=NETWORK_WARNINGS
+)
+def test_a_network_that_does_not_go_with_the_pillar(
+    module, node, break_pillar, addresses, changes, warning
+):
+    """It is said, and keeps nothing from being applied."""
+    break_pillar({"vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}})
+    node.routes.append({"dst": "10.50.0.0/24", "gateway": "10.77.0.3", "protocol": "119"})
+    node.apply()
+    node.addresses.update(addresses)
+    for name, value in changes.items():
+        present = getattr(node, name)
+        setattr(node, name, present | value if isinstance(present, dict) else value)
+    expected = [warning] if warning else []
+    assert module.validate() == module.status()["problems"] == expected
+    assert module.validate(warnings=False) == []
+
+
+def test_a_lease_of_another_dhcp_server(module, node, break_pillar):
+    """It is there when the gateways are not."""
+    break_pillar({"dhcp:enabled": False})
+    node.leases = ["10.77.0.2"]
+    assert module.validate() == []
+
+
+def test_links_that_are_down(module, node):
+    """Of a running node the health monitor says it."""
+    node.flags = {"eth0": ["NO-CARRIER", "BROADCAST", "UP"], "eth1": ["BROADCAST"]}
+    assert module.validate() == [
+        "gateway:internal:interface: eth0 has no carrier",
+        "gateway:public:interface: eth1 is down",
+    ]
+    assert module.validate(warnings=False) == module.status()["problems"] == []
+
+
+def test_the_end_of_the_link_is_in_another_network(module, node, break_pillar):
+    break_pillar({**LINK, "nodes:gw1:sync_interface": "tap0"})
+    for address, on_link, well in (
+        ("10.78.0.1/24", {}, True),
+        ("10.78.0.1/32", {}, False),
+        ("10.78.0.1/32", {"10.78.0.2": "tap0"}, True),
+        ("10.78.0.1/32", {"10.78.0.2": "eth1"}, False),
+    ):
+        node.addresses["tap0"], node.on_link = [address], on_link
+        expected = (
+            "gateway:nodes:gw1:sync: the peer's address, 10.78.0.2, is in no network of this node's"
+            " interface tap0"
+        )
+        assert (expected in module.validate()) != well
+
+
+MISSING = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node names"
+NOBODY = f"{MISSING} only {{}}: names outside of the site are not found"
+
+
+@pytest.mark.parametrize(
+    ("servers", "resolved", "expected"),
+    [
+        ("192.0.2.53", "", []),
+        ("192.0.2.53 10.77.0.1", "", [f"{MISSING} 10.77.0.1, which is the gateway itself"]),
+        ("10.77.0.1", "", [NOBODY.format("the gateway itself (10.77.0.1)")]),
+        ("10.77.0.3", "", [NOBODY.format("the gateway itself (10.77.0.3)")]),
+        (
+            "10.77.0.2 127.0.0.1",
+            "",
+            [NOBODY.format("the gateway itself (10.77.0.2, 127.0.0.1)")],
+        ),
+        ("::1", "", [NOBODY.format("the gateway itself (::1)")]),
+        ("127.0.0.53", "192.0.2.53", []),
+        ("127.0.0.53", "10.77.0.1", [NOBODY.format("the gateway itself (10.77.0.1)")]),
+        ("", "", [NOBODY.format("nobody")]),
+        ("nonsense", "", [NOBODY.format("nobody")]),
+    ],
+)
+def test_nobody_is_left_to_ask(
+    module, node, break_pillar, monkeypatch, servers, resolved, expected
+):
+    """Without forwarders dnsmasq asks whom resolv.conf names."""
+
+    def nobody_listens(address, timeout):
+        assert address[1] == 53
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(module.socket, "create_connection", nobody_listens)
+    for file, names in zip(node.resolvers, (servers, resolved), strict=True):
+        file.write_text("".join(f"nameserver {name}\n" for name in names.split()) + "search x\n")
+    assert module.validate() == []
+    break_pillar({"dns:forwarders": []})
+    node.apply()
+    assert module.validate() == module.status()["problems"] == expected
+    assert module.validate(warnings=False) == []
+    # Whoever says it to dnsmasq itself knows what they do.
+    break_pillar({"dns:forwarders": [], "dns:settings": {"server": "192.0.2.53"}})
+    assert module.validate() == []
+
+
+@pytest.mark.parametrize("server", ["10.77.0.1", "198.51.100.1"])
+def test_the_virtual_ip_is_ourselves_wherever_it_is(module, node, break_pillar, server):
+    node.addresses["eth0"].remove("10.77.0.1/32")
+    node.resolvers[0].write_text(f"nameserver {server}\n")
+    more = {"public:virtual_ip": "198.51.100.1", "state_sync": False}
+    break_pillar({**more, "health:internal:targets": [], "dns:forwarders": []})
+    assert module.validate() == [NOBODY.format(f"the gateway itself ({server})")]
+
+
+def test_a_resolver_of_somebody_else_on_the_node(module, node, break_pillar, monkeypatch):
+    listener = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(module.socket, "create_connection", lambda *_: listener)
+    break_pillar({"dns:forwarders": []})
+    node.resolvers[0].write_text("nameserver 127.0.0.1\n")
+    assert module.validate() == []
+
+
 @pytest.mark.parametrize("function", FUNCTIONS[1:])
 def test_no_answer_from_a_wrong_pillar(module, node, break_pillar, function):
     break_pillar(WRONG)
@@ -744,7 +1017,7 @@ def test_status_of_a_healthy_primary(module, node):
 
 
 def test_status_of_a_healthy_secondary(module, node):
-    node.addresses["eth0"].remove("10.77.0.1")
+    node.addresses["eth0"].remove("10.77.0.1/32")
     node.running.remove("gateway-dhcp")
     status = module.status()
     assert status["problems"] == []
@@ -805,7 +1078,7 @@ def test_who_is_connected_is_asked_for_a_while(module, node, monkeypatch, tmp_pa
 
 
 def lose_virtual_ip(node):
-    node.addresses["eth0"].remove("10.77.0.1")
+    node.addresses["eth0"].remove("10.77.0.1/32")
 
 
 def lose_route(node):
@@ -1144,7 +1417,7 @@ def test_what_follows_the_virtual_ip(module, node, break_pillar, master, shown, 
     node.tools["systemctl"] = f"LoadState={load}\nActiveState={active}\nType={kind}\n"
     node.apply()
     if not master:
-        node.addresses["eth0"].remove("10.77.0.1")
+        node.addresses["eth0"].remove("10.77.0.1/32")
     status = module.status()
     assert status["services"]["app.service"] == active
     assert status["problems"] == ([problem] if problem else [])
@@ -1214,6 +1487,59 @@ def test_virtual_ips_on_two_nodes(module, node, break_pillar):
     assert status["problems"] == ["the virtual IPs are not on one node"]
     node.addresses["eth1"].append("198.51.100.1")
     assert module.status()["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("deaf", "lost", "targets", "expected"),
+    [
+        ([], 0, [], []),
+        ([], 1, [], []),
+        (["eth0"], 0, [], ["internal side (10.77.0.3 on eth0), only elsewhere: nothing moves"]),
+        (["eth0"], 0, ["10.77.0.9"], ["internal side (10.77.0.3 on eth0)"]),
+        (["eth1"], 0, ["10.77.0.9"], ["public side (198.51.100.3 on eth1), only elsewhere"]),
+        (["eth0", "eth1"], 0, [], []),
+    ],
+)
+def test_a_peer_that_is_heard_on_one_side_only(
+    module, node, break_pillar, deaf, lost, targets, expected
+):
+    """Where the peer is off, nothing is to be said: it is missing among the answers."""
+    left = [0]
+
+    def ping(arguments):
+        assert arguments[:-2] == ["-q", "-n", "-c", "1", "-W", "1", "-I"]
+        left[0] -= 1
+        return 1 if left[0] == 0 or arguments[-2] in deaf else "1 packets transmitted, 1 received"
+
+    node.tools["ping"] = ping
+    node.addresses["eth1"].append("198.51.100.1/32")
+    assert module.status()["problems"] == []  # one election, so the network itself decides
+    both = {"public:virtual_ip": "198.51.100.1", "state_sync": False}
+    break_pillar({**both, "health:internal:targets": targets})
+    node.apply()
+    left[0] = lost
+    problems = module.status()["problems"]
+    assert len(problems) == len(expected)
+    for problem, beginning in zip(problems, expected, strict=True):
+        assert problem.startswith(f"gw2 is not heard on the {beginning}")
+        assert problem.endswith("targets would say it)" if ", only" in beginning else " on eth0)")
+
+
+def test_a_word_on_the_internal_targets(module, node, break_pillar):
+    both = {"public:virtual_ip": "198.51.100.1", "state_sync": False}
+    missing = "gateway:health:internal:targets: missing; beside a public virtual IP"
+    for changes, warned in (
+        ({}, False),
+        (both, True),
+        ({**both, "health:internal:targets": []}, False),
+        ({**both, "health:internal:targets": ["10.77.0.9"]}, False),
+        ({**both, "health:internal": {}}, True),
+        ({**both, "nodes:gw2": ...}, False),
+    ):
+        break_pillar(changes)
+        found = module.validate()
+        assert [text.startswith(missing) for text in found] == [True] * warned
+        assert module.validate(warnings=False) == []
 
 
 def test_no_word_about_dhcp_where_there_is_none(module, node, break_pillar):
@@ -1296,8 +1622,8 @@ def takeover(module, node, monkeypatch):
     def sleep(seconds):
         clock[0] += seconds
         assert node.draining.exists()
-        if node.peer and "10.77.0.1" in node.addresses["eth0"]:
-            node.addresses["eth0"].remove("10.77.0.1")
+        if node.peer and "10.77.0.1/32" in node.addresses["eth0"]:
+            node.addresses["eth0"].remove("10.77.0.1/32")
 
     clock = [0.0]
     node.peer = True
@@ -1334,7 +1660,7 @@ def test_drain_without_a_peer(module, takeover):
 
 
 def test_drain_of_the_secondary(module, takeover):
-    takeover.addresses["eth0"].remove("10.77.0.1")
+    takeover.addresses["eth0"].remove("10.77.0.1/32")
     with pytest.raises(CommandExecutionError, match="no other node answers on the virtual IP"):
         module.drain()
     takeover.tools["ping"] = "1 received"
@@ -1374,7 +1700,7 @@ def test_status_of_a_loader_of_an_older_version(module, node):
 )
 def test_a_word_on_state_sync(module, node, break_pillar, changes, undecided):
     """Advice, and no error: it keeps nothing from being applied."""
-    break_pillar(changes)
+    break_pillar({"health:internal:targets": [], **changes})
     node.addresses["eth1"] += ["198.51.100.1"] if changes else []
     node.applied.write_text(module.digest() + "\n")
     said = (

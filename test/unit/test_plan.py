@@ -826,6 +826,21 @@ REJECTED = {
         "dns:forwarders:1",
         "resolver is not an IPv4 address",
     ),
+    **{
+        f"{key}, which is {server}": (
+            {**changes, key: ["198.51.100.100", server]},
+            f"{key}:1",
+            f"{server} is the gateway itself",
+        )
+        for key, server, changes in (
+            ("dns:forwarders", "10.77.0.1", {}),
+            ("dns:forwarders", "198.51.100.3", {}),
+            ("dns:forwarders", "198.51.100.11", ADDRESSES),
+            ("ntp:servers", "10.77.0.2", {}),
+            ("health:public:targets", "198.51.100.10", ADDRESSES),
+            ("health:internal:targets", "10.77.0.3", {}),
+        )
+    },
     "upstream server": (
         {"ntp:servers": ["198.51.100.1000"]},
         "ntp:servers:0",
@@ -995,6 +1010,7 @@ REJECTED = {
         for to, message in {
             "10.77.0.1": "10.77.0.1 is the gateway itself; what reaches it is for input rules",
             "10.77.0.3": "10.77.0.3 is the gateway itself; what reaches it is for input rules",
+            "GW2": "gw2 is the gateway itself; what reaches it is for input rules",
             "10.77.0.0": "10.77.0.0 is the address of the network 10.77.0.0/24 itself",
             "10.77.0.255": "10.77.0.255 is the broadcast address of 10.77.0.0/24",
         }.items()
@@ -1625,6 +1641,24 @@ def test_kernel(plan):
     assert found["net/ipv4/conf/all/rp_filter"] == "2"
     assert found["net/ipv4/conf/wan0.7/send_redirects"] == "0"
     assert "net/ipv4/conf/eth1/send_redirects" not in found
+
+
+def test_only_the_card_that_has_an_address_answers_for_it(plan):
+    """The larger one of `all` and the interface's counts: `all` would be for everybody's."""
+    link = {
+        "public:virtual_ip": "198.51.100.10",
+        "state_sync": {"interface": "eth3"},
+        "nodes:gw1:sync": "10.78.0.1",
+        "nodes:gw2:sync": "10.78.0.2",
+    }
+    for changes, interfaces in (({}, ("eth0", "eth1")), (link, ("eth0", "eth1", "eth3"))):
+        found = plan(changes)["kernel"]
+        arp = {name: value for name, value in found.items() if "/arp_" in name}
+        assert arp == {
+            f"net/ipv4/conf/{interface}/{name}": value
+            for interface in interfaces
+            for name, value in (("arp_ignore", "1"), ("arp_announce", "2"))
+        }
 
 
 def test_routers_of_ipv6_are_not_believed(plan):

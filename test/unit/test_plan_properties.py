@@ -266,7 +266,7 @@ def pillars(draw, spare=False):
         "firewall": firewall,
         "nat": draw(nats(stay, firewall["groups"], names, public)),
         "dhcp": {"enabled": True},
-        "dns": {"forwarders": ["198.51.100.100"]},
+        "dns": {"forwarders": ["192.0.2.53"]},
         "ntp": {"servers": ["ntp.example.org"]},
     }
 

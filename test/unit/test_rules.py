@@ -6,6 +6,7 @@ What holds for the rules of every site is in test_plan_properties.py.
 import copy
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -46,6 +47,8 @@ OPTIONS = {
     "--dscp": (1, "dscp"),
     "--mark": (1, "mark"),
     "--ttl-eq": (1, "ttl"),
+    "--physdev-is-bridged": (0, "physdev"),
+    "--physdev-is-in": (0, "physdev"),
 }
 # Where a target may be used, and what it wants to be told.
 TARGETS = {
@@ -60,7 +63,7 @@ TARGETS = {
     "DNAT": (("nat",), ("--to-destination",)),
     "SNAT": (("nat",), ("--to-source",)),
     "MASQUERADE": (("nat",), ()),
-    "MARK": (("mangle", "filter"), ("--set-mark", "--set-xmark")),
+    "MARK": (("raw", "mangle", "filter"), ("--set-mark", "--set-xmark")),
 }
 REJECTIONS = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 GATE = "0x40000000/0x40000000"  # the loader's rule of routing
@@ -248,9 +251,9 @@ def packet(text: str) -> Packet:
 class Node:
     """A node of a site, as far as its firewall sees it."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: dict[str, Any], bridges: Sequence[str] = ()) -> None:
         self.plan = plan
-        self.texts = gateway_rules.ruleset(plan)
+        self.texts = gateway_rules.ruleset(plan, bridges)
         self.sets = read_sets(self.texts["sets"])
         self.chains = {
             version: read_rules(self.texts[f"v{version}"], version) for version in (4, 6)
@@ -316,6 +319,8 @@ class Node:
             "--invert": lambda: self.is_spoofed(packet),
             "--hl-eq": lambda: packet.hops == int(value),
             "--ttl-eq": lambda: packet.hops == int(value),
+            "--physdev-is-bridged": lambda: False,
+            "--physdev-is-in": lambda: True,
             "--dscp": lambda: packet.dscp == int(value, 0),
             "--mark": lambda: is_marked(packet, value),
         }
@@ -336,7 +341,8 @@ class Node:
             elif rule.target == "CT":
                 packet.states = {"UNTRACKED"}
             elif rule.target == "TCPMSS":
-                packet.mss = "pmtu" if rule.argument.startswith("--clamp") else rule.argument
+                fits = "pmtu" if rule.argument.startswith("--clamp") else rule.argument
+                packet.mss = packet.mss if fits in packet.mss else f"{packet.mss} {fits}".strip()
             elif rule.target == "DSCP":
                 packet.dscp = int(rule.argument, 0)
             elif rule.target == "MARK":
@@ -985,6 +991,8 @@ IDLE = {
     "-i eth0 -o eth0 -d 10.8.1.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT",
     "-i vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-o vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+    "-i eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+    "-o eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     # These count when table filter is flushed.
     "-i eth1 -o eth0 -j MARK --set-xmark 0x20000000/0x20000000",
     "-i eth1 -o vpn-main -j MARK --set-xmark 0x20000000/0x20000000",
@@ -1473,12 +1481,17 @@ def test_logs_of_rules(node):
         ("vpn-main 10.8.0.6>10.77.0.10 tcp/443", True),
         ("eth0 10.77.0.10>10.8.0.6 tcp/443", True),
         ("vpn-main fd08::9>fd77::9 tcp/443", True),
-        ("eth0 10.77.0.10>192.0.2.1 tcp/443", False),
+        ("eth0 10.77.0.10>192.0.2.1 tcp/443", True),
+        ("eth1 198.51.100.50>198.51.100.2 tcp/443", True),
+        ("eth1 2001:db8::1>fd77::9 tcp/443", True),
+        ("eth9 192.168.9.9>172.17.0.2 tcp/443", False),
+        ("eth0 10.77.0.10>172.17.0.2 tcp/443", False),
         ("vpn-main 10.8.0.6>10.77.0.10 udp/443", False),
+        ("eth0 10.77.0.10>192.0.2.1 udp/443", False),
     ],
 )
-def test_segments_fit_into_a_tunnel(node, flow, clamped):
-    for mss, expected in (("pmtu", "pmtu"), (1300, "1300")):
+def test_segments_fit_into_a_tunnel_and_the_uplink(node, flow, clamped):
+    for mss, expected in (("pmtu", "pmtu"), (1300, "pmtu 1300")):
         found = packet(flow)
         node({"firewall": {"mss": mss}}).meets(found)
         assert found.mss == (expected if clamped else "")
@@ -1489,9 +1502,42 @@ def test_a_fixed_size_only_replaces_larger_ones(node):
         rules = found.chains[4]["mangle", "FORWARD"]
         return [rule.values("--mss") for rule in rules if rule.target == "TCPMSS"]
 
-    assert clamps(node({"firewall": {"mss": 1300}})) == [("1301:65535",)] * 2
-    assert clamps(node()) == [()] * 2
-    assert clamps(node({"vpn": ...})) == []
+    # On the uplink and in the tunnel, in both directions; what fits into the path always counts.
+    assert clamps(node({"firewall": {"mss": 1300}})) == [(), ("1301:65535",)] * 4
+    assert clamps(node()) == [()] * 4
+    assert clamps(node({"vpn": ...})) == [()] * 2
+
+
+# --------------------------------------------------------------------------------------------------
+# Bridges (test/flows/test_bridge.py sends frames through one)
+
+
+def test_only_a_node_that_needs_it_asks_for_bridged_frames(plan):
+    """The match makes the kernel load a module, with which every bridge's frames pass iptables."""
+    found = plan()
+    assert "physdev" not in str(gateway_rules.ruleset(found))
+    texts = gateway_rules.ruleset(found, ["eth0"])
+    for family in ("v4", "v6"):
+        assert "-A GATEWAY-FORWARD -i eth0 -o eth0 -m physdev --physdev-is-bridged -j ACCEPT" in (
+            texts[family].splitlines()
+        )
+        closed = texts[f"closed{family[1]}"]
+        assert "physdev" not in closed
+        assert closed.index("-i eth0 -o eth0 -j ACCEPT") < closed.index("FORWARD -j DROP")
+
+
+@pytest.mark.parametrize(
+    "flow", ["eth0 203.0.113.9>10.77.0.1 udp/53", "eth0 fd99::9>fd77::1 udp/53"]
+)
+def test_a_bridge_does_not_make_forged_sources_welcome(plan, flow):
+    for bridges in ([], ["eth0"]):
+        found = Node(plan(), bridges)
+        assert found.meets(packet(flow)) == "dropped"
+    on = flow.replace("10.77.0.1", "192.0.2.1").replace("fd77::1", "2001:db8::1")
+    assert found.meets(packet(on)) == "dropped"
+    # Without the protection nobody looks.
+    careless = Node(plan({"firewall": {"spoof_protection": False}}), ["eth0"])
+    assert careless.meets(packet(flow)) == "accepted"
 
 
 # --------------------------------------------------------------------------------------------------

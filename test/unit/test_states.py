@@ -128,7 +128,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 20
+    assert len(functions) == 21
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
@@ -1289,6 +1289,107 @@ def test_a_unit_is_enabled_and_started(machine, unit):
     changes = converges(machine, "service", "app", **unit.call)
     assert changes == {"enabled": True, "started": True}
     assert machine.calls == ["daemon-reload", "enable app", "start app"]
+
+
+OLD = "# Managed by Salt (gateway).\nvrrp_instance internal {}\n"
+ADDRESSES = ["10.77.0.1", "198.51.100.10"]
+
+
+@pytest.fixture
+def elections(machine, module, monkeypatch):
+    """A keepalived that has the virtual IP, reads its file after a while, and takes another one a
+    while after that."""
+    found = SimpleNamespace(
+        conf=machine.folder / "keepalived.conf",
+        active=True,
+        here=["10.77.0.1"],
+        code=0,
+        slow=3,
+        clock=0.0,
+        read=[],
+        events=[],
+    )
+    found.conf.write_text(OLD)
+
+    def get_template(source, path, template, saltenv, alone):
+        assert alone is True
+        Path(path).write_text(f"{source}, apart\n")
+        return path
+
+    def run_all(command, **_):
+        tool, *arguments = command
+        if tool == "ip":
+            items = [{"local": address} for address in found.here]
+            output = json.dumps([{}, {"addr_info": [*items, {"address": "fe80::1"}]}])
+            return {"retcode": 0, "stdout": output, "stderr": ""}
+        if tool == "keepalived":
+            machine.calls.append("check")
+            return {"retcode": found.code, "stdout": "", "stderr": "no such keyword"}
+        if arguments[0] == "show":
+            state = "active" if found.active else "inactive"
+            return {"retcode": 0, "stdout": f"ActiveState={state}", "stderr": ""}
+        machine.calls.append(" ".join(arguments))
+        found.left = found.slow
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    def sleep(seconds):
+        found.clock += seconds
+        found.left -= 1
+        found.read.append(found.conf.read_text())
+        if not found.left:
+            found.here = list(ADDRESSES)
+
+    machine.functions |= {"cp.get_template": get_template, "cmd.run_all": run_all}
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module.time, "monotonic", lambda: found.clock)
+    found.call = ("election_added", str(found.conf), "salt://conf", "keepalived -t", "keepalived")
+    found.call += (ADDRESSES, 2.5)
+    return found
+
+
+def test_a_further_election_is_held_apart_first(machine, elections):
+    """keepalived has read it, and has both addresses, before the file is as it was."""
+    for test in (True, False):
+        ret = machine.run(*elections.call, test=test)
+        assert ret["changes"] == {"elections": "held apart at first"}
+    assert machine.calls == ["check", "reload keepalived"]
+    assert elections.read == ["salt://conf, apart\n"] * elections.slow
+    assert elections.here == ADDRESSES
+    assert elections.conf.read_text() == OLD
+
+
+def test_a_further_election_that_nobody_wins(machine, elections):
+    """The side may be dead: it is waited for no longer than it could take."""
+    elections.slow = 1000
+    assert machine.run(*elections.call)["result"] is True
+    assert 2.5 <= elections.clock < 2.7
+    assert elections.conf.read_text() == OLD
+
+
+def test_a_further_election_that_keepalived_does_not_take(machine, elections):
+    elections.code = 1
+    ret = machine.run(*elections.call)
+    assert ret["result"] is False
+    assert "no such keyword" in ret["comment"]
+    assert machine.calls == ["check"]
+    assert elections.conf.read_text() == OLD
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"here": []},
+        {"active": False},
+        {"text": OLD + "vrrp_sync_group gateway {}\n"},
+        {"text": "vrrp_instance internal {}\n"},
+    ],
+    ids=["secondary", "not running", "there already", "not ours"],
+)
+def test_no_further_election(machine, elections, change):
+    elections.conf.write_text(change.get("text", OLD))
+    vars(elections).update(change)
+    for test in (True, False):
+        assert machine.run(*elections.call, test=test)["changes"] == {}
 
 
 def test_a_unit_that_does_not_start(machine, unit):

@@ -250,6 +250,13 @@ def render(compiler, module, kept, edit):
                     for chunk in low
                     if chunk["fun"] == "openvpn_clients"
                 },
+                apart=[
+                    compiler.render(
+                        {**chunk, "fun": "checked_file", "context": {"alone": True}}, calls
+                    )
+                    for chunk in low
+                    if chunk["fun"] == "election_added"
+                ],
             )
             if not usual:
                 return found
@@ -859,6 +866,25 @@ def test_keepalived_moves_both_addresses_together(render):
     assert not [header for header, _ in keepalived(render("example")) if "sync" in header[0]]
 
 
+def test_keepalived_gets_a_further_election_without_the_group_first(render):
+    """Else both would begin anew; of its own each loses what is wrong with the node."""
+    found = render("public virtual IP")
+    states = list(found.ids)
+    first, then = "keepalived elections side by side", "keepalived configuration"
+    assert states.index(first) < states.index(then)
+    assert found.ids[first]["addresses"] == ["10.77.0.1", "198.51.100.1"]
+    assert found.ids[first]["patience"] == found.plan["health"]["takeover"]
+    (text,) = found.apart
+    apart, together = braces(text), keepalived(found)
+    assert not [header for header, _ in apart if "sync" in header[0]]
+    for name in ("internal", "public"):
+        alone = block(apart, "vrrp_instance", name)
+        assert block(alone, "track_file") == [(["penalty"], None)]
+        rest = [entry for entry in alone if entry[0] != ["track_file"]]
+        assert rest == block(together, "vrrp_instance", name)
+    assert first not in render("example").ids
+
+
 def test_keepalived_moves_further_addresses_without_announcing_them(render):
     """Adverts that differ, as they do while one node is applied, would make two masters."""
     body = block(keepalived(render("further addresses")), "vrrp_instance", "public")
@@ -1294,6 +1320,7 @@ def test_dns(render):
         "addn-hosts=/etc/gateway/hosts",
         "no-resolv",
         "server=198.51.100.100",
+        "dns-loop-detect",
     ]:
         assert line in found
     assert lines(render("example"), "/etc/gateway/hosts") == [
@@ -1306,6 +1333,7 @@ def test_dns(render):
 def test_dns_without_forwarders_asks_whom_the_node_asks(render):
     found = lines(render("minimal"), "/etc/gateway/dns.conf")
     assert not [line for line in found if line.startswith(("server=", "no-resolv"))]
+    assert "dns-loop-detect" in found
 
 
 @pytest.mark.parametrize(
