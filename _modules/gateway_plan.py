@@ -75,8 +75,9 @@ _FOLLOWING = ("service", "timer", "socket", "path", "target")
 _ACTIVE = (*_FOLLOWING, "mount", "automount", "swap")
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
-# dnsmasq's own syntax: printable ASCII; a backslash between double quotes hides what follows it.
-_QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"')
+# dnsmasq's own syntax: printable ASCII; between double quotes a backslash hides what follows it. A
+# quote right behind a second one begins nothing.
+_QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{_QUOTED_PATTERN.pattern})*")
 # What xt_comment holds at most is 255 characters.
 _COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")

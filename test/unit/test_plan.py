@@ -386,6 +386,17 @@ REJECTED = {
         "vpn_2",
         'unknown key; there is only one "vpn"; further servers are gateway:vpn:servers',
     ),
+    "hosts2, of which there may be many": (
+        {"hosts2": {}},
+        "hosts2",
+        'unknown key; did you mean "hosts"?',
+    ),
+    "wildcard in a rule": (
+        {"hosts:backend01:aliases": ["*.apps"]}
+        | {"firewall": {"input": [{"from": "*.apps", "action": "drop"}]}},
+        "firewall:input:0:from",
+        "there is nothing called *.apps",
+    ),
     "macs, of which there may be some": (
         {"hosts:backend01:macs": []},
         "hosts:backend01:macs",
@@ -464,6 +475,12 @@ REJECTED = {
         {"dns:settings": {"txt-record": 'a.example,"v=spf1\\"'}},
         "dns:settings:txt-record",
         'a.example,"v=spf1\\" has a character that dnsmasq cannot have here (line breaks, anything'
+        " but ASCII), or a double quote without its second",
+    ),
+    "quote behind a second quote": (
+        {"dns:settings": {"txt-record": 'a.example,"v""spf1"'}},
+        "dns:settings:txt-record",
+        'a.example,"v""spf1" has a character that dnsmasq cannot have here (line breaks, anything'
         " but ASCII), or a double quote without its second",
     ),
     "comment of dnsmasq's": (
@@ -1908,6 +1925,7 @@ def test_who_is_asked_for_names_that_are_ours(plan):
             "a.company.example",
             "apps.company.example",
             "b.example.internal",
+            "example.internal",
         ),
         *("*.apps.company.example", "x.apps.company.example", "*.apps", "*.old.example"),
     ]
