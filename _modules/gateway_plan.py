@@ -2734,13 +2734,12 @@ def _plan_dns(site: Site, node: Node) -> dict[str, Any]:
             if name.startswith("*."):
                 wildcards[_full_name(name, site.domain).removeprefix("*.")] = str(ip)
     domain = set() if site.dns.public_domain else {site.domain}
+    covered = domain | wildcards.keys()
     own = [
         name
         for record in records
         for name in record["names"]
-        if "." in name
-        and name not in domain
-        and (domain | wildcards.keys()).isdisjoint(_parents(name))
+        if "." in name and name not in domain and covered.isdisjoint(_parents(name))
     ]
     return {
         "listen": [str(node.internal), str(site.internal.virtual_ip)],
