@@ -1565,7 +1565,7 @@ def test_reserved_addresses_that_another_machine_has(module, node, tmp_path, edi
         other = "02:00:00:00:00:99"
         (tmp_path / "leases").write_text(text.format(own=macs[0], second=macs[1], other=other))
     assert module.status()["problems"] == ([f"{RESERVED} has it {until}"] if until else [])
-    node.addresses["eth0"].remove("10.77.0.1")
+    node.addresses["eth0"].remove("10.77.0.1/32")
     node.running.remove("gateway-dhcp")
     assert module.status()["problems"] == []  # what the standby remembers is old
 
