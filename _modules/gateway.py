@@ -324,7 +324,7 @@ def _lease_warnings(plan, links):
 
 def _resolver_warnings(plan, links):
     """Without forwarders dnsmasq asks whom resolv.conf names, and that may be the pair itself."""
-    asked = {"server", "servers-file", "resolv-file", "no-resolv"}
+    asked = {"server", "resolv-file", "no-resolv"}
     if plan["dns"]["forwarders"] or asked & {keyword for keyword, _ in plan["dns"]["settings"]}:
         return []
     servers = _nameservers(RESOLVERS[0])
