@@ -35,6 +35,7 @@ if gateway_ca:
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 CRL = "/etc/gateway/openvpn/crl.pem"
+LEASES = "/var/lib/gateway/dhcp.leases"
 FIREWALL = "/usr/lib/gateway/firewall"
 BACKEND = "/var/lib/gateway/firewall/backend"
 LEGACY_TABLES = "/proc/net/ip_tables_names"
@@ -43,6 +44,11 @@ HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
 FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in them are the user's
 LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
+# Keywords of dnsmasq's with a file or folder that it reads again and again.
+READ_BY_DNSMASQ = (
+    *("addn-hosts", "hostsdir", "resolv-file", "tftp-root"),
+    *("dhcp-hostsfile", "dhcp-hostsdir", "dhcp-optsfile", "dhcp-optsdir", "dhcp-script"),
+)
 INTERFACES = "/sys/class/net"
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
 # The second one has whom systemd-resolved asks, where the first one names it.
@@ -318,7 +324,7 @@ def _lease_warnings(plan, links):
 
 def _resolver_warnings(plan, links):
     """Without forwarders dnsmasq asks whom resolv.conf names, and that may be the pair itself."""
-    asked = {"server", "servers-file", "resolv-file", "no-resolv"}
+    asked = {"server", "resolv-file", "no-resolv"}
     if plan["dns"]["forwarders"] or asked & {keyword for keyword, _ in plan["dns"]["settings"]}:
         return []
     servers = _nameservers(RESOLVERS[0])
@@ -450,6 +456,32 @@ def _vpn_warnings():
     return found
 
 
+def _dnsmasq_warnings(wanted):
+    """Files that dnsmasq shall read and cannot: it goes on without them, only its log says so."""
+    found = []
+    for part in ("dns", "dhcp"):
+        for keyword, value in wanted[part]["settings"]:
+            path = value.split(",")[0]
+            if keyword in READ_BY_DNSMASQ and path.startswith("/"):
+                key = f"gateway:{part}:settings:{keyword}"
+                fault = _dnsmasq_fault(path, read=keyword != "dhcp-script")  # root calls that
+                found += [f"{key}: {fault}"] if fault else []
+    return found
+
+
+def _dnsmasq_fault(path, read):
+    """Why dnsmasq has nothing of a file; it reads files when it has dropped its privileges."""
+    if not os.path.exists(path):
+        return f"{path} is not there on this node"
+    if _out_of_sight(path):
+        return _out_of_sight(path, "dnsmasq's")
+    dnsmasq = ("setpriv", "--reuid=dnsmasq", "--regid=nogroup", "--clear-groups")
+    # The user comes with the package.
+    if read and _succeeds(*dnsmasq, "true") and not _succeeds(*dnsmasq, "test", "-r", path):
+        return f"user dnsmasq may not read {path}"
+    return None
+
+
 def _sync_warnings(wanted):
     """Sessions could outlive a node of this site, and the pillar does not say a word of it."""
     if not wanted["sync"].get("undecided"):
@@ -502,12 +534,12 @@ def _file_text(path):
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _out_of_sight(path):
-    """Why the servers do not see a file (ProtectHome in files/unit.conf); None where they do."""
+def _out_of_sight(path, whose="OpenVPN's"):
+    """Why the servers do not see a file (ProtectHome in their units); None where they do."""
     real = os.path.realpath(path)
     if not f"{real}/".startswith(("/home/", "/root/", "/run/user/")):
         return None
-    return f"{path} is in a home directory, and OpenVPN's unit sees none; put it elsewhere"
+    return f"{path} is in a home directory, and {whose} unit sees none; put it elsewhere"
 
 
 def _script_faults(path):
@@ -624,9 +656,9 @@ def validate(warnings=True, **kwargs):
 
     warnings
         Also name what keeps nothing else from being applied: what is wrong with the VPN's
-        certificates, keys and programs on this node, what of them ends within 30 days, where links,
-        addresses, routes and resolv.conf do not go with the pillar, and a missing word on state
-        sync or on internal targets.
+        certificates, keys and programs on this node, what of them ends within 30 days, files that
+        dnsmasq shall read and cannot, where links, addresses, routes and resolv.conf do not go with
+        the pillar, and a missing word on state sync or on internal targets.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
 
@@ -655,6 +687,7 @@ def validate(warnings=True, **kwargs):
         *_network_warnings(here),
         *_target_warnings(here),
         *_sync_warnings(here),
+        *_dnsmasq_warnings(here),
         *_vpn_warnings(),
     ]
 
@@ -989,7 +1022,8 @@ def _status(wanted, problems):
             *_virtual_ip_errors(wanted, links),
             *_silence(wanted),
             *(_network_warnings(wanted) if by_pillar else []),
-            *(_sync_warnings(wanted) + _vpn_warnings() if by_pillar else []),
+            *(_sync_warnings(wanted) if by_pillar else []),
+            *(_dnsmasq_warnings(wanted) + _vpn_warnings() if by_pillar else []),
         ],
     }
 
@@ -1099,7 +1133,33 @@ def _service_status(wanted, role, problems):
         # It runs where the virtual IP is, and only there.
         if (now == "running") != (role == "MASTER"):
             problems.append(f"service gateway-dhcp is {now} while this node is {role}")
+        if role == "MASTER":
+            problems += _lease_problems(wanted["dhcp"]["reservations"])
     return found | _followers_status(wanted, role, problems)
+
+
+def _lease_problems(reservations):
+    """
+    Reserved addresses that another machine has a lease of: until that ends, or the machine gives it
+    back, the one that it is reserved for gets an address of the pool.
+    """
+    # A plan that an older version applied has one MAC address for each.
+    wanted = {
+        host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
+    }
+    found = []
+    for line in (_text(LEASES) or "").splitlines():
+        # When it ends (0 for never), MAC address, address, name, client id. dhcp-leasefile of
+        # dnsmasq(8); of IPv6 there are none.
+        end, mac, ip, *_ = [*line.split(), "", "", ""]
+        name, macs = wanted.get(ip, (None, []))
+        if not name or mac in macs or not end.isdigit() or 0 < int(end) < _now().timestamp():
+            continue
+        until = "for ever"
+        if int(end):
+            until = f"until {datetime.fromtimestamp(int(end), timezone.utc):%Y-%m-%d %H:%M} UTC"
+        found.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
+    return found
 
 
 def _followers_status(wanted, role, problems):

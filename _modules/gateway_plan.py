@@ -22,12 +22,16 @@ HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
 ROUTER_ID = 51  # keepalived's customary one
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
+DNS_PORT = 53
 SYNC_PORT = 3780  # conntrackd's customary one
 # What listens on every gateway, by IANA's numbers. 323 is chrony's for commands of the node itself.
 SERVICE_PORTS = {"53/udp": "DNS", "53/tcp": "DNS", "123/udp": "time", "323/udp": "time"}
 # Networks that no host has an address of: RFC 6890 section 2.2.2, RFC 5771 section 3.
 NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")))
 LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 section 2.7
+# dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
+MOST_MACS = 16
+LONGEST_SETTING = 900
 LONGEST_NAME = 253  # of a name in DNS, without the dot at its end: RFC 1035 section 2.3.4
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
@@ -54,21 +58,27 @@ _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 # OpenVPN looks for a client's file by its common name, after replacing all other characters. 64 is
 # X.520's upper bound for a common name, as in RFC 5280 appendix A.
 _CLIENT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]{0,200}")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
+_NUMBER_PATTERN = re.compile(r"-?[1-9][0-9]{0,9}|0")
+_DECIMAL_PATTERN = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
 _GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # The kernel's limit is 10,000 a second.
 _RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
-_UNIT_PATTERN = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.(?:service|timer|socket|path|target)"
-)
+_UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.([a-z]+)")
+# Kinds of units that can be started and stopped with the virtual IP, and those that can be active.
+_FOLLOWING = ("service", "timer", "socket", "path", "target")
+_ACTIVE = (*_FOLLOWING, "mount", "automount", "swap")
 # Printable ASCII without what ends or opens something in a daemon's configuration file.
 _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
+# dnsmasq's own syntax: printable ASCII; between double quotes a backslash hides what follows it. A
+# quote right behind a second one begins nothing.
+_QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
+_DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{_QUOTED_PATTERN.pattern})*")
 # What xt_comment holds at most is 255 characters.
 _COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
 # A line of iptables-restore without its beginning, "-A CHAIN".
@@ -126,6 +136,7 @@ class Node:
     id: int
     internal: IPv4Address
     public: IPv4Address | None
+    aliases: tuple[str, ...]
     remote: str | None
     priority: int
     internal_interface: str
@@ -150,6 +161,7 @@ class Network:
     interface: str
     network: IPv4Network | None
     virtual_ip: IPv4Address | None
+    aliases: tuple[str, ...] = ()
     addresses: tuple[IPv4Address, ...] = ()
     accept_ra: bool | None = None
 
@@ -228,7 +240,7 @@ class Host:
 
     name: str
     ip: IPv4Address
-    mac: str | None
+    macs: tuple[str, ...]
     aliases: tuple[str, ...]
 
 
@@ -309,6 +321,16 @@ class Firewall:
 
 
 @dataclass(frozen=True)
+class Dns:
+    """Whom to ask for names that are not the site's. ``public_domain``: its domain exists outside,
+    too."""
+
+    forwarders: tuple[str, ...]
+    public_domain: bool
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Dhcp:
     """What DHCP hands out beside the reservations."""
 
@@ -357,7 +379,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Service:
-    """What DNS, NTP and keepalived have in common: upstream servers, pass-through settings."""
+    """What NTP and keepalived have in common: upstream servers, pass-through settings."""
 
     servers: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
@@ -382,7 +404,7 @@ class Site:
     hosts: tuple[Host, ...]
     firewall: Firewall
     nat: Nat
-    dns: Service
+    dns: Dns
     dhcp: Dhcp
     ntp: Service
     ntp_provider: str
@@ -446,7 +468,14 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+def _one(value: object, what: str) -> None:
+    """Raises ValueError where there are several values, or none, and one is wanted."""
+    if value is None or isinstance(value, (dict, list, tuple, set, frozenset)):
+        raise ValueError(f"must be {what}, is {_kind(value)}")
+
+
 def _text(value: object) -> str:
+    _one(value, "one text")
     if not isinstance(value, str):
         raise ValueError(f"must be text, is {_kind(value)} ({_show(value)}); put it in quotes")
     return value
@@ -467,6 +496,9 @@ def _lower(parse: Callable[[object], str]) -> Callable[[object], str]:
 
 def _whole(lowest: int, highest: int) -> Callable[[object], int]:
     def parse(value: object) -> int:
+        _one(value, "one whole number")
+        if isinstance(value, str) and _NUMBER_PATTERN.fullmatch(value):  # as Jinja gives it
+            value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"must be a whole number, is {_kind(value)} ({_show(value)})")
         if not lowest <= value <= highest:
@@ -478,6 +510,7 @@ def _whole(lowest: int, highest: int) -> Callable[[object], int]:
 
 def _one_of(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
+        _one(value, f"one of {', '.join(choices)}")
         if value not in choices or not isinstance(value, str):
             hint = _did_you_mean(value, choices)
             raise ValueError(f"{_show(value)} is none of {', '.join(choices)}{hint}")
@@ -487,18 +520,21 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 
 def _boolean(value: object) -> bool:
+    _one(value, "true or false")
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, is {_kind(value)} ({_show(value)})")
     return value
 
 
 def _address(value: object) -> IPv4Address:
+    address, slash, _ = _text(value).partition("/")
     try:
-        return IPv4Address(_text(value))
+        found = IPv4Address(address)
     except ValueError as error:
-        if not isinstance(value, str):
-            raise
         raise ValueError(f"{_show(value)} is not an IPv4 address") from error
+    if slash:
+        raise ValueError(f"{_show(value)} is to be written without prefix length: {found}")
+    return found
 
 
 def _network(value: object) -> IPv4Network:
@@ -551,6 +587,17 @@ def _dns_name(value: object) -> str:
     return text
 
 
+def _alias(value: object) -> str:
+    """A name, or ``*.NAME`` for all names below it."""
+    text = _text(value)
+    return f"*.{_dns_name(text[2:])}" if text.startswith("*.") else _dns_name(text)
+
+
+def _full_name(name: str, domain: str | None) -> str:
+    """As DNS has it: a name without a dot is one of the site's domain."""
+    return name if "." in name.removeprefix("*.") else f"{name}.{domain}"
+
+
 def _any_network(value: object) -> str:
     """A network or an address of either family, as text without needless prefix length."""
     text = _text(value)
@@ -566,15 +613,18 @@ def _any_network(value: object) -> str:
     return str(network.network_address if alone else network)
 
 
+_port = _whole(1, 65535)
+
+
 def _ports(value: object) -> tuple[int, int]:
     """A port, or a range as in 8000-8100: the first and the last."""
-    port = _whole(1, 65535)
     if not isinstance(value, str):
-        return port(value), port(value)
+        return _port(value), _port(value)
     first, dash, last = value.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and len(value) <= 11):
+    last = last if dash else first
+    if not (_NUMBER_PATTERN.fullmatch(first) and _NUMBER_PATTERN.fullmatch(last)):
         raise ValueError(f"{_show(value)} is neither a port nor a range such as 8000-8100")
-    ports = port(int(first)), port(int(last))
+    ports = _port(first), _port(last)
     if ports[0] > ports[1]:
         raise ValueError(f"{_show(value)} ends before it begins")
     return ports
@@ -582,7 +632,10 @@ def _ports(value: object) -> tuple[int, int]:
 
 def _protocol(value: object) -> str:
     """A protocol by its name in /etc/protocols, or by its number; ``both`` is tcp and udp."""
+    _one(value, "one protocol (both is tcp and udp)")
     if isinstance(value, int) and not isinstance(value, bool):
+        return str(_whole(1, 255)(value))
+    if isinstance(value, str) and _NUMBER_PATTERN.fullmatch(value):
         return str(_whole(1, 255)(value))
     return _matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(value)
 
@@ -601,12 +654,24 @@ def _mss(value: object) -> int | None:
 def _server_address(value: object) -> str:
     """An upstream server: an address or a name."""
     text = _text(value)
+    if re.match(r"[0-9.]+/", text):
+        return str(_address(text))
     for parse in (IPv4Address, _dns_name):
         try:
             return str(parse(text))
         except ValueError:
             continue
     raise ValueError(f"{_show(value)} is neither an IPv4 address nor a domain name")
+
+
+def _forwarder(value: object) -> str:
+    """An upstream DNS server as dnsmasq writes it: an address, and #PORT where that is not 53."""
+    text, mark, number = _text(value).partition("#")
+    try:
+        address, port = _address(text), _port(number) if mark else DNS_PORT
+    except ValueError as error:
+        raise ValueError(f"{error}; a forwarder is an address, or ADDRESS#PORT") from error
+    return str(address) if port == DNS_PORT else f"{address}#{port}"
 
 
 def _interface(value: object) -> str:
@@ -644,6 +709,13 @@ def _client_network(value: object) -> IPv4Network:
     return network
 
 
+def _lease_time(value: object) -> str:
+    """A number alone is seconds."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    text = _repr(value) if number else value
+    return _matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(text)
+
+
 def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
     first, dash, last = _text(value).partition("-")
     if not dash:
@@ -657,12 +729,16 @@ def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
 _keyword = _matching(_KEYWORD_PATTERN, "a keyword")
 
 
+def _setting_text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"must be text, a number, true, or a list of these; is {_kind(value)}")
+    return str(value)
+
+
 def _setting(value: object) -> str:
     if value is True:  # a keyword that stands alone
         return ""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"must be text, a number, true, or a list of these; is {_kind(value)}")
-    text = str(value)
+    text = _setting_text(value)
     if not _SETTING_PATTERN.fullmatch(text):
         raise ValueError(
             f"{_show(value)} has a character that a configuration file cannot hold here"
@@ -678,10 +754,23 @@ OWN_UNITS = (
 )
 
 
-def _followed_unit(value: object) -> str:
-    unit = _matching(_UNIT_PATTERN, "the full name of a systemd unit such as nginx.service")(value)
+def _unit(value: object, kinds: tuple[str, ...] = _ACTIVE) -> str:
+    """The full name of a systemd unit. One without a dot is a service, as for systemctl."""
+    text = _text(value)
+    unit = text if "." in text else f"{text}.service"
+    found = _UNIT_PATTERN.fullmatch(unit)
+    if not found or found[1] not in kinds:
+        raise ValueError(
+            f"{_show(text)} is not the name of a systemd unit such as nginx.service"
+            f" ({', '.join(kinds)})"
+        )
     if len(unit) > 200:  # systemd's limit is 255, a file's name too, and ours has a suffix
-        raise ValueError(f"{_show(value)} is longer than 200 characters")
+        raise ValueError(f"{_show(text)} is longer than 200 characters")
+    return unit
+
+
+def _followed_unit(value: object) -> str:
+    unit = _unit(value, _FOLLOWING)
     name = unit.rsplit(".", 1)[0]
     if name in OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
         raise ValueError(f"{unit} is the formula's own")
@@ -728,13 +817,13 @@ class _Reader:
     def fault(self, path: str, message: object) -> None:
         self.errors.append(f"{path}: {message}")
 
-    def claim(self, kind: str, value: object, path: str) -> None:
+    def claim(self, kind: str, value: object, path: str, hint: str = "") -> None:
         """Note that ``path`` takes a value that only one may have."""
         if value is None:
             return
         first = self.claims.get((kind, value))
         if first:
-            self.fault(path, f"{kind} {value} is taken already, by {first}")
+            self.fault(path, f"{kind} {value} is taken already, by {first}{hint}")
         else:
             self.claims[kind, value] = path
 
@@ -767,6 +856,14 @@ class _Reader:
             self.fault(path, fault)
 
 
+# Where to put what one key has no room for.
+MORE = {
+    "gateway:public:virtual_ip": "further ones are gateway:public:addresses",
+    "gateway:dhcp:pool": "further ranges are dhcp-range lines of gateway:dhcp:settings",
+    "gateway:vpn": "further servers are gateway:vpn:servers",
+}
+
+
 class _Section:
     """A mapping of the pillar: hands out its values and knows which keys nobody asked for."""
 
@@ -774,6 +871,7 @@ class _Section:
         self.reader = reader
         self.path = path
         self.known: list[str] = []
+        self.single: set[str] = set()  # the known keys that have one value
         self.readable = isinstance(value, dict)
         self.values: dict[Any, Any] = value if isinstance(value, dict) else {}
         if not self.readable:
@@ -785,6 +883,7 @@ class _Section:
     def get(self, key: str, parse: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
         """The parsed value of ``key``, the default, or None where it is missing or wrong."""
         self.known.append(key)
+        self.single.add(key)
         if key not in self.values:
             if default is _REQUIRED:
                 if self.readable:
@@ -794,33 +893,45 @@ class _Section:
         try:
             return parse(self.values[key])
         except ValueError as error:
-            self.reader.fault(self.at(key), error)
+            more = self._more(key) if isinstance(self.values[key], list) else ""
+            self.reader.fault(self.at(key), f"{error}{more}")
             return None
 
+    def _more(self, key: str) -> str:
+        """Where further values of a key go that has only one."""
+        return f"; {MORE[self.at(key)]}" if self.at(key) in MORE else ""
+
     def items(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-        """What is right in the list under ``key``, parsed."""
+        """What is right in the list under ``key``, parsed. A value may stand for a list of one."""
+        return tuple(self.placed(key, parse).values())
+
+    def placed(self, key: str, parse: Callable[[Any], Any]) -> dict[str, Any]:
+        """The same, each with its path."""
         self.known.append(key)
         value = self.values.get(key, [])
-        if not isinstance(value, list):
+        if value is None or isinstance(value, (dict, tuple, set, frozenset)):
             self.reader.fault(self.at(key), f"must be a list, is {_kind(value)}")
-            return ()
-        parsed = []
-        for number, item in enumerate(value):
+            return {}
+        items = {self.at(key): value}
+        if isinstance(value, list):
+            items = {f"{self.at(key)}:{number}": item for number, item in enumerate(value)}
+        parsed = {}
+        for path, item in items.items():
             try:
-                parsed.append(parse(item))
+                parsed[path] = parse(item)
             except ValueError as error:
-                self.reader.fault(f"{self.at(key)}:{number}", error)
-        return tuple(parsed)
+                self.reader.fault(path, error)
+        return parsed
 
-    def one_or_more(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-        """Like ``items``, where a single value may stand for a list of one."""
-        if isinstance(self.values.get(key, []), list):
-            return self.items(key, parse)
-        value = self.get(key, parse)
-        return () if value is None else (value,)
-
-    def settings(self) -> tuple[tuple[str, str], ...]:
-        """Pass-through settings as pairs (keyword, value); a bare keyword's value is empty."""
+    def settings(
+        self,
+        parse: Callable[[Any], Any] = _setting,
+        refuse: Callable[[str], str | None] = lambda keyword: None,
+    ) -> tuple[tuple[str, str], ...]:
+        """
+        Pass-through settings as pairs (keyword, value); a bare keyword's value is empty.
+        ``refuse`` says why a keyword is not possible.
+        """
         group = self.section("settings")
         pairs: list[tuple[str, str]] = []
         for key in sorted(group.values, key=_repr):
@@ -829,20 +940,28 @@ class _Section:
             except ValueError as error:
                 self.reader.fault(group.at(key), error)
                 continue
-            if isinstance(group.values[key], list):
-                values = group.items(keyword, _setting)
+            reason = refuse(keyword)
+            if reason:
+                self.reader.fault(group.at(key), f"is not possible: {reason}")
+            elif isinstance(group.values[key], list):
+                pairs += [(keyword, value) for value in group.items(keyword, parse)]
             else:
-                values = (group.get(keyword, _setting),)
-            pairs += [(keyword, value) for value in values]
+                pairs.append((keyword, group.get(keyword, parse)))
         return tuple(pairs)
 
     def sections(self, key: str) -> Iterator["_Section"]:
         """The mappings in the list under ``key``."""
-        for number, value in enumerate(self.items(key, lambda item: item)):
-            yield _Section(self.reader, f"{self.at(key)}:{number}", value)
+        self.known.append(key)
+        value = self.values.get(key, [])
+        if not isinstance(value, list):
+            self.reader.fault(self.at(key), f"must be a list, is {_kind(value)}")
+            return
+        for number, item in enumerate(value):
+            yield _Section(self.reader, f"{self.at(key)}:{number}", item)
 
     def section(self, key: str, required: bool = False) -> "_Section":
         self.known.append(key)
+        self.single.add(key)
         if key not in self.values and required and self.readable:
             self.reader.fault(self.at(key), "missing")
             return self._silent(key)
@@ -859,6 +978,7 @@ class _Section:
     def entries(self, key: str, parse_name: Callable[[object], str]) -> Iterator["_Named"]:
         """The named sections under ``key`` whose name is right, in the order of their names."""
         group = self.section(key)
+        self.single.discard(key)
         for name in sorted(group.values, key=_repr):
             try:
                 parsed = parse_name(name)
@@ -871,8 +991,15 @@ class _Section:
         """Say which keys are not known. To be called when all that may be there was asked for."""
         for key in self.values:
             if key not in self.known:
-                hint = _did_you_mean(key, self.known)
-                self.reader.fault(self.at(key), f"unknown key{hint}")
+                self.reader.fault(self.at(key), f"unknown key{self._hint(key)}")
+
+    def _hint(self, key: object) -> str:
+        """``pools`` and ``pool2`` are no typing errors: who writes them wants more than one."""
+        one = re.sub(r"(?:e?s|[-_]?[0-9]+)\Z", "", key) if isinstance(key, str) else ""
+        for known in (one, f"{one}e"):
+            if known in self.single:
+                return f'; there is only one "{known}"{self._more(known)}'
+        return _did_you_mean(key, self.known)
 
 
 @dataclass(frozen=True)
@@ -891,10 +1018,10 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         return None, ["gateway: missing; see pillar.example"]
     top = _Section(reader, "gateway", pillar)
     domain = top.get("domain", _dns_name)
-    internal = _read_internal(top.section("internal", required=True))
-    public = _read_public(top.section("public", required=True))
+    internal = _read_internal(top.section("internal", required=True), domain)
+    public = _read_public(top.section("public", required=True), domain)
     link = _read_sync_link(top)
-    nodes = _read_nodes(top, internal, public, link)
+    nodes = _read_nodes(top, internal, public, link, domain)
     state_sync = _check_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes)
@@ -911,10 +1038,10 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
         reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
-    dns = top.section("dns")
     dhcp = _read_dhcp(top.section("dhcp"), internal, hosts)
     ntp = top.section("ntp")
     keepalived = top.section("keepalived")
+    units = top.placed("follow_virtual_ip", _followed_unit)
     site = Site(
         domain=domain,
         nodes=nodes,
@@ -931,51 +1058,60 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         hosts=hosts,
         firewall=firewall,
         nat=nat,
-        dns=Service(dns.items("forwarders", _address), dns.settings()),
+        dns=_read_dns(top.section("dns")),
         dhcp=dhcp,
         ntp=Service(ntp.items("servers", _server_address), ntp.settings()),
         ntp_provider=ntp.get("provider", _one_of("chrony", "ntpsec"), "chrony"),
         keepalived=Service((), keepalived.settings()),
-        follow_virtual_ip=top.items("follow_virtual_ip", _followed_unit),
+        follow_virtual_ip=tuple(units.values()),
     )
     _check_places(reader, internal, public, nodes, servers, hosts)
-    _check_names(reader, domain, nodes, hosts)
+    _check_names(reader, domain, internal, public, nodes, hosts)
     _check_own_ports(reader, site)
     _check_own_addresses(reader, site)
-    for number, unit in enumerate(site.follow_virtual_ip):
-        reader.claim("unit", unit, f"gateway:follow_virtual_ip:{number}")
-    for section in (dns, ntp, keepalived, top):
+    for path, unit in units.items():
+        reader.claim("unit", unit, path)
+    for section in (ntp, keepalived, top):
         section.close()
     # What each node meets in a value that stands there once is said once.
     return (None, list(dict.fromkeys(reader.errors))) if reader.errors else (site, [])
 
 
-def _read_internal(section: _Section) -> Network:
+def _read_internal(section: _Section, domain: str | None) -> Network:
+    aliases = section.placed("aliases", _alias)
     network = Network(
         interface=section.get("interface", _interface),
         network=section.get("network", _inside_network),
         virtual_ip=section.get("virtual_ip", _address),
+        aliases=tuple(aliases.values()),
     )
     section.close()
+    _claim_aliases(section.reader, aliases, domain)
     _claim_side(section, network)
     return network
 
 
-def _read_public(section: _Section) -> Network:
+def _read_public(section: _Section, domain: str | None) -> Network:
+    aliases = section.placed("aliases", _alias)
+    addresses = section.placed("addresses", _address)
     network = Network(
         interface=section.get("interface", _interface),
         network=section.get("network", _host_network, None),
         virtual_ip=section.get("virtual_ip", _address, None),
-        addresses=section.items("addresses", _address),
+        aliases=tuple(aliases.values()),
+        addresses=tuple(addresses.values()),
         accept_ra=section.get("accept_ra", _boolean, None),
     )
     section.close()
+    _claim_aliases(section.reader, aliases, domain)
+    if "virtual_ip" not in section.values:
+        for path in aliases:
+            section.reader.fault(path, "is a name for gateway:public:virtual_ip, and there is none")
     if network.addresses and "virtual_ip" not in section.values:
         section.reader.fault(
             section.at("virtual_ip"), "missing; further public addresses move with it"
         )
-    for number, address in enumerate(network.addresses):
-        path = f"{section.at('addresses')}:{number}"
+    for path, address in addresses.items():
         section.reader.claim("address", address, path)
         section.reader.inside(address, network.network, path)
     if network.virtual_ip and "network" not in section.values:
@@ -991,11 +1127,15 @@ def _claim_side(section: _Section, side: Network) -> None:
 
 
 def _read_nodes(
-    top: _Section, internal: Network, public: Network, link: str | None
+    top: _Section, internal: Network, public: Network, link: str | None, domain: str | None
 ) -> tuple[Node, ...]:
     nodes = []
     for entry in top.entries("nodes", _matching(_MINION_PATTERN, "a minion id")):
-        nodes.append(_read_node(entry.name, entry.section, internal, public, link))
+        aliases = entry.section.placed("aliases", _alias)
+        nodes.append(
+            _read_node(entry.name, entry.section, internal, public, link, tuple(aliases.values()))
+        )
+        _claim_aliases(top.reader, aliases, domain)
     if top.readable and top.values.get("nodes", {}) == {}:
         top.reader.fault(top.at("nodes"), "a site needs at least one node")
     if len(nodes) > MOST_NODES:
@@ -1004,7 +1144,12 @@ def _read_nodes(
 
 
 def _read_node(
-    name: str, section: _Section, internal: Network, public: Network, link: str | None
+    name: str,
+    section: _Section,
+    internal: Network,
+    public: Network,
+    link: str | None,
+    aliases: tuple[str, ...],
 ) -> Node:
     reader = section.reader
     number = section.get("id", _whole(1, HIGHEST_ID))
@@ -1013,6 +1158,7 @@ def _read_node(
         id=number,
         internal=section.get("internal", _address),
         public=section.get("public", _address, None),
+        aliases=aliases,
         remote=section.get("remote", _server_address, None),
         priority=section.get("priority", _whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)),
         internal_interface=section.get("internal_interface", _interface, internal.interface),
@@ -1088,17 +1234,24 @@ def _check_places(
 
 
 def _check_names(
-    reader: _Reader, domain: str | None, nodes: tuple[Node, ...], hosts: tuple[Host, ...]
+    reader: _Reader,
+    domain: str | None,
+    internal: Network,
+    public: Network,
+    nodes: tuple[Node, ...],
+    hosts: tuple[Host, ...],
 ) -> None:
     """DNS has the names without a dot with the site's domain behind them."""
     names = [(node.label, f"gateway:nodes:{node.name}") for node in nodes if node.label]
-    for host in hosts:
-        path = f"gateway:hosts:{host.name}"
-        names.append((host.name, path))
-        names += [(alias, f"{path}:aliases:{n}") for n, alias in enumerate(host.aliases)]
+    names += [(host.name, f"gateway:hosts:{host.name}") for host in hosts]
+    aliased = [(f"gateway:nodes:{node.name}", node.aliases) for node in nodes]
+    aliased += [("gateway:internal", internal.aliases), ("gateway:public", public.aliases)]
+    aliased += [(f"gateway:hosts:{host.name}", host.aliases) for host in hosts]
+    for path, aliases in aliased:
+        names += [(alias, f"{path}:aliases:{number}") for number, alias in enumerate(aliases)]
     for name, path in names:
-        full = f"{name}.{domain}"
-        if domain and "." not in name and len(full) > LONGEST_NAME:
+        full = _full_name(name, domain)
+        if domain and len(full) > LONGEST_NAME:
             reader.fault(
                 path, f"{_show(full, 40)} has {len(full)} characters; DNS takes {LONGEST_NAME}"
             )
@@ -1132,7 +1285,7 @@ def _check_own_addresses(reader: _Reader, site: Site) -> None:
     for node in site.nodes:
         own |= {str(each) for each in (node.internal, node.public, node.sync)}
     for key, servers in (
-        ("dns:forwarders", site.dns.servers),
+        ("dns:forwarders", site.dns.forwarders),
         ("ntp:servers", site.ntp.servers),
         ("health:public:targets", site.health.public_targets),
         ("health:internal:targets", site.health.internal_targets),
@@ -1242,6 +1395,9 @@ def _reassert(value: object) -> int:
 
 def _advert(value: object) -> float:
     """Seconds between two adverts. VRRP version 3 has 12 bits for hundredths (RFC 9568 5.2.7)."""
+    _one(value, "one number of seconds")
+    if isinstance(value, str) and _DECIMAL_PATTERN.fullmatch(value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be a number of seconds, is {_kind(value)} ({_show(value)})")
     if not 0.01 <= value <= 40:
@@ -1263,7 +1419,7 @@ def _read_health(section: _Section) -> Health:
         return found
 
     health = Health(
-        services=section.items("services", _matching(_UNIT_PATTERN, "the name of a systemd unit")),
+        services=section.items("services", _unit),
         public_targets=targets("public"),
         internal_targets=targets("internal"),
         undecided="internal" not in said,
@@ -1280,7 +1436,7 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             name=entry.name,
             network=section.get("network", _inside_network),
             prefix=section.get("prefix", _whole(*VPN_PREFIXES), 24),
-            port=section.get("port", _whole(1, 65535), 1194),
+            port=section.get("port", _port, 1194),
             proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
             subnets=_read_subnets(section.section("subnets"), nodes),
             full_tunnel=section.get("full_tunnel", _boolean, False),
@@ -1349,10 +1505,11 @@ def _read_clients(
     smallest = max(subnets, key=lambda pair: pair[1].prefixlen, default=None)
     for entry in vpn.entries("clients", _client_name):
         section = entry.section
+        networks = section.placed("networks", _client_network)
         client = VpnClient(
             name=entry.name,
             id=section.get("id", _whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1), None),
-            networks=section.items("networks", _client_network),
+            networks=tuple(networks.values()),
             pushes=section.items("pushes", _push),
             disabled=section.get("disabled", _boolean, False),
         )
@@ -1360,8 +1517,8 @@ def _read_clients(
         # A rule names it in small letters, as it does all names.
         vpn.reader.claim("client name", client.name.lower(), section.path)
         vpn.reader.claim("client id", client.id, section.at("id"))
-        for number, network in enumerate(client.networks):
-            vpn.reader.claim_network(network, f"{section.at('networks')}:{number}")
+        for path, network in networks.items():
+            vpn.reader.claim_network(network, path)
         if client.networks and len(nodes) > 2:
             section.reader.fault(
                 section.at("networks"),
@@ -1407,7 +1564,7 @@ def _check_client_id(
         section.reader.fault(
             section.at("id"),
             f"{client.id} is not in 2 to {highest}, the reserved part of {subnet}"
-            f" (VPN server {server.name})",
+            f" (VPN server {server.name}); a /{31 - client.id.bit_length()} would do",
         )
 
 
@@ -1435,8 +1592,9 @@ def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4N
 def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...]) -> None:
     """Every node's subnet must be a block inside the server's network that no other node has."""
     if server.prefix < server.network.prefixlen:
+        way = _way_out(server, max((each.id or 1 for each in nodes), default=1))
         section.reader.fault(
-            section.at("prefix"), f"a /{server.prefix} does not fit into {server.network}"
+            section.at("prefix"), f"a /{server.prefix} does not fit into {server.network}: {way}"
         )
         return
     blocks = 1 << (server.prefix - server.network.prefixlen)
@@ -1450,8 +1608,9 @@ def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...])
         elif node.id > blocks:
             section.reader.fault(
                 path,
-                f"{server.network} has room for {blocks} subnets of /{server.prefix};"
-                f" node {node.name} with id {node.id} is beyond them",
+                f"{server.network} has room for {blocks} subnet{'s' * (blocks > 1)} of"
+                f" /{server.prefix}; node {node.name} has id {node.id}:"
+                f" {_way_out(server, max(each.id or 0 for each in nodes))}",
             )
             continue
         subnet = server.subnet(node)
@@ -1465,6 +1624,15 @@ def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...])
             if subnet.overlaps(other) and owner.id != node.id:
                 section.reader.fault(path, f"{subnet} overlaps {other} of node {owner.name}")
         taken.append((subnet, node))
+
+
+def _way_out(server: VpnServer, nodes: int) -> str:
+    """What gives a server subnets for so many nodes."""
+    bits = (nodes - 1).bit_length()
+    ways = [f"a network of /{server.prefix - bits}"]
+    if server.network.prefixlen + bits <= VPN_PREFIXES[1]:
+        ways.append(f"prefix {server.network.prefixlen + bits}")
+    return f"{' or '.join(ways)} would do"
 
 
 def _read_refusal(pki: _Section) -> str | None:
@@ -1554,24 +1722,35 @@ def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[H
     reader = top.reader
     for entry in top.entries("hosts", _label):
         section = entry.section
+        macs = section.placed("mac", _mac)
+        aliases = section.placed("aliases", _alias)
         host = Host(
             name=entry.name,
             ip=section.get("ip", _address),
-            mac=section.get("mac", _mac, None),
-            aliases=section.items("aliases", _dns_name),
+            macs=tuple(macs.values()),
+            aliases=tuple(aliases.values()),
         )
         section.close()
-        reader.claim("address", host.ip, section.at("ip"))
-        reader.claim("MAC address", host.mac, section.at("mac"))
+        owner, _, key = reader.claims.get(("address", host.ip), "").rpartition(":")
+        named = key in ("virtual_ip", "internal")
+        hint = f"; a name for it is one of {owner}:aliases" if named else ""
+        reader.claim("address", host.ip, section.at("ip"), hint)
+        for path, mac in macs.items():
+            reader.claim("MAC address", mac, path)
+        if len(macs) > MOST_MACS:
+            reader.fault(section.at("mac"), f"{len(macs)} of them; a host has at most {MOST_MACS}")
         reader.claim("host name", host.name, section.path)
-        for number, alias in enumerate(host.aliases):
-            # `www` and `www.` + the site's domain are the same name.
-            short = alias.removesuffix(f".{domain}")
-            reader.claim("host name", short, f"{section.at('aliases')}:{number}")
-        if host.mac or (host.ip and internal.network and host.ip in internal.network):
+        _claim_aliases(reader, aliases, domain)
+        if host.macs or (host.ip and internal.network and host.ip in internal.network):
             reader.inside(host.ip, internal.network, section.at("ip"))
         hosts.append(host)
     return tuple(sorted(hosts, key=lambda host: (host.ip or IPv4Address(0), host.name)))
+
+
+def _claim_aliases(reader: _Reader, aliases: dict[str, str], domain: str | None) -> None:
+    """By path. `www` and `www.` + the site's domain are the same name."""
+    for path, alias in aliases.items():
+        reader.claim("host name", alias.removesuffix(f".{domain}"), path)
 
 
 class _Names:
@@ -1588,7 +1767,12 @@ class _Names:
     ) -> None:
         self.reader = reader
         self.clients = clients
-        self.hosts = {name: host for host in hosts for name in (host.name, *host.aliases)}
+        self.hosts = {
+            name: host
+            for host in hosts
+            for name in (host.name, *host.aliases)
+            if not name.startswith("*.")
+        }
         self.groups: dict[str, tuple[str, ...]] = {}
         self.kinds: dict[str, list[str]] = {}
         for zone in self.ZONES:
@@ -1711,11 +1895,11 @@ def _read_rule(
     action: str | None = None,
 ) -> Rule:
     """One rule, which names things of these kinds. ``action``: where it does not say it itself."""
-    ports = section.one_or_more("ports", _ports)
+    ports = section.items("ports", _ports)
     rule = Rule(
         key=section.path,
-        sources=section.one_or_more("from", names.target(*sources)),
-        destinations=section.one_or_more("to", names.target(*destinations)),
+        sources=section.items("from", names.target(*sources)),
+        destinations=section.items("to", names.target(*destinations)),
         proto=section.get("proto", _protocol, "tcp" if ports else None),
         ports=ports,
         action=action or section.get("action", _one_of(*_ACTIONS), "accept"),
@@ -1760,8 +1944,8 @@ def _read_firewall(section: _Section, names: _Names) -> Firewall:
         log=section.get("log", _boolean, False),
         log_limit=section.get("log_limit", _rate, "5/second"),
         mss=section.get("mss", _mss, None),
-        ssh_port=ssh.get("port", _whole(1, 65535), 22),
-        ssh_from=ssh.one_or_more("from", names.target("group")),
+        ssh_port=ssh.get("port", _port, 22),
+        ssh_from=ssh.items("from", names.target("group")),
         egress=section.get("egress", _one_of("allow", "deny"), "allow"),
         egress_allowed=tuple(
             _read_egress(entry, names) for entry in section.sections("egress_allowed")
@@ -1799,9 +1983,8 @@ def _read_raw(firewall: _Section, key: str, family: int) -> list[tuple[int, str,
     for table, chains in RAW_CHAINS.items():
         section = tables.section(table)
         for chain in chains:
-            lines = enumerate(section.items(chain, _raw_line))
-            path = section.at(chain)
-            found += [(family, table, chain, f"{path}:{number}", line) for number, line in lines]
+            lines = section.placed(chain, _raw_line)
+            found += [(family, table, chain, path, line) for path, line in lines.items()]
         section.close()
     tables.close()
     return found
@@ -1814,7 +1997,8 @@ def _read_nat(
     nat: _Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
 ) -> Nat:
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
-    names_of_gateways = {label for node in nodes for label in (node.name.lower(), node.label)}
+    called = {label for node in nodes for label in (node.name.lower(), node.label, *node.aliases)}
+    called.update(internal.aliases, public.aliases)
 
     def target(value: object) -> tuple[str, IPv4Address]:
         name = _server_address(value)
@@ -1822,7 +2006,7 @@ def _read_nat(
         try:
             ip = host.ip if host else IPv4Address(name)
         except ValueError:
-            if name in names_of_gateways:
+            if name in called:
                 raise ValueError(f"{name} is the gateway itself; {_FOR_INPUT}") from None
             hint = _did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
@@ -1887,19 +2071,19 @@ def _read_forward(
     """One entry, as one forward for each of its ports (or ranges), protocols and addresses."""
     if section.values.get("port", []) == [] and section.readable:
         section.reader.fault(section.at("port"), "missing")
-    ports = section.one_or_more("port", _ports)
+    ports = section.items("port", _ports)
     proto = section.get("proto", _one_of("tcp", "udp", "both"), "tcp")
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
-    to_port = section.get("to_port", _whole(1, 65535), None)
-    sources = section.one_or_more("from", names.target("group"))
+    to_port = section.get("to_port", _port, None)
+    sources = section.items("from", names.target("group"))
     _check_not_empty(section, "from")
     if section.values.get("address") == []:
         section.reader.fault(section.at("address"), "is empty; leave it out for the virtual IP")
     parse_address = _public_address(public, public.virtual_ip)
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:
-        addresses = section.one_or_more("address", parse_address)
+        addresses = section.items("address", parse_address)
     comment = section.get("comment", _comment, None)
     section.close()
     for address in addresses:
@@ -1961,18 +2145,91 @@ def _read_outbound(section: _Section, names: _Names, public: Network) -> Rule:
     return rule
 
 
+def _dnsmasq_setting(value: object) -> str:
+    """Unlike other daemons, dnsmasq takes quotes (in pairs), braces and backslashes."""
+    if value is True:
+        return ""
+    text = _setting_text(value)
+    if len(text) > LONGEST_SETTING:
+        raise ValueError(f"{_show(text)} is longer than {LONGEST_SETTING} characters")
+    if not _DNSMASQ_PATTERN.fullmatch(text):
+        raise ValueError(
+            f"{_show(text)} has a character that dnsmasq cannot have here (line breaks, anything"
+            " but ASCII), or a double quote without its second"
+        )
+    if " #" in _QUOTED_PATTERN.sub("", text):
+        raise ValueError(f"{_show(text)} has a comment in it ( #), which dnsmasq would leave out")
+    return text
+
+
+# What dnsmasq's check lets through, and then it does not start, does not serve or serves twice.
+_DNSMASQ_OWN = {
+    "bind-interfaces": "the virtual IP comes and goes, and the formula has bind-dynamic for it",
+    "conf-script": "the check of a new configuration would run it",
+    "enable-ubus": "dnsmasq has to be built for it, and is not",
+    "group": "it runs as its own user and group",
+    "no-daemon": "it would keep root's rights",
+    "user": "it runs as its own user and group",
+}
+_DNS_OWN = {
+    **_DNSMASQ_OWN,
+    "port": "clients and the firewall know port 53",
+    "servers-file": "the formula has one; use server",
+}
+_DHCP_OWN = {
+    **_DNSMASQ_OWN,
+    "dhcp-alternate-port": "clients and the firewall know port 67",
+    "dhcp-leasefile": "the leases are in /var/lib/gateway/dhcp.leases",
+    "port": "this one serves no DNS",
+}
+_DHCP_WORDS = re.compile(r"dhcp-.*|pxe-.*|tag-if|no-ping|bootp-dynamic|read-ethers|leasefile-ro")
+_DNS_WORDS = re.compile(
+    r"address|all-servers|auth-.*|bogus-.*|cache-.*|caa-record|cname|dnssec|domain-needed|filter-.*"
+    r"|host-record|local|localise-queries|log-queries|mx-host|naptr-record|neg-ttl|no-resolv"
+    r"|ptr-record|rebind-.*|resolv-file|rev-server|server|servers-file|srv-host|stop-dns-rebind"
+    r"|strict-order|synth-domain|txt-record"
+)
+
+
+def _refuse_dns(keyword: str) -> str | None:
+    if _DHCP_WORDS.fullmatch(keyword):
+        return "it is of DHCP, which is another process: gateway:dhcp:settings"
+    return _DNS_OWN.get(keyword)
+
+
+def _refuse_dhcp(keyword: str) -> str | None:
+    if _DNS_WORDS.fullmatch(keyword):
+        return "it is of DNS, which is another process: gateway:dns:settings"
+    return _DHCP_OWN.get(keyword)
+
+
+def _read_dns(section: _Section) -> Dns:
+    dns = Dns(
+        forwarders=section.items("forwarders", _forwarder),
+        public_domain=section.get("public_domain", _boolean, False),
+        settings=section.settings(_dnsmasq_setting, _refuse_dns),
+    )
+    section.close()
+    return dns
+
+
 def _read_dhcp(section: _Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
     reader = section.reader
     pool = section.get("pool", _pool, None)
     dhcp = Dhcp(
-        enabled=section.get("enabled", _boolean, bool(pool or any(host.mac for host in hosts))),
+        enabled=section.get("enabled", _boolean, bool(pool or any(host.macs for host in hosts))),
         pool=pool,
-        lease_time=section.get(
-            "lease_time", _matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite"), "12h"
-        ),
-        settings=section.settings(),
+        lease_time=section.get("lease_time", _lease_time, "12h"),
+        settings=section.settings(_dnsmasq_setting, _refuse_dhcp),
     )
     section.close()
+    if dhcp.enabled is False and "enabled" not in section.values:
+        for key in section.values:
+            if key in section.known:
+                reader.fault(
+                    section.at(key),
+                    "means nothing without DHCP; it is on with a pool, a host's mac or enabled",
+                )
     if pool and internal.network:
         for end in pool:
             reader.inside(end, internal.network, section.at("pool"))
@@ -2449,35 +2706,63 @@ def _plan_dhcp(site: Site) -> dict[str, Any]:
         "ntp": [str(node.internal) for node in site.nodes],
         "reservations": [
             # dnsmasq would take a short name such as 3d, 42 or ignore for something else.
-            {"name": f"{host.name}.{site.domain}", "ip": str(host.ip), "mac": host.mac}
+            {"name": f"{host.name}.{site.domain}", "ip": str(host.ip), "macs": list(host.macs)}
             for host in site.hosts
-            if host.mac
+            if host.macs
         ],
         "settings": _plan_settings(site.dhcp.settings),
     }
 
 
 def _plan_dns(site: Site, node: Node) -> dict[str, Any]:
-    records = [
-        {"ip": str(peer.internal), "names": _names(site, (peer.label,))}
-        for peer in site.nodes
-        if peer.label
+    """
+    ``records`` are lines of a hosts file, ``wildcards`` stand for all names below theirs. Nobody
+    else is asked for a name in ``own``; what is below one in ``outside`` is asked of the forwarders
+    all the same.
+    """
+    named = [
+        *((peer.internal, (*filter(None, [peer.label]), *peer.aliases)) for peer in site.nodes),
+        *((side.virtual_ip, side.aliases) for side in (site.internal, site.public)),
+        *((host.ip, (host.name, *host.aliases)) for host in site.hosts),
     ]
-    records += [
-        {"ip": str(host.ip), "names": _names(site, (host.name, *host.aliases))}
-        for host in site.hosts
+    records, wildcards = [], {}
+    for ip, names in named:
+        plain = tuple(name for name in names if not name.startswith("*."))
+        if plain:
+            records.append({"ip": str(ip), "names": _names(site, plain)})
+        for name in names:
+            if name.startswith("*."):
+                wildcards[_full_name(name, site.domain).removeprefix("*.")] = str(ip)
+    domain = set() if site.dns.public_domain else {site.domain}
+    covered = domain | wildcards.keys()
+    own = [
+        name
+        for record in records
+        for name in record["names"]
+        if "." in name and name not in domain and covered.isdisjoint(_parents(name))
     ]
     return {
         "listen": [str(node.internal), str(site.internal.virtual_ip)],
-        "forwarders": [str(server) for server in site.dns.servers],
+        "forwarders": list(site.dns.forwarders),
+        "public_domain": site.dns.public_domain,
         "records": records,
+        "wildcards": [{"name": name, "ip": ip} for name, ip in wildcards.items()],
+        "own": own,
+        "outside": [name for name in own if name not in wildcards],
         "settings": _plan_settings(site.dns.settings),
     }
 
 
+def _parents(name: str) -> Iterator[str]:
+    """The names that a name is below, the nearest first."""
+    while "." in name:
+        name = name.partition(".")[2]
+        yield name
+
+
 def _names(site: Site, names: tuple[str, ...]) -> list[str]:
     """Names as a hosts file lists them: the full one first, which is then what PTR answers."""
-    full = [name if "." in name else f"{name}.{site.domain}" for name in names]
+    full = [_full_name(name, site.domain) for name in names]
     return full + [name for name in names if "." not in name]
 
 

@@ -18,6 +18,14 @@ dns names:
     - source: salt://gateway/dnsmasq/files/hosts.jinja
     - template: jinja
 
+dns names that are ours alone:
+  gateway.checked_file:
+    - name: /etc/gateway/own-names
+    - source: salt://gateway/dnsmasq/files/own-names.jinja
+    - check: dnsmasq --test -C
+    - require:
+      - pkg: dnsmasq package
+
 dns configuration:
   gateway.checked_file:
     - name: /etc/gateway/dns.conf
@@ -42,8 +50,10 @@ dns service:
       - /etc/systemd/system/gateway-dns.service
     - rereads:
       - /etc/gateway/hosts
+      - /etc/gateway/own-names
     - require:
       - gateway: dns names
+      - gateway: dns names that are ours alone
       - gateway: dns configuration
       - gateway: dns unit
 {%- if plan.dhcp.enabled %}

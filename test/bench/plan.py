@@ -32,7 +32,7 @@ def pillar(hosts: int, forwards: int) -> dict[str, Any]:
         f"host{number:05}": {
             "ip": str(FIRST_HOST + number),
             "mac": f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}",
-            "aliases": [f"alias{number:05}"],
+            "aliases": [f"alias{number:05}", f"alias{number:05}.example.org", f"*.w{number:05}"],
         }
         for number in range(hosts)
     }

@@ -56,6 +56,81 @@ def test_dns(site: Lab, server: str) -> None:
     assert checks.resolve(backend, "www.example.net", server) == checks.INTERNET
 
 
+ELSEWHERE = """
+port=5335
+no-resolv
+no-hosts
+pid-file=
+host-record=www.example.org,198.51.100.100,2001:db8::100
+host-record=mail.www.example.org,198.51.100.100,2001:db8::100
+host-record=shop.example.internal,198.51.100.100
+"""
+
+
+def ask(host: Host, name: str, kind: str, server: str = checks.VIRTUAL_IP) -> tuple[str, str]:
+    """The status of a DNS server's answer, and its last record's value or ""."""
+    command = f"dig +time=2 +tries=2 +noall +comments +answer @{server} {name} {kind}"
+    lines = host.run(command).stdout.splitlines()
+    [status] = [line.split("status: ")[1].split(",")[0] for line in lines if "status: " in line]
+    values = [line.split(None, 4)[4] for line in lines if line and not line.startswith(";")]
+    return status, (values or [""])[-1]
+
+
+def test_names_that_are_ours(site: Lab, pillar: Change) -> None:
+    """What is ours is ours alone, and what is not is asked elsewhere, on any port."""
+    internet, backend = site.host("internet"), site.host("backend01")
+    internet.write("/run/lab-5335.conf", ELSEWHERE)
+    serve = "/usr/sbin/dnsmasq --keep-in-foreground --conf-file=/run/lab-5335.conf"
+    internet.run(f"systemd-run --quiet --unit lab-5335 {serve}")
+    second = "02:00:00:00:00:99"
+    host: dict[str, Any] = {"mac": [checks.BACKEND_MAC, second]}
+    gateway: dict[str, Any] = {
+        "dns": {
+            "forwarders": ["198.51.100.100#5335"],
+            "settings": {"txt-record": 'spf.example.internal,"v=spf1 -all"'},
+        },
+        "internal": {"aliases": ["gateway"]},
+        "nodes": {"gw2": {"aliases": ["spare"]}},
+        "hosts": {"backend01": {**host, "aliases": ["www.example.org", "*.apps"]}},
+    }
+    ours, nothing = ("NOERROR", checks.BACKEND), ("NOERROR", "")
+    try:
+        ok(pillar(gateway))
+        for server in (checks.VIRTUAL_IP, *checks.INTERNAL.values()):
+            for name in ("www.example.org", "x.apps.example.internal", "y.x.apps.example.internal"):
+                assert ask(backend, name, "A", server) == ours
+                assert ask(backend, name, "AAAA", server) == nothing
+                assert ask(backend, name, "HTTPS", server) == nothing
+        assert ask(backend, "mail.www.example.org", "AAAA") == ("NOERROR", "2001:db8::100")
+        assert ask(backend, "gateway.example.internal", "A") == ("NOERROR", checks.VIRTUAL_IP)
+        assert ask(backend, "spare.example.internal", "A") == ("NOERROR", "10.77.0.3")
+        assert ask(backend, "spf.example.internal", "TXT") == ("NOERROR", '"v=spf1 -all"')
+        assert ask(backend, "shop.example.internal", "A") == ("NXDOMAIN", "")
+        for mac in host["mac"]:
+            assert [offer["address"] for offer in site.dhcp_offers(mac)] == [checks.BACKEND]
+        # A name more is no reason to restart anything, and one that is gone is somebody else's.
+        show = "systemctl show -P MainPID gateway-dns"
+        before = site.host("gw1").run(show).stdout
+        gateway["hosts"]["backend01"]["aliases"] = ["mail.www.example.org", "*.apps"]
+        ok(pillar(gateway))
+        assert ask(backend, "www.example.org", "AAAA") == ("NOERROR", "2001:db8::100")
+        assert ask(backend, "mail.www.example.org", "AAAA") == nothing
+        assert site.host("gw1").run(show).stdout == before
+        # The site's domain exists outside, too; and the backend's address is another machine's.
+        gateway["dns"]["public_domain"] = True
+        gateway["hosts"]["backend01"]["mac"] = second
+        ok(pillar(gateway))
+        assert ask(backend, "shop.example.internal", "A") == ("NOERROR", checks.INTERNET)
+        assert ask(backend, "backend01.example.internal", "A") == ours
+        assert ask(backend, "backend01.example.internal", "AAAA") == nothing
+        assert ask(backend, "x.apps.example.internal", "AAAA") == nothing
+        [problem] = site.salt("gw1", "gateway.status")["gw1"]["problems"]
+        reserved = f"DHCP: {checks.BACKEND} is reserved for backend01.example.internal"
+        assert problem.startswith(f"{reserved}, but {checks.BACKEND_MAC} has it until 20")
+    finally:
+        internet.run("systemctl stop lab-5335; rm -f /run/lab-5335.conf")
+
+
 def test_dhcp_gives_the_reservation_and_the_site_s_options(site: Lab) -> None:
     lease = checks.lease(site)
     assert lease["fixed-address"] == checks.BACKEND

@@ -214,6 +214,7 @@ def node(module, monkeypatch, tmp_path, edit):
             "BRIDGE_FILTER",
             "RULES",
             "KEEPALIVED",
+            "LEASES",
         ):
             monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
         system.resolvers = (tmp_path / "resolv.conf", tmp_path / "resolved.conf")
@@ -1540,6 +1541,74 @@ def test_a_word_on_the_internal_targets(module, node, break_pillar):
         found = module.validate()
         assert [text.startswith(missing) for text in found] == [True] * warned
         assert module.validate(warnings=False) == []
+
+
+RESERVED = "DHCP: 10.77.0.10 is reserved for backend01.example.internal, but 02:00:00:00:00:99"
+LEASES = {
+    "another machine's": ("4102444800 {other} 10.77.0.10 pc *\n", "until 2100-01-01 00:00 UTC"),
+    "another machine's for ever": ("0 {other} 10.77.0.10 * 01:02\n", "for ever"),
+    "its own": ("4102444800 {own} 10.77.0.10 backend01 *\n", None),
+    "its other card's": ("4102444800 {second} 10.77.0.10 backend01 *\n", None),
+    "one that has ended": ("1000000000 {other} 10.77.0.10 pc *\n", None),
+    "of another address": ("4102444800 {other} 10.77.0.100 pc *\n", None),
+    "broken": ("4102444800\n\nduid 00:01\nx {other} 10.77.0.10 pc *\n", None),
+    "none": (None, None),
+}
+
+
+@pytest.mark.parametrize(("text", "until"), LEASES.values(), ids=LEASES)
+def test_reserved_addresses_that_another_machine_has(module, node, tmp_path, edit, text, until):
+    macs = ["02:00:00:00:00:10", "02:00:00:00:00:11"]
+    node.pillar["gateway"] = edit({"hosts:backend01:mac": macs})
+    node.apply()
+    if text:
+        other = "02:00:00:00:00:99"
+        (tmp_path / "leases").write_text(text.format(own=macs[0], second=macs[1], other=other))
+    assert module.status()["problems"] == ([f"{RESERVED} has it {until}"] if until else [])
+    node.addresses["eth0"].remove("10.77.0.1/32")
+    node.running.remove("gateway-dhcp")
+    assert module.status()["problems"] == []  # what the standby remembers is old
+
+
+def test_files_that_dnsmasq_cannot_read(module, node, tmp_path, edit, monkeypatch):
+    """It goes on without them, so nobody would see why they have no effect."""
+    home = tmp_path / "home"
+    monkeypatch.setattr(module.os.path, "realpath", lambda path: path.replace(str(home), "/root"))
+    home.mkdir()
+    for path in (tmp_path / "hosts", home / "hosts", tmp_path / "script"):
+        path.write_text("")
+    answers = {"true": 0, "test": 1}
+    calls = []
+
+    def setpriv(command, **_):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, answers[command[4]])
+
+    monkeypatch.setattr(subprocess, "run", setpriv)
+    paths = [str(tmp_path / "hosts"), str(home / "hosts"), "/nowhere/hosts"]
+    script = str(tmp_path / "script")
+    node.pillar["gateway"] = edit(
+        {
+            "dns:settings": {"addn-hosts": paths, "address": "/a.example/192.0.2.1"},
+            "dhcp:settings": {"dhcp-script": script, "dhcp-hostsfile": "/nowhere/list"},
+        }
+    )
+    node.apply()
+    key = "gateway:dns:settings:addn-hosts"
+    expected = [
+        f"{key}: user dnsmasq may not read {paths[0]}",
+        f"{key}: {paths[1]} is in a home directory, and dnsmasq's unit sees none; put it elsewhere",
+        f"{key}: /nowhere/hosts is not there on this node",
+        "gateway:dhcp:settings:dhcp-hostsfile: /nowhere/list is not there on this node",
+    ]
+    assert module.validate() == expected
+    assert module.validate(warnings=False) == []
+    assert module.status()["problems"] == expected
+    assert not any(script in command for command in calls)  # root calls it
+    answers["test"] = 0
+    assert module.validate() == expected[1:]
+    answers.update(true=1, test=1)  # dnsmasq is not installed yet
+    assert module.validate() == expected[1:]
 
 
 def test_no_word_about_dhcp_where_there_is_none(module, node, break_pillar):

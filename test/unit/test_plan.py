@@ -71,9 +71,9 @@ REJECTED = {
         "must be text, is a number (0); put it in quotes",
     ),
     "text for a number": (
-        {"nat:forwards:0:to_port": "443"},
+        {"nat:forwards:0:to_port": "0443"},
         "nat:forwards:0:to_port",
-        "must be a whole number, is text (443)",
+        "must be a whole number, is text (0443)",
     ),
     "fraction": (
         {"nodes:gw1:id": 1.5},
@@ -195,12 +195,28 @@ REJECTED = {
     "too many nodes for the prefix": (
         {"vpn:servers:main:network": "10.8.0.0/24"},
         "vpn:servers:main:network",
-        "10.8.0.0/24 has room for 1 subnets of /24; node gw2 with id 2 is beyond them",
+        "10.8.0.0/24 has room for 1 subnet of /24; node gw2 has id 2:"
+        " a network of /23 or prefix 25 would do",
+    ),
+    "id too high for the prefix": (
+        {"vpn:servers:main:network": "10.8.0.0/23", "nodes:gw2:id": 5},
+        "vpn:servers:main:network",
+        "10.8.0.0/23 has room for 2 subnets of /24; node gw2 has id 5:"
+        " a network of /21 or prefix 26 would do",
+    ),
+    "id too high for any prefix": (
+        {
+            "vpn:servers:main:network": "10.8.0.0/28",
+            "vpn:servers:main:prefix": 28,
+            "nodes:gw2:id": 5,
+        },
+        "vpn:servers:main:network",
+        "10.8.0.0/28 has room for 1 subnet of /28; node gw2 has id 5: a network of /25 would do",
     ),
     "prefix shorter than the network": (
         {"vpn:servers:main:network": "10.8.0.0/25"},
         "vpn:servers:main:prefix",
-        "a /24 does not fit into 10.8.0.0/25",
+        "a /24 does not fit into 10.8.0.0/25: a network of /23 or prefix 26 would do",
     ),
     "prefix that OpenVPN refuses": (
         {"vpn:servers:main:prefix": 30},
@@ -241,7 +257,252 @@ REJECTED = {
     "host with a node's address": (
         {"hosts:backend01:ip": "10.77.0.2"},
         "hosts:backend01:ip",
-        "address 10.77.0.2 is taken already, by gateway:nodes:gw1:internal",
+        "address 10.77.0.2 is taken already, by gateway:nodes:gw1:internal;"
+        " a name for it is one of gateway:nodes:gw1:aliases",
+    ),
+    "host with the virtual IP": (
+        {"hosts:gateway": {"ip": "10.77.0.1"}},
+        "hosts:gateway:ip",
+        "address 10.77.0.1 is taken already, by gateway:internal:virtual_ip;"
+        " a name for it is one of gateway:internal:aliases",
+    ),
+    "host with the public virtual IP": (
+        {**ADDRESSES, "hosts:gateway": {"ip": "198.51.100.10"}},
+        "hosts:gateway:ip",
+        "address 198.51.100.10 is taken already, by gateway:public:virtual_ip;"
+        " a name for it is one of gateway:public:aliases",
+    ),
+    "host with an address of its own at a node": (
+        {"hosts:gateway": {"ip": "198.51.100.2"}},
+        "hosts:gateway:ip",
+        "address 198.51.100.2 is taken already, by gateway:nodes:gw1:public",
+    ),
+    "same MAC address in a list": (
+        {"hosts:backend01:mac": ["02:00:00:00:00:10", "02:00:00:00:00:11", "02-00-00-00-00-10"]},
+        "hosts:backend01:mac:2",
+        "MAC address 02:00:00:00:00:10 is taken already, by gateway:hosts:backend01:mac:0",
+    ),
+    "too many MAC addresses": (
+        {"hosts:backend01:mac": [f"02:00:00:00:01:{n:02}" for n in range(17)]},
+        "hosts:backend01:mac",
+        "17 of them; a host has at most 16",
+    ),
+    "alias of a node and a host": (
+        {"nodes:gw2:aliases": ["www"]},
+        "hosts:backend01:aliases:0",
+        "host name www is taken already, by gateway:nodes:gw2:aliases:0",
+    ),
+    "alias of the virtual IP and a node": (
+        {"internal:aliases": "gw1.example.internal"},
+        "nodes:gw1",
+        "host name gw1 is taken already, by gateway:internal:aliases",
+    ),
+    "wildcard of two": (
+        {"nodes:gw2:aliases": ["*.apps"], "hosts:backend01:aliases": ["*.apps.example.internal"]},
+        "hosts:backend01:aliases:0",
+        "host name *.apps is taken already, by gateway:nodes:gw2:aliases:0",
+    ),
+    "wildcard alone": (
+        {"hosts:backend01:aliases": ["*"]},
+        "hosts:backend01:aliases:0",
+        "* is not a domain name",
+    ),
+    "wildcard within": (
+        {"hosts:backend01:aliases": ["a.*.b"]},
+        "hosts:backend01:aliases:0",
+        "a.*.b is not a domain name",
+    ),
+    "alias of no public virtual IP": (
+        {"public:aliases": ["www2"]},
+        "public:aliases:0",
+        "is a name for gateway:public:virtual_ip, and there is none",
+    ),
+    "alias too long with the domain": (
+        {"domain": ".".join(["d" * 61] * 4), "internal:aliases": ["*.apps"]}
+        | {"nodes:gw1:aliases": [], "hosts": {}, "nat": {}},
+        "internal:aliases:0",
+        "*.apps.dddddddddddddddddddddddddddddd... has 254 characters; DNS takes 253",
+    ),
+    # one value, and not several
+    "list for one text": (
+        {"internal:interface": ["eth0", "eth2"]},
+        "internal:interface",
+        "must be one text, is a list",
+    ),
+    "list for one number": (
+        {"vpn:servers:main:port": [1194, 1195]},
+        "vpn:servers:main:port",
+        "must be one whole number, is a list",
+    ),
+    "list for one of some": (
+        {"nat:forwards:0:proto": ["tcp", "udp"]},
+        "nat:forwards:0:proto",
+        "must be one of tcp, udp, both, is a list",
+    ),
+    "list of protocols": (
+        {"firewall": {"input": [{"proto": ["tcp", "udp"], "ports": 53}]}},
+        "firewall:input:0:proto",
+        "must be one protocol (both is tcp and udp), is a list",
+    ),
+    "list for truth": (
+        {"dhcp:enabled": [True]},
+        "dhcp:enabled",
+        "must be true or false, is a list",
+    ),
+    "list of intervals": (
+        {"failover": {"advert_interval": [1, 2]}},
+        "failover:advert_interval",
+        "must be one number of seconds, is a list",
+    ),
+    "nothing for a text": (
+        {"internal:interface": None},
+        "internal:interface",
+        "must be one text, is empty",
+    ),
+    "two pools": (
+        {"dhcp:pool": ["10.77.0.100-10.77.0.109", "10.77.0.120-10.77.0.129"]},
+        "dhcp:pool",
+        "must be one text, is a list; further ranges are dhcp-range lines of gateway:dhcp:settings",
+    ),
+    "two public virtual IPs": (
+        {"public:virtual_ip": ["198.51.100.10", "198.51.100.11"]},
+        "public:virtual_ip",
+        "must be one text, is a list; further ones are gateway:public:addresses",
+    ),
+    "pools": (
+        {"dhcp:pools": []},
+        "dhcp:pools",
+        'unknown key; there is only one "pool";'
+        " further ranges are dhcp-range lines of gateway:dhcp:settings",
+    ),
+    "interfaces": (
+        {"internal:interfaces": []},
+        "internal:interfaces",
+        'unknown key; there is only one "interface"',
+    ),
+    "public2": ({"public2": {}}, "public2", 'unknown key; there is only one "public"'),
+    "vpn_2": (
+        {"vpn_2": {}},
+        "vpn_2",
+        'unknown key; there is only one "vpn"; further servers are gateway:vpn:servers',
+    ),
+    "hosts2, of which there may be many": (
+        {"hosts2": {}},
+        "hosts2",
+        'unknown key; did you mean "hosts"?',
+    ),
+    "wildcard in a rule": (
+        {"hosts:backend01:aliases": ["*.apps"]}
+        | {"firewall": {"input": [{"from": "*.apps", "action": "drop"}]}},
+        "firewall:input:0:from",
+        "there is nothing called *.apps",
+    ),
+    "macs, of which there may be some": (
+        {"hosts:backend01:macs": []},
+        "hosts:backend01:macs",
+        'unknown key; did you mean "mac"?',
+    ),
+    "ports of a forward": (
+        {"nat:forwards:0:ports": [1]},
+        "nat:forwards:0:ports",
+        'unknown key; did you mean "port"?',
+    ),
+    **{
+        f"{key} with a prefix length": (
+            {key: f"{address}/24"},
+            key,
+            f"{address}/24 is to be written without prefix length: {address}",
+        )
+        for key, address in {
+            "internal:virtual_ip": "10.77.0.1",
+            "nodes:gw1:remote": "198.51.100.2",
+            "hosts:backend01:ip": "10.77.0.10",
+        }.items()
+    },
+    # DNS and DHCP
+    "forwarder that is the virtual IP": (
+        {"dns:forwarders": ["198.51.100.100", "10.77.0.1#53"]},
+        "dns:forwarders:1",
+        "10.77.0.1 is the gateway itself",
+    ),
+    "forwarder that is a node": (
+        {"dns:forwarders": ["198.51.100.3#53"]},
+        "dns:forwarders:0",
+        "198.51.100.3 is the gateway itself",
+    ),
+    "port of a forwarder": (
+        {"dns:forwarders": ["127.0.0.1#0"]},
+        "dns:forwarders:0",
+        "0 is not in 1 to 65535; a forwarder is an address, or ADDRESS#PORT",
+    ),
+    "no port of a forwarder": (
+        {"dns:forwarders": ["127.0.0.1#"]},
+        "dns:forwarders:0",
+        "must be a whole number, is text (''); a forwarder is an address, or ADDRESS#PORT",
+    ),
+    "DHCP's keyword for DNS": (
+        {"dns:settings": {"dhcp-range": "10.77.0.200,10.77.0.210"}},
+        "dns:settings:dhcp-range",
+        "is not possible: it is of DHCP, which is another process: gateway:dhcp:settings",
+    ),
+    "DNS's keyword for DHCP": (
+        {"dhcp:settings": {"address": "/a.example/10.77.0.20"}},
+        "dhcp:settings:address",
+        "is not possible: it is of DNS, which is another process: gateway:dns:settings",
+    ),
+    "port of DNS": (
+        {"dns:settings": {"port": 5353}},
+        "dns:settings:port",
+        "is not possible: clients and the firewall know port 53",
+    ),
+    "program that a check would run": (
+        {"dns:settings": {"conf-script": "/bin/true"}},
+        "dns:settings:conf-script",
+        "is not possible: the check of a new configuration would run it",
+    ),
+    "what the check does not see": (
+        {"dhcp:settings": {"bind-interfaces": True}},
+        "dhcp:settings:bind-interfaces",
+        "is not possible: the virtual IP comes and goes, and the formula has bind-dynamic for it",
+    ),
+    "quote without its second": (
+        {"dns:settings": {"txt-record": 'a.example,"v=spf1'}},
+        "dns:settings:txt-record",
+        'a.example,"v=spf1 has a character that dnsmasq cannot have here (line breaks, anything'
+        " but ASCII), or a double quote without its second",
+    ),
+    "second quote that is hidden": (
+        {"dns:settings": {"txt-record": 'a.example,"v=spf1\\"'}},
+        "dns:settings:txt-record",
+        'a.example,"v=spf1\\" has a character that dnsmasq cannot have here (line breaks, anything'
+        " but ASCII), or a double quote without its second",
+    ),
+    "quote behind a second quote": (
+        {"dns:settings": {"txt-record": 'a.example,"v""spf1"'}},
+        "dns:settings:txt-record",
+        'a.example,"v""spf1" has a character that dnsmasq cannot have here (line breaks, anything'
+        " but ASCII), or a double quote without its second",
+    ),
+    "comment of dnsmasq's": (
+        {"dns:settings": {"txt-record": 'a.example,"#" #,x'}},
+        "dns:settings:txt-record",
+        'a.example,"#" #,x has a comment in it ( #), which dnsmasq would leave out',
+    ),
+    "line that dnsmasq would break": (
+        {"dns:settings": {"txt-record": "x" * 901}},
+        "dns:settings:txt-record",
+        f"{'x' * 57}... is longer than 900 characters",
+    ),
+    "settings without DHCP": (
+        {"dhcp": {"settings": {"log-dhcp": True}}, "hosts:backend01:mac": ...},
+        "dhcp:settings",
+        "means nothing without DHCP; it is on with a pool, a host's mac or enabled",
+    ),
+    "unit that is none": (
+        {"health": {"services": ["nginx.conf"]}},
+        "health:services:0",
+        "nginx.conf is not the name of a systemd unit such as nginx.service"
+        " (service, timer, socket, path, target, mount, automount, swap)",
     ),
     "same MAC address": (
         {"hosts:cam": {"ip": "10.77.0.11", "mac": "02-00-00-00-00-10"}},
@@ -390,10 +651,10 @@ REJECTED = {
     ),
     "forward without a port": ({"nat:forwards:0:port": ...}, "nat:forwards:0:port", "missing"),
     "forward of no port": ({"nat:forwards:0:port": []}, "nat:forwards:0:port", "missing"),
-    "port in quotes": (
-        {"nat:forwards:0:port": "443"},
+    "port that is no number": (
+        {"nat:forwards:0:port": "https"},
         "nat:forwards:0:port",
-        "443 is neither a port nor a range such as 8000-8100",
+        "https is neither a port nor a range such as 8000-8100",
     ),
     "port in a list": (
         {"nat:forwards:0:port": [80, 0]},
@@ -597,9 +858,9 @@ REJECTED = {
         "this is the name of something else that rules can name",
     ),
     "group that is no list": (
-        {"firewall": {"groups": {"admins": "192.0.2.1"}}},
+        {"firewall": {"groups": {"admins": {"192.0.2.1": None}}}},
         "firewall:groups:admins",
-        "must be a list, is text",
+        "must be a list, is a mapping",
     ),
     "group of unknown hosts": (
         {"firewall": {"groups": {"admins": ["backend01", "backend02"]}}},
@@ -816,15 +1077,15 @@ REJECTED = {
         "unknown key",
     ),
     "raw lines that are no list": (
-        {"firewall": {"raw6": {"nat": {"PREROUTING": "-j RETURN"}}}},
+        {"firewall": {"raw6": {"nat": {"PREROUTING": None}}}},
         "firewall:raw6:nat:PREROUTING",
-        "must be a list, is text",
+        "must be a list, is empty",
     ),
     # the rest of the services
     "upstream address": (
         {"dns:forwarders": ["198.51.100.100", "resolver"]},
         "dns:forwarders:1",
-        "resolver is not an IPv4 address",
+        "resolver is not an IPv4 address; a forwarder is an address, or ADDRESS#PORT",
     ),
     **{
         f"{key}, which is {server}": (
@@ -1015,6 +1276,11 @@ REJECTED = {
             "10.77.0.255": "10.77.0.255 is the broadcast address of 10.77.0.0/24",
         }.items()
     },
+    "forward to an alias of the virtual IP": (
+        {"internal:aliases": ["router"], "nat:forwards:0:to": "router"},
+        "nat:forwards:0:to",
+        "router is the gateway itself; what reaches it is for input rules",
+    ),
     "1:1 to a node": (
         {**ADDRESSES, "nat:one_to_one": [{"address": "198.51.100.11", "to": "10.77.0.2"}]},
         "nat:one_to_one:0:to",
@@ -1185,6 +1451,8 @@ def texts(value, path=""):
 def test_no_text_breaks_out(edit, bad):
     """At the end, the start or in the middle of any text of the pillar: it is an error."""
     for path, text in texts(edit(EVERYTHING)):
+        if path.startswith(("dhcp:settings", "dns:settings")) and bad in "'`{}\\":
+            continue  # just a character for dnsmasq
         for broken in (text + bad, bad + text, text[:1] + bad + text[1:]):
             site, errors = gateway_plan.read(edit({**EVERYTHING, path: broken}))
             assert site is None, path
@@ -1578,7 +1846,7 @@ def test_dhcp(plan):
             {
                 "name": "backend01.example.internal",
                 "ip": "10.77.0.10",
-                "mac": "02:00:00:00:00:10",
+                "macs": ["02:00:00:00:00:10"],
             }
         ],
         "settings": [],
@@ -1613,8 +1881,155 @@ def test_dns(plan):
             },
             {"ip": "192.0.2.25", "names": ["mail.example.internal", "mx.example.org", "mail"]},
         ],
+        "public_domain": False,
+        "wildcards": [],
+        "own": ["mx.example.org"],
+        "outside": ["mx.example.org"],
         "settings": [],
     }
+
+
+def test_names_of_what_is_the_formula_s_own(plan):
+    changes = {
+        **ADDRESSES,
+        "internal:aliases": "gateway",
+        "public:aliases": ["vpn", "vpn.example.org"],
+        "nodes:gw2:aliases": ["spare", "*.gw2"],
+    }
+    dns = plan(changes)["dns"]
+    assert [record for record in dns["records"] if "gw1" not in record["names"]][:3] == [
+        {
+            "ip": "10.77.0.3",
+            "names": ["gw2.example.internal", "spare.example.internal", "gw2", "spare"],
+        },
+        {"ip": "10.77.0.1", "names": ["gateway.example.internal", "gateway"]},
+        {"ip": "198.51.100.10", "names": ["vpn.example.internal", "vpn.example.org", "vpn"]},
+    ]
+    assert dns["wildcards"] == [{"name": "gw2.example.internal", "ip": "10.77.0.3"}]
+
+
+def test_a_node_whose_minion_id_is_no_name_has_aliases(plan):
+    changes = {"nodes:gw_3": {"id": 3, "internal": "10.77.0.4", "aliases": ["third"]}}
+    assert plan(changes)["dns"]["records"][2] == {
+        "ip": "10.77.0.4",
+        "names": ["third.example.internal", "third"],
+    }
+
+
+def test_who_is_asked_for_names_that_are_ours(plan):
+    """Nobody; but others may have what is below one that is not in the site's domain."""
+    aliases = [
+        *(
+            "www",
+            "company.example",
+            "a.company.example",
+            "apps.company.example",
+            "b.example.internal",
+            "example.internal",
+        ),
+        *("*.apps.company.example", "x.apps.company.example", "*.apps", "*.old.example"),
+    ]
+    dns = plan({"hosts:backend01:aliases": aliases})["dns"]
+    assert dns["wildcards"] == [
+        {"name": "apps.company.example", "ip": "10.77.0.10"},
+        {"name": "apps.example.internal", "ip": "10.77.0.10"},
+        {"name": "old.example", "ip": "10.77.0.10"},
+    ]
+    assert dns["own"] == ["company.example", "a.company.example", "apps.company.example"]
+    assert dns["outside"] == ["company.example", "a.company.example"]
+    assert not [name for record in dns["records"] for name in record["names"] if "*" in name]
+
+
+def test_a_domain_that_exists_outside(plan):
+    changes = {"dns:public_domain": True, "hosts:backend01:aliases": ["example.internal", "*.apps"]}
+    dns = plan(changes)["dns"]
+    names = [f"{name}.example.internal" for name in ("gw1", "gw2", "backend01")]
+    assert dns["public_domain"] is True
+    assert dns["own"] == dns["outside"] == [*names, "example.internal"]
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("127.0.0.1#5335", "127.0.0.1#5335"),
+        ("198.51.100.100#53", "198.51.100.100"),
+        ("10.77.0.2#5335", "10.77.0.2#5335"),
+    ],
+)
+def test_forwarders_with_a_port(plan, server, expected):
+    assert plan({"dns:forwarders": [server]})["dns"]["forwarders"] == [expected]
+
+
+def test_machines_with_several_cards(plan):
+    macs = ["02:00:00:00:00:10", "02:00:00:00:00:11"]
+    [reservation] = plan({"hosts:backend01:mac": macs})["dhcp"]["reservations"]
+    assert reservation["macs"] == macs
+
+
+def test_numbers_as_text(plan):
+    """As Jinja gives them."""
+    changes = {
+        "nodes:gw2:id": "2",
+        "vpn:servers:main:port": "1195",
+        "nat:forwards:0": {"port": ["443", "8000-8001"], "to": "backend01", "to_port": "8443"},
+        "firewall": {"ssh": {"port": "23"}, "input": [{"proto": "47"}], "mss": "1300"},
+        "failover": {"advert_interval": "0.2"},
+        "dhcp:lease_time": 3600,
+    }
+    found = plan(changes)
+    as_numbers = {
+        "nodes:gw2:id": 2,
+        "vpn:servers:main:port": 1195,
+        "nat:forwards:0": {"port": [443, "8000-8001"], "to": "backend01", "to_port": 8443},
+        "firewall": {"ssh": {"port": 23}, "input": [{"proto": 47}], "mss": 1300},
+        "failover": {"advert_interval": 0.2},
+        "dhcp:lease_time": "3600",
+    }
+    assert found == plan(as_numbers)
+
+
+def test_a_single_value_for_a_list(plan):
+    one = {
+        "dns:forwarders": "198.51.100.100",
+        "ntp:servers": "ntp.example.org",
+        "hosts:backend01:aliases": "www",
+        "health": {"public": {"targets": "198.51.100.100"}},
+        "firewall": {"groups": {"admins": "192.0.2.0/24"}, "raw": {"filter": {"INPUT": "-p 47"}}},
+        "vpn:servers:main:routes": "192.0.2.0/24",
+    }
+    many = {
+        "dns:forwarders": ["198.51.100.100"],
+        "ntp:servers": ["ntp.example.org"],
+        "hosts:backend01:aliases": ["www"],
+        "health": {"public": {"targets": ["198.51.100.100"]}},
+        "firewall": {
+            "groups": {"admins": ["192.0.2.0/24"]},
+            "raw": {"filter": {"INPUT": ["-p 47"]}},
+        },
+        "vpn:servers:main:routes": ["192.0.2.0/24"],
+    }
+    found, expected = plan(one), plan(many)
+    raw = found["firewall"]["raw"][0].pop("key"), expected["firewall"]["raw"][0].pop("key")
+    assert raw == ("gateway:firewall:raw:filter:INPUT", "gateway:firewall:raw:filter:INPUT:0")
+    del found["digest"], expected["digest"]  # it has the keys
+    assert found == expected
+
+
+@pytest.mark.parametrize("part", ["dns", "dhcp"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        '0,"Boot"',
+        'a.example,"v=spf1 -all"',
+        '"a \\" #b"',
+        "Boot\\x64\\wdsnbp.com",
+        "it's",
+        "${net0}",
+    ],
+)
+def test_what_dnsmasq_takes_is_let_through(plan, part, value):
+    found = plan({f"{part}:settings": {"enable-tftp": value}})
+    assert found[part]["settings"] == [["enable-tftp", value]]
 
 
 def test_ntp(plan):
@@ -1778,6 +2193,13 @@ def test_units_that_follow(plan):
     assert plan()["follow"]["units"] == []
     units = ["nginx.service", "vm@web.01.service", "report.timer", "app.socket", "my.target"]
     assert plan({"follow_virtual_ip": units})["follow"]["units"] == units
+    assert plan({"follow_virtual_ip": "nginx"})["follow"]["units"] == ["nginx.service"]
+
+
+def test_units_that_have_to_run(plan):
+    units = ["nginx", "vm@web.01.service", "srv-data.mount"]
+    health = plan({"health": {"services": units}})["health"]
+    assert health["services"][-3:] == ["nginx.service", "vm@web.01.service", "srv-data.mount"]
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, 60), (0, 0), (10, 10), (86400, 86400)])
@@ -1789,15 +2211,15 @@ def test_how_often_executables_are_called_again(plan, value, seconds):
 @pytest.mark.parametrize(
     ("unit", "message"),
     [
-        ("nginx", "is not the full name of a systemd unit"),
-        ("nginx.servce", "is not the full name of a systemd unit"),
-        ("vm@.service", "is not the full name of a systemd unit"),
-        ("../x.service", "is not the full name of a systemd unit"),
-        ("a b.service", "is not the full name of a systemd unit"),
-        ("x.mount", "is not the full name of a systemd unit"),
+        ("nginx.servce", "is not the name of a systemd unit"),
+        ("vm@.service", "is not the name of a systemd unit"),
+        ("../x.service", "is not the name of a systemd unit"),
+        ("a b.service", "is not the name of a systemd unit"),
+        ("x.mount", "is not the name of a systemd unit"),
         (7, "must be text"),
         ("x" * 200 + ".service", "is longer than 200 characters"),
         ("keepalived.service", "is the formula's own"),
+        ("keepalived", "is the formula's own"),
         ("gateway-dns.service", "is the formula's own"),
         ("openvpn-server@gateway-main.service", "is the formula's own"),
         ("conntrackd.service", "is the formula's own"),

@@ -54,10 +54,13 @@ def node(number, **other):
 
 def host(number, ip):
     found = {"ip": ip}
+    mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
     if number % 3:
-        found["mac"] = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
+        found["mac"] = mac if number % 2 else [mac, mac.replace("02:", "06:", 1)]
     if number % 5 == 0:
         found["aliases"] = [f"alias{number}", f"alias{number}.example.org"]
+    if number % 7 == 0:
+        found["aliases"] = [*found.get("aliases", []), f"*.sub{number}", f"*.sub{number}.example"]
     return found
 
 
@@ -241,6 +244,8 @@ def pillars(draw, spare=False):
     names = ["internal", *([] if spare else ["vpn"]), *list(vpn)[: len(vpn) - spare]]
     firewall = draw(firewalls(stay, names))
     nodes = {f"gw{number}": node(number, internal=next(addresses)) for number in ids}
+    for name in draw(st.sets(st.sampled_from(sorted(nodes)))):
+        nodes[name]["aliases"] = [f"router-{name}", f"*.{name}", f"{name}.example.net"]
     # State sync is for two.
     link = {}
     if "virtual_ip" in public and len(nodes) == 2 and draw(st.booleans()):
@@ -254,6 +259,7 @@ def pillars(draw, spare=False):
             "interface": "eth0",
             "network": str(INTERNAL),
             "virtual_ip": next(addresses),
+            "aliases": draw(st.sampled_from(["gateway", ["gateway", "gateway.example.net"], []])),
         },
         "public": public,
         "nodes": nodes,
@@ -266,7 +272,10 @@ def pillars(draw, spare=False):
         "firewall": firewall,
         "nat": draw(nats(stay, firewall["groups"], names, public)),
         "dhcp": {"enabled": True},
-        "dns": {"forwarders": ["192.0.2.53"]},
+        "dns": {
+            "forwarders": ["192.0.2.53", "127.0.0.1#5335"],
+            "public_domain": draw(st.booleans()),
+        },
         "ntp": {"servers": ["ntp.example.org"]},
     }
 
@@ -361,12 +370,13 @@ def added(pillar, where):
 @given(pillars(spare=True))
 def test_adding_a_node_changes_nothing_that_exists(pillar):
     expected = {"peers", "vrrp.instances.peers", "routes", "dhcp.ntp", "dns.records", "ntp.peers"}
+    names = {"dns.own", "dns.outside", "dns.wildcards"}
     # State sync is for two.
     nodes = {name: {**each} for name, each in pillar["nodes"].items()}
     for each in nodes.values():
         each.pop("sync", None)
     without = {**pillar, "nodes": nodes, "state_sync": False}
-    assert all(where == expected for where in added(without, "nodes"))
+    assert all(where - names == expected for where in added(without, "nodes"))
 
 
 @given(pillars(spare=True))
@@ -380,10 +390,47 @@ def test_adding_a_server_changes_nothing_that_exists(pillar):
 
 @given(pillars(spare=True))
 def test_adding_a_host_changes_nothing_that_exists(pillar):
+    names = {"dns.own", "dns.outside", "dns.wildcards"}
     assert all(
-        where in ({"dns.records"}, {"dns.records", "dhcp.reservations"})
+        where - names in ({"dns.records"}, {"dns.records", "dhcp.reservations"})
         for where in added(pillar, "hosts")
     )
+
+
+def answer(dns, name):
+    """What dnsmasq does with a question for a name: by its manual, the longest pattern counts."""
+    if any(name in record["names"] for record in dns["records"]):
+        return "ours"
+    domain = [] if dns["public_domain"] else ["example.internal"]
+    found = [
+        *((len(each) + 1, "wildcard") for each in wildcard_names(dns) if name.endswith(f".{each}")),
+        *((len(each) + 1, "outside") for each in dns["outside"] if name.endswith(f".{each}")),
+        *((len(each), "nothing") for each in dns["own"] if f".{name}".endswith(f".{each}")),
+        *((len(each), "nothing") for each in domain if f".{name}".endswith(f".{each}")),
+    ]
+    return max(found, default=(0, "outside"))[1]
+
+
+def wildcard_names(dns):
+    return [wildcard["name"] for wildcard in dns["wildcards"]]
+
+
+@given(pillars(), st.data())
+def test_who_answers_for_a_name(pillar, data):
+    """A name of ours is ours alone, a wildcard has what is below it, and no more is taken."""
+    dns = next(iter(plans(pillar).values()))["dns"]
+    full = [name for record in dns["records"] for name in record["names"] if "." in name]
+    name = data.draw(st.sampled_from(full))
+    below = f"qqq.{name}"
+    inside = below.endswith(".example.internal") and not pillar["dns"]["public_domain"]
+    covered = [each for each in wildcard_names(dns) if below.endswith(f".{each}")]
+    assert answer(dns, name) == "ours"
+    # For what there is no record of, such as an IPv6 address: nobody else is asked.
+    assert answer({**dns, "records": []}, name) in ("nothing", "wildcard")
+    assert answer(dns, below) == ("wildcard" if covered else "nothing" if inside else "outside")
+    assert answer(dns, "www.example.com") == "outside"
+    for wildcard in wildcard_names(dns):
+        assert answer(dns, f"a.b.{wildcard}") == "wildcard"
 
 
 def shuffled(value, random):
@@ -573,11 +620,17 @@ def check(pillar):
         plan = gateway_plan.plan(site, node.name)
         assert json.loads(json.dumps(plan, allow_nan=False)) == plan
         raw = {line["line"] for line in plan["firewall"]["raw"]}  # iptables' own words
+        settings = {text for part in ("dns", "dhcp") for _, text in plan[part]["settings"]}
         for text in leaves(plan):
             if isinstance(text, str):
                 assert text.isascii()
                 assert text.isprintable()
-                assert text in raw or not set(text) & set("\"'`{}\\")
+                assert text in raw | settings or not set(text) & set("\"'`{}\\")
+        for text in settings:
+            # dnsmasq's own reading: no quote is left open, and nothing is taken for a comment.
+            bare = re.sub(r'"(\\.|[^"\\])*"', "", text)
+            assert '"' not in bare
+            assert " #" not in bare
         rules = gateway_rules.ruleset(plan)
         for text in (rules["v4"], rules["v6"]):
             for lines in by_key(text).values():
@@ -615,12 +668,19 @@ EVERY_KEY = {
             "public_interface": "wan0",
             "sync": "10.78.0.2",
             "sync_interface": "sync0",
+            "aliases": ["first", "*.first", "first.example.org"],
             "pki": {"certificate": "/etc/gw1.crt", "key": "/etc/gw1.key"},
         },
         "gw2": {"id": 2, "internal": "10.77.0.3", "public": "198.51.100.3", "sync": "10.78.0.3"},
     },
-    "internal": {"interface": "eth0", "network": "10.77.0.0/24", "virtual_ip": "10.77.0.1"},
+    "internal": {
+        "interface": "eth0",
+        "network": "10.77.0.0/24",
+        "virtual_ip": "10.77.0.1",
+        "aliases": "gateway",
+    },
     "public": {
+        "aliases": ["vpn"],
         "interface": "eth1",
         "network": "198.51.100.0/24",
         "virtual_ip": "198.51.100.1",
@@ -672,7 +732,14 @@ EVERY_KEY = {
             **{name: f"/etc/{name}" for name in ("tls_crypt_v2", "auth_token", "crl")},
         },
     },
-    "hosts": {"web": {"ip": "10.77.0.10", "mac": "02:00:00:00:00:10", "aliases": ["www"]}},
+    "hosts": {
+        "web": {"ip": "10.77.0.10", "mac": "02:00:00:00:00:10", "aliases": ["www"]},
+        "laptop": {
+            "ip": "10.77.0.11",
+            "mac": ["02:00:00:00:00:11", "02:00:00:00:00:12"],
+            "aliases": ["*.apps", "www.example.com", "*.example.com"],
+        },
+    },
     "firewall": {
         "confirm_timeout": 30,
         "spoof_protection": True,
@@ -693,7 +760,7 @@ EVERY_KEY = {
     },
     "nat": {
         "forwards": [
-            {"port": 443, "proto": "tcp", "to": "web", "to_port": 8443, "comment": "a shop"},
+            {"port": "443", "proto": "tcp", "to": "web", "to_port": "8443", "comment": "a shop"},
             {"port": ["7000-7009"], "to": "www", "from": "admins", "address": ["198.51.100.11"]},
         ],
         "one_to_one": [{"address": "198.51.100.12", "to": "10.77.0.20"}],
@@ -703,9 +770,13 @@ EVERY_KEY = {
         "enabled": True,
         "pool": "10.77.0.100-10.77.0.199",
         "lease_time": "12h",
-        "settings": {"log": True},
+        "settings": {"log-dhcp": True, "pxe-service": '0,"Boot"'},
     },
-    "dns": {"forwarders": ["198.51.100.100"], "settings": {"cache-size": 1000}},
+    "dns": {
+        "forwarders": ["198.51.100.100", "127.0.0.1#5335"],
+        "public_domain": True,
+        "settings": {"cache-size": 1000, "txt-record": 'a.example,"v=spf1 -all"'},
+    },
     "ntp": {"servers": ["ntp1.example.org"], "provider": "chrony", "settings": {"maxslew": 1}},
     "keepalived": {"router_id": 51, "settings": {"garp_lower_prio_repeat": 1}},
 }
@@ -713,9 +784,7 @@ EVERY_KEY = {
 
 def keys_of(source):
     """The keys that the reader asks sections of a pillar for."""
-    asked = re.findall(
-        r"\.(?:get|items|one_or_more|section|sections|entries)\(\s*\"(\w+)\"", source
-    )
+    asked = re.findall(r"\.(?:get|items|placed|section|sections|entries)\(\s*\"(\w+)\"", source)
     return set(asked)
 
 

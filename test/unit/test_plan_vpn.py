@@ -22,7 +22,8 @@ REJECTED = {
     "id beyond the reserved part": (
         {"vpn:clients": {"alice": {"id": 128}}},
         "vpn:clients:alice:id",
-        "128 is not in 2 to 127, the reserved part of 10.8.0.0/24 (VPN server main)",
+        "128 is not in 2 to 127, the reserved part of 10.8.0.0/24 (VPN server main);"
+        " a /23 would do",
     ),
     "id beyond that of the smallest server": (
         {
@@ -30,7 +31,7 @@ REJECTED = {
             "vpn:clients": {"alice": {"id": 4}},
         },
         "vpn:clients:alice:id",
-        "4 is not in 2 to 3, the reserved part of 10.9.0.0/29 (VPN server tiny)",
+        "4 is not in 2 to 3, the reserved part of 10.9.0.0/29 (VPN server tiny); a /28 would do",
     ),
     "id beyond that of one node's subnet": (
         {
@@ -38,7 +39,7 @@ REJECTED = {
             "vpn:clients": {"alice": {"id": 8}},
         },
         "vpn:clients:alice:id",
-        "8 is not in 2 to 7, the reserved part of 10.8.9.0/28 (VPN server main)",
+        "8 is not in 2 to 7, the reserved part of 10.8.9.0/28 (VPN server main); a /27 would do",
     ),
     "id of the gateway": (
         {"vpn:clients": {"alice": {"id": 1}}},
@@ -93,13 +94,14 @@ REJECTED = {
     "client of a server without room for it": (
         {"vpn:servers:main:network": "10.8.0.128/25", "vpn:clients": {"alice": {"id": 5}}},
         "vpn:servers:main:prefix",
-        "a /24 does not fit into 10.8.0.128/25",
+        "a /24 does not fit into 10.8.0.128/25: a network of /23 or prefix 26 would do",
     ),
     "client of a node without a subnet": (
         {"nodes:gw2:id": 99, "vpn:servers:main:network": "223.255.255.0/24"}
         | {"vpn:clients": {"alice": {"id": 5}}},
         "vpn:servers:main:network",
-        "223.255.255.0/24 has room for 1 subnets of /24; node gw2 with id 99 is beyond them",
+        "223.255.255.0/24 has room for 1 subnet of /24; node gw2 has id 99:"
+        " a network of /17 would do",
     ),
     "client of a node whose subnet is elsewhere": (
         {"vpn:servers:main:subnets": {"gw2": "255.255.255.254/31"}}

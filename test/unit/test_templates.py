@@ -91,6 +91,15 @@ SITES = {  # changes of pillar.example, or a whole pillar
         "vpn:pki:crl": pem("X509 CRL", "Y3Js"),
         "vpn:pki:auth_token": pem("OpenVPN auth-token server key", SECRET),
     },
+    "names": {
+        "internal:aliases": ["gateway"],
+        "hosts:backend01:mac": ["02:00:00:00:00:10", "02:00:00:00:00:11"],
+        "hosts:backend01:aliases": ["www.example.org", "*.apps", "*.example.net", "example.net"],
+        "dns:forwarders": ["127.0.0.1#5335"],
+        "dns:settings": {"cache-size": 7, "txt-record": 'a.example,"v=spf1 -all"'},
+        "dhcp:settings": {"dhcp-lease-max": 7, "pxe-service": '0,"Boot"'},
+    },
+    "public domain": {"dns:public_domain": True},
     "followers": {"follow_virtual_ip": ["my-app.service", "vm@one.service", "report.timer"]},
     "settings": {
         "vpn:servers:main:settings": SETTINGS,
@@ -1327,6 +1336,63 @@ def test_dns(render):
         "10.77.0.2 gw1.example.internal gw1",
         "10.77.0.3 gw2.example.internal gw2",
         "10.77.0.10 backend01.example.internal www.example.internal backend01 www",
+    ]
+
+
+def test_names_that_are_ours_alone(render):
+    """What is below them is asked of others, unless it is a wildcard's."""
+    found = render("names")
+    assert lines(found, "/etc/gateway/own-names") == [
+        "server=/www.example.org/",
+        "server=/example.net/",
+        "server=/*.www.example.org/#",
+    ]
+    conf = lines(found, "/etc/gateway/dns.conf")
+    assert "servers-file=/etc/gateway/own-names" in conf
+    assert [line for line in conf if line.startswith(("address", "local"))] == [
+        "local=/example.internal/",
+        "address=/*.apps.example.internal/10.77.0.10",
+        "local=/*.apps.example.internal/",
+        "address=/*.example.net/10.77.0.10",
+        "local=/*.example.net/",
+    ]
+    assert lines(found, "/etc/gateway/hosts")[2:] == [
+        "10.77.0.1 gateway.example.internal gateway",
+        "10.77.0.10 backend01.example.internal www.example.org example.net backend01",
+    ]
+    assert lines(render("example"), "/etc/gateway/own-names") == []
+
+
+def test_a_domain_that_exists_outside_is_asked_there(render):
+    found = render("public domain")
+    assert "local=/example.internal/" not in lines(found, "/etc/gateway/dns.conf")
+    names = [f"{name}.example.internal" for name in ("gw1", "gw2", "backend01", "www")]
+    assert lines(found, "/etc/gateway/own-names") == [
+        *(f"server=/{name}/" for name in names),
+        *(f"server=/*.{name}/#" for name in names),
+    ]
+
+
+def test_settings_of_dnsmasq_that_replace_the_formula_s(render):
+    """dnsmasq takes each of these once."""
+    for path, keyword, usual in [
+        ("/etc/gateway/dns.conf", "cache-size", "10000"),
+        ("/etc/gateway/dhcp.conf", "dhcp-lease-max", "100000"),
+    ]:
+        for name, value in (("example", usual), ("names", "7")):
+            found = lines(render(name), path)
+            assert [line for line in found if keyword in line] == [f"{keyword}={value}"]
+
+
+def test_quotes_reach_dnsmasq(render):
+    found = render("names")
+    assert 'txt-record=a.example,"v=spf1 -all"' in lines(found, "/etc/gateway/dns.conf")
+    assert 'pxe-service=0,"Boot"' in lines(found, "/etc/gateway/dhcp.conf")
+
+
+def test_a_reservation_for_several_cards(render):
+    assert lines(render("names"), "/etc/gateway/dhcp-hosts") == [
+        "02:00:00:00:00:10,02:00:00:00:00:11,10.77.0.10,backend01.example.internal"
     ]
 
 
