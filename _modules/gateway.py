@@ -71,7 +71,12 @@ HEALTH = "/run/gateway/health.json"
 DRAINING = "/run/gateway/draining"  # read by /usr/lib/gateway/health
 DRAINED = "/var/lib/gateway/drained"
 UPTIME = "/proc/uptime"
-EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
+# What of vpn:pki has an end.
+EXPIRING = {
+    "ca": "the CA's certificate",
+    "certificate": "this node's certificate",
+    "crl": "the revocation list",
+}
 EXPIRY_WARNING = 30  # days
 
 
@@ -972,10 +977,11 @@ def status(**kwargs):
     ``health`` (what its priority loses, and why; since when it is drained), ``services``,
     ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by hand, wait for
     their confirmation), ``sync`` (whether the peer is heard, how many connections it was told of,
-    and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
-    and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
-    should look at. While the pillar is wrong, the node is judged by what was applied last, and the
-    pillar's errors are the first problems.
+    and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``, ``digest`` (of what
+    was last applied, and of the pillar) and ``formula`` (the version that was last applied, and
+    that of the modules here). ``problems`` lists what a person should look at. While the pillar is
+    wrong, the node is judged by what was applied last, and the pillar's errors are the first
+    problems.
 
     CLI Example:
 
@@ -1014,6 +1020,7 @@ def _status(wanted, problems):
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted if by_pillar else None, problems),
+        "formula": _formula_status(),
         "problems": [
             *problems,
             *_foreign_errors(wanted),
@@ -1042,6 +1049,7 @@ def _status_without_a_plan(errors):
         "vpn": {},
         "ntp": {"synchronised": False, "stratum": None, "source": None},
         "digest": _digest_status(None, problems),
+        "formula": _formula_status(),
         "problems": problems,
     }
 
@@ -1386,10 +1394,58 @@ def _ntp_status(wanted, problems):
 
 def _digest_status(wanted, problems):
     """``wanted`` is the pillar's plan; None while the pillar is wrong."""
-    found = {"applied": _applied()["digest"], "pillar": wanted and wanted["digest"]}
-    if wanted and found["applied"] != found["pillar"]:
-        problems.append("the pillar is not what was last applied")
+    applied = _applied()
+    if wanted:
+        problems += _not_applied(applied, wanted)
+    return {"applied": applied["digest"], "pillar": wanted and wanted["digest"]}
+
+
+def _formula_status():
+    return {"applied": _applied().get("formula"), "version": gateway_plan.VERSION}
+
+
+def _not_applied(applied, wanted):
+    """What of the formula and the pillar is not what was applied last."""
+    if not applied["digest"]:
+        return ["the whole formula was never applied on this node"]
+    if applied.get("formula") != wanted["formula"]:
+        before = applied.get("formula") or "a version that did not say which"
+        # The pillar may mean something else to it. There is no telling what is whose.
+        return [f"the formula is {wanted['formula']}, and {before} was applied last: apply it"]
+    hashes = [_material_hashes(plan) for plan in (applied, wanted)]
+    newer = [
+        words
+        for name, words in EXPIRING.items()
+        if name in hashes[1] and hashes[0].get(name) != hashes[1][name]
+    ]
+    found = [f"{words} is not the one that was applied last: apply it" for words in newer]
+    parts = [
+        name
+        for name in wanted
+        if name != "digest" and _without_hashes(applied, name) != _without_hashes(wanted, name)
+    ]
+    if applied["digest"] != wanted["digest"] and (parts or not newer):
+        here = (
+            f", in {', '.join(sorted(parts))}" if parts else ", in nothing that is about this node"
+        )
+        found.append(f"the pillar is not what was last applied{here}")
     return found
+
+
+def _material_hashes(plan):
+    pki = plan.get("vpn", {}).get("pki", {})
+    return {name: material["hash"] for name, material in pki.items() if "hash" in material}
+
+
+def _without_hashes(plan, part):
+    found = plan.get(part)
+    if part != "vpn" or not found:
+        return found
+    pki = {
+        name: {key: value for key, value in material.items() if key != "hash"}
+        for name, material in found.get("pki", {}).items()
+    }
+    return found | {"pki": pki}
 
 
 def _live_routes():

@@ -110,7 +110,7 @@ def test_each_part_alone(fresh: Lab, part: str) -> None:
 
 def test_the_parts_together_are_the_whole(fresh: Lab) -> None:
     assert fresh.salt("gw2", "gateway.status")["gw2"]["problems"] == [
-        "the pillar is not what was last applied"
+        "the whole formula was never applied on this node"
     ]
     last = ok(fresh.apply("gw2"), "gw2")["gw2"]
     assert set(checks.changes(last)) == {"gateway plan that was applied"}

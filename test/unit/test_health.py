@@ -239,7 +239,7 @@ esac
         start=start,
         stop=stop,
         penalty=penalty,
-        words=lambda: errors.read_text(),
+        words=errors.read_text,
         health=health,
         published=published,
         wait=wait,

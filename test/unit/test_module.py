@@ -1013,6 +1013,7 @@ def test_status_of_a_healthy_primary(module, node):
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
+        "formula": {"applied": gateway_plan.VERSION, "version": gateway_plan.VERSION},
         "problems": [],
     }
 
@@ -1098,6 +1099,10 @@ def firewall(**changes):
     return lambda node: node.tools.update({"/usr/lib/gateway/firewall": firewall_status(**changes)})
 
 
+def spoil_applied(node, **changes):
+    node.applied.write_text(json.dumps(json.loads(node.applied.read_text()) | changes))
+
+
 PROBLEMS = {
     "rules changed by hand": (
         firewall(drift=True),
@@ -1134,21 +1139,62 @@ PROBLEMS = {
     "tunnel down": (lose_tunnel, "the tunnel of VPN server main is down"),
     "never applied": (
         lambda node: node.applied.unlink(),
-        "the pillar is not what was last applied",
+        "the whole formula was never applied on this node",
     ),
-    "applied before": (
+    "a formula without plans": (
         lambda node: node.applied.write_text("0123456789abcdef\n"),
-        "the pillar is not what was last applied",
+        f"the formula is {gateway_plan.VERSION}, and a version that did not say which was applied"
+        " last: apply it",
     ),
-    "another plan applied": (
-        lambda node: node.applied.write_text('{"digest": "0123456789abcdef", "node": {}}'),
-        "the pillar is not what was last applied",
+    "another formula applied": (
+        lambda node: spoil_applied(node, formula="202601-1"),
+        f"the formula is {gateway_plan.VERSION}, and 202601-1 was applied last: apply it",
+    ),
+    "another pillar applied": (
+        lambda node: spoil_applied(node, digest="1", nat={}, dns={}),
+        "the pillar is not what was last applied, in dns, nat",
+    ),
+    "another pillar for others": (
+        lambda node: spoil_applied(node, digest="1"),
+        "the pillar is not what was last applied, in nothing that is about this node",
     ),
     "clock": (
         lambda node: node.tools.update(chronyc=CHRONY.format(leap="Not synchronised")),
         "the clock is not synchronised",
     ),
 }
+
+
+def test_the_version_is_that_of_the_release(module, node, root):
+    lines = (root / "FORMULA").read_text().splitlines()
+    formula = dict(line.split(": ", 1) for line in lines)
+    assert module.plan()["formula"] == f"{formula['version']}-{formula['release']}"
+
+
+def test_a_revocation_list_that_was_not_applied(module, node, break_pillar, on_the_node):
+    """As after gateway_pki.revoke: it is named, and the rest of the pillar with it or not."""
+    texts = [Path(on_the_node["ca"]).parent / f"example/{name}" for name in ("crl.pem", "ca.crt")]
+    crl, ca = (path.read_text() for path in texts)
+    break_pillar({"vpn:pki:crl": crl, "vpn:pki:ca": ca})
+    node.apply()
+    assert module.status()["problems"] == []
+    said = "the revocation list is not the one that was applied last: apply it"
+    newer = {"vpn:pki:crl": crl + crl, "vpn:pki:ca": ca}
+    break_pillar(newer)
+    assert module.status()["problems"] == [said]
+    break_pillar(newer | {"domain": "other.example"})
+    pillar = "the pillar is not what was last applied, in dhcp, dns, domain, vpn"
+    assert module.status()["problems"] == [said, pillar]
+
+
+def test_a_certificate_that_was_not_applied(module, node, break_pillar, on_the_node):
+    """It is no part of the digest: each node has its own."""
+    text = Path(on_the_node["certificate"]).read_text()
+    break_pillar({"vpn:pki:certificate": text})
+    node.apply()
+    break_pillar({"vpn:pki:certificate": text + text})
+    said = "this node's certificate is not the one that was applied last: apply it"
+    assert module.status()["problems"] == [said]
 
 
 @pytest.mark.parametrize(("spoil", "problem"), PROBLEMS.values(), ids=PROBLEMS)
@@ -1771,7 +1817,7 @@ def test_a_word_on_state_sync(module, node, break_pillar, changes, undecided):
     """Advice, and no error: it keeps nothing from being applied."""
     break_pillar({"health:internal:targets": [], **changes})
     node.addresses["eth1"] += ["198.51.100.1"] if changes else []
-    node.applied.write_text(module.digest() + "\n")
+    node.apply()
     said = (
         "gateway:state_sync: connections end when the virtual IP moves; give the nodes a link of"
         " their own (state_sync: {interface: eth3}, and nodes:NODE:sync), or say false"

@@ -1,5 +1,6 @@
 """The planner, by example. What holds for every site is in test_plan_properties.py."""
 
+import re
 from functools import reduce
 
 import gateway_plan
@@ -2406,6 +2407,9 @@ def test_keys_as_text(plan, edit):
         "nodes:gw2:pki": {"key": pem("EC PRIVATE KEY").replace("\n", "\r\n")},
     }
     found = plan(changes, "gw2")["vpn"]["pki"]
+    # Of what is public it says which text it is.
+    hashes = {name: found[name].pop("hash") for name in ("ca", "certificate")}
+    assert all(re.fullmatch("[0-9a-f]{16}", text) for text in hashes.values())
     assert found == {
         "ca": {"pillar": ["gateway", "vpn", "pki", "ca"]},
         "certificate": {"pillar": ["gateway", "vpn", "pki", "certificate"]},
