@@ -42,6 +42,7 @@ LEGACY_TABLES = "/proc/net/ip_tables_names"
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
+PAM = ("/etc/pam.d", "/usr/lib/pam.d")
 FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in them are the user's
 LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
 # Keywords of dnsmasq's with a file or folder that it reads again and again.
@@ -458,6 +459,28 @@ def _vpn_warnings():
         if server.auth and server.auth.script:
             key = f"gateway:vpn:servers:{server.name}:auth:script"
             found += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
+        service = server.auth and server.auth.pam
+        if service and not any(os.path.exists(f"{folder}/{service}") for folder in PAM):
+            key = f"gateway:vpn:servers:{server.name}:auth:pam"
+            found.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
+    return found
+
+
+def _unit_warnings(wanted):
+    """Units of the user's that are not there. The package may be yet to come."""
+    services = [unit for unit in wanted["health"]["services"] if unit not in gateway_plan.WATCHED]
+    keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
+    found = []
+    for key, units in keys.items():
+        command = ("systemctl", "show", "--property", "LoadState", "--value")
+        states = _output(*command, *units).split() if units else []
+        # Without an answer from systemd nothing is known.
+        if len(states) == len(units):
+            found += [
+                f"gateway:{key}: there is no unit {unit} on this node"
+                for unit, state in zip(units, states, strict=True)
+                if state == "not-found"
+            ]
     return found
 
 
@@ -663,17 +686,28 @@ def validate(warnings=True, **kwargs):
         Also name what keeps nothing else from being applied: what is wrong with the VPN's
         certificates, keys and programs on this node, what of them ends within 30 days, files that
         dnsmasq shall read and cannot, where links, addresses, routes and resolv.conf do not go with
-        the pillar, and a missing word on state sync or on internal targets.
+        the pillar, units of the pillar that are not there, and a missing word on state sync or on
+        internal targets.
 
-    Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
+    Returns a list of ``pillar:key: what is wrong``; an empty one when all is good. From the command
+    line, ``salt`` and ``salt-call`` exit with 1 where it is not empty.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt 'gw*' gateway.validate
+        salt 'gw*' gateway.validate warnings=False
     """
     _called(kwargs)
+    by_a_person = "__pub_fun" in kwargs
+    found = _faults_of_the_pillar(by_a_person, warnings)
+    if by_a_person:
+        __context__["retcode"] = 1 if found else 0
+    return found
+
+
+def _faults_of_the_pillar(by_a_person, warnings):
     site, errors = _site()
     if errors:
         return errors
@@ -682,7 +716,6 @@ def validate(warnings=True, **kwargs):
         return errors
     here = plan()
     errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
-    by_a_person = "__pub_fun" in kwargs
     errors += _foreign_errors(here) if by_a_person else _foreign_errors_once(here)
     if not warnings:
         return errors
@@ -693,6 +726,7 @@ def validate(warnings=True, **kwargs):
         *_target_warnings(here),
         *_sync_warnings(here),
         *_dnsmasq_warnings(here),
+        *_unit_warnings(here),
         *_vpn_warnings(),
     ]
 

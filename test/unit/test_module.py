@@ -583,6 +583,54 @@ def test_all_errors_of_the_pillar(module, node, break_pillar):
     assert module.validate() == ERRORS
 
 
+def test_the_shell_learns_that_something_is_wrong(module, node, break_pillar):
+    """And nobody else: not Jinja, in whose run everything goes by other codes."""
+    call = {"__pub_fun": "gateway.validate"}
+    break_pillar(WRONG)
+    module.validate()
+    assert "retcode" not in module.__context__
+    assert module.validate(**call) == ERRORS
+    assert module.__context__["retcode"] == 1
+    break_pillar({})
+    assert module.validate(**call) == []
+    assert module.__context__["retcode"] == 0
+
+
+def test_units_that_are_not_there(module, node, break_pillar):
+    """Named, and no reason not to apply: the package may come with the same apply."""
+    states = {"a.service": "loaded", "b.timer": "not-found", "c.service": "not-found"}
+
+    def systemctl(arguments):
+        units = [name for name in arguments if name in states]
+        return "".join(f"{states[name]}\n\n" for name in units)
+
+    break_pillar(
+        {
+            "follow_virtual_ip": ["a.service", "b.timer"],
+            "health:services": ["a.service", "c.service"],
+        }
+    )
+    assert module.validate() == []  # nobody answers
+    node.tools["systemctl"] = systemctl
+    assert module.validate() == [
+        "gateway:follow_virtual_ip: there is no unit b.timer on this node",
+        "gateway:health:services: there is no unit c.service on this node",
+    ]
+    assert module.validate(warnings=False) == []
+
+
+def test_a_pam_service_that_is_not_there(module, node, break_pillar, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PAM", (str(tmp_path / "etc"), str(tmp_path / "lib")))
+    break_pillar({"vpn:servers:main:auth": {"pam": "openvpn"}, "vpn:pki:auth_token": TOKEN})
+    assert module.validate() == [
+        f"gateway:vpn:servers:main:auth:pam: {tmp_path}/etc/openvpn is not there on this node;"
+        " nobody gets in"
+    ]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/openvpn").touch()
+    assert module.validate() == []
+
+
 TITLE = "the pillar cannot be used, so this is judged by what was applied last"
 
 
