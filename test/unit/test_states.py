@@ -1623,6 +1623,24 @@ def test_a_folder_that_goes_leaves_what_is_the_users(machine):
     assert machine.run("folder_gone", str(folder), keep=keep)["changes"] == {}
 
 
+def test_nothing_of_older_versions(machine):
+    folder = machine.folder / "lib"
+    folder.mkdir()
+    older = [str(machine.folder / name) for name in ("beat", "never was")]
+    for name in ("lib/alive", "lib/.alive.swp", "lib/firewall", "beat", "other"):
+        (machine.folder / name).write_text("x")
+    (folder / "cache").mkdir()
+    (folder / "cache/x").write_text("x")
+    machine.running["scripts"] = {"name": f"{folder}/firewall", "changes": {}}
+    arguments = ("folder_only_ours", str(folder))
+    gone = [f"{folder}/{name}" for name in (".alive.swp", "alive", "cache")]
+    assert list(converges(machine, *arguments, older=older)) == [*gone, older[0]]
+    assert os.listdir(folder) == ["firewall"]
+    assert (machine.folder / "other").exists()
+    shutil.rmtree(folder)
+    assert machine.run(*arguments)["changes"] == {}
+
+
 # --------------------------------------------------------------------------------------------------
 # What follows the virtual IP
 

@@ -405,6 +405,11 @@ def test_services_come_after_their_files(site):
 
 
 def test_the_plan_is_written_last(site):
+    """After what older versions left is gone, for which all the rest has to be in force."""
+    before = site.low[-2]
+    assert before["name"] == "/usr/lib/gateway"
+    parts = {chunk["__sls__"].removesuffix(".clean") for chunk in site.low[:-2]}
+    assert parts <= {entry["sls"] for entry in before["require"]} | {"gateway.valid"}
     last = site.low[-1]
     assert last["name"] == "/var/lib/gateway/applied"
     assert json.loads(site.files[last["name"]]) == site.plan
