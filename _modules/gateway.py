@@ -699,9 +699,8 @@ def validate(warnings=True, **kwargs):
         salt 'gw*' gateway.validate
         salt 'gw*' gateway.validate warnings=False
     """
-    _called(kwargs)
     by_a_person = "__pub_fun" in kwargs
-    found = _faults_of_the_pillar(by_a_person, warnings)
+    found = _refreshed(kwargs) or _faults_of_the_pillar(by_a_person, warnings)
     if by_a_person:
         __context__["retcode"] = 1 if found else 0
     return found

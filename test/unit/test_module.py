@@ -631,6 +631,14 @@ def test_a_pam_service_that_is_not_there(module, node, break_pillar, monkeypatch
     assert module.validate() == []
 
 
+def test_a_pillar_that_does_not_render_is_an_error_like_others(module, node):
+    """So `state.apply gateway.clean force=True` finds its way without it."""
+    node.pillar["_errors"] = ["Rendering SLS 'gateway' failed"]
+    assert module.validate() == module.validate(warnings=False) == node.pillar["_errors"]
+    assert module.validate(__pub_fun="gateway.validate") == node.pillar["_errors"]
+    assert module.__context__["retcode"] == 1
+
+
 TITLE = "the pillar cannot be used, so this is judged by what was applied last"
 
 
