@@ -2504,6 +2504,7 @@ def test_the_second_example_of_the_readme(root):
     (block,) = re.findall(r"```yaml\n(# second example\n.*?)```", text, re.DOTALL)
     site, errors = gateway_plan.read(yaml.safe_load(block)["gateway"])
     assert errors == []
+    assert site
     for node in ("gw1", "gw2"):
         found = gateway_plan.plan(site, node)
         assert found["sync"]["enabled"]
