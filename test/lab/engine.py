@@ -1,4 +1,4 @@
-"""What the lab needs of the machine it runs on: tools, a Docker daemon, the two images.
+"""What the lab needs of the machine it runs on: tools, a Docker daemon, the images.
 
 No part of it knows what the site looks like; that is lab.py.
 """
@@ -229,8 +229,8 @@ def make_base_image() -> None:
     if run(["docker", "image", "inspect", BASE_IMAGE], check=False).returncode == 0:
         return
     with step("base image"):
-        pull = ["timeout", "120", "docker", "pull", "-q", "debian:12"]
-        if run(pull, check=False, timeout=130).returncode == 0:
+        pull = ["timeout", "60", "docker", "pull", "-q", "debian:12"]
+        if run(pull, check=False, timeout=70).returncode == 0:
             run(["docker", "tag", "debian:12", BASE_IMAGE])
             return
         root = OUT / "base"
