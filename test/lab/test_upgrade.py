@@ -87,6 +87,7 @@ def test_an_upgrade_loses_and_leaves_nothing(rich: Lab) -> None:
     wanted = {name: inventory(rich, name) for name in GATEWAYS}
     apply_oldest(rich)
     assert rich.host("gw1").run("ls /usr/lib/gateway/alive").stdout
+    rich.salt("gw*", "saltutil.sync_all")
     status = rich.salt("gw*", "gateway.status")
     with rich.probe() as probe:
         ok(rich.apply())
