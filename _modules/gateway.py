@@ -1220,7 +1220,10 @@ def _followers_status(wanted, role, problems):
     late = now and _now().timestamp() - float(now.split()[1]) > HOOKS_GRACE
     told, _, last = (_text(HOOKS) or "").rpartition(" ")
     if late and (told != now or last == "failed"):
-        problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
+        problems.append(
+            "not all in /etc/gateway/follow.d have ended well for the present role;"
+            " journalctl -u gateway-follow-hooks says which, and why"
+        )
     for folder in FOLDERS:
         problems += _passed_over(folder)
     return found

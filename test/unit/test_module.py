@@ -1543,7 +1543,10 @@ def test_executables_that_did_not_end_well(module, node, monkeypatch, tmp_path, 
     (tmp_path / "role").write_text("primary 1.5\n")
     if told is not None:
         (tmp_path / "told").write_text(f"{told}\n")
-    problem = "not all in /etc/gateway/follow.d have ended well for the present role"
+    problem = (
+        "not all in /etc/gateway/follow.d have ended well for the present role;"
+        " journalctl -u gateway-follow-hooks says which, and why"
+    )
     assert module.status()["problems"] == ([] if well else [problem])
     (tmp_path / "role").write_text(f"secondary {time.time()}\n")
     assert module.status()["problems"] == []
