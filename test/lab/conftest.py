@@ -103,13 +103,13 @@ def secondary_in_charge(lab: Lab) -> Iterator[None]:
 def have_formula(host: Host, commit: str = "") -> None:
     """Have the formula as it was at a commit in a host's file_roots, or as it is here."""
     folders = ("_modules", "_states", "gateway")
-    host.run(["sh", "-c", 'cd /srv/formula && rm -r "$@"', "sh", *folders])
+    make = f"for f in {' '.join(folders)}; do ln -s /srv/repo/$f .; done"
+    text = ""
     if commit:
         command = ["git", "-C", str(REPOSITORY), "archive", commit, *folders]
         archive = subprocess.run(command, check=True, capture_output=True).stdout
-        host.run("base64 -d | tar -C /srv/formula -x", input=base64.b64encode(archive).decode())
-    else:
-        host.run(f"cd /srv/formula && for f in {' '.join(folders)}; do ln -s /srv/repo/$f .; done")
+        make, text = "base64 -d | tar -x", base64.b64encode(archive).decode()
+    host.run(f"cd /srv/formula && rm -rf {' '.join(folders)} && {{ {make}; }}", input=text)
 
 
 def snapshot(lab: Lab, name: str) -> list[str]:
