@@ -128,7 +128,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 21
+    assert len(functions) == 22
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
