@@ -42,6 +42,7 @@ LEGACY_TABLES = "/proc/net/ip_tables_names"
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
+PAM = ("/etc/pam.d", "/usr/lib/pam.d")
 FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in them are the user's
 LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
 # Keywords of dnsmasq's with a file or folder that it reads again and again.
@@ -71,7 +72,12 @@ HEALTH = "/run/gateway/health.json"
 DRAINING = "/run/gateway/draining"  # read by /usr/lib/gateway/health
 DRAINED = "/var/lib/gateway/drained"
 UPTIME = "/proc/uptime"
-EXPIRING = ("ca", "certificate", "crl")  # what of vpn:pki has an end
+# What of vpn:pki has an end.
+EXPIRING = {
+    "ca": "the CA's certificate",
+    "certificate": "this node's certificate",
+    "crl": "the revocation list",
+}
 EXPIRY_WARNING = 30  # days
 
 
@@ -453,6 +459,28 @@ def _vpn_warnings():
         if server.auth and server.auth.script:
             key = f"gateway:vpn:servers:{server.name}:auth:script"
             found += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
+        service = server.auth and server.auth.pam
+        if service and not any(os.path.exists(f"{folder}/{service}") for folder in PAM):
+            key = f"gateway:vpn:servers:{server.name}:auth:pam"
+            found.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
+    return found
+
+
+def _unit_warnings(wanted):
+    """Units of the user's that are not there. The package may be yet to come."""
+    services = [unit for unit in wanted["health"]["services"] if unit not in gateway_plan.WATCHED]
+    keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
+    found = []
+    for key, units in keys.items():
+        command = ("systemctl", "show", "--property", "LoadState", "--value")
+        states = _output(*command, *units).split() if units else []
+        # Without an answer from systemd nothing is known.
+        if len(states) == len(units):
+            found += [
+                f"gateway:{key}: there is no unit {unit} on this node"
+                for unit, state in zip(units, states, strict=True)
+                if state == "not-found"
+            ]
     return found
 
 
@@ -658,17 +686,27 @@ def validate(warnings=True, **kwargs):
         Also name what keeps nothing else from being applied: what is wrong with the VPN's
         certificates, keys and programs on this node, what of them ends within 30 days, files that
         dnsmasq shall read and cannot, where links, addresses, routes and resolv.conf do not go with
-        the pillar, and a missing word on state sync or on internal targets.
+        the pillar, units of the pillar that are not there, and a missing word on state sync or on
+        internal targets.
 
-    Returns a list of ``pillar:key: what is wrong``; an empty one when all is good.
+    Returns a list of ``pillar:key: what is wrong``; an empty one when all is good. From the command
+    line, ``salt`` and ``salt-call`` exit with 1 where it is not empty.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt 'gw*' gateway.validate
+        salt 'gw*' gateway.validate warnings=False
     """
-    _called(kwargs)
+    by_a_person = "__pub_fun" in kwargs
+    found = _refreshed(kwargs) or _faults_of_the_pillar(by_a_person, warnings)
+    if by_a_person:
+        __context__["retcode"] = 1 if found else 0
+    return found
+
+
+def _faults_of_the_pillar(by_a_person, warnings):
     site, errors = _site()
     if errors:
         return errors
@@ -677,7 +715,6 @@ def validate(warnings=True, **kwargs):
         return errors
     here = plan()
     errors = [*_interface_errors(here), *_advertisement_errors(here), *_ssh_errors(here)]
-    by_a_person = "__pub_fun" in kwargs
     errors += _foreign_errors(here) if by_a_person else _foreign_errors_once(here)
     if not warnings:
         return errors
@@ -688,6 +725,7 @@ def validate(warnings=True, **kwargs):
         *_target_warnings(here),
         *_sync_warnings(here),
         *_dnsmasq_warnings(here),
+        *_unit_warnings(here),
         *_vpn_warnings(),
     ]
 
@@ -972,10 +1010,11 @@ def status(**kwargs):
     ``health`` (what its priority loses, and why; since when it is drained), ``services``,
     ``routes``, ``firewall`` (which iptables; whether rules are loaded, changed by hand, wait for
     their confirmation), ``sync`` (whether the peer is heard, how many connections it was told of,
-    and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``
-    and ``digest`` (of what was last applied, and of the pillar). ``problems`` lists what a person
-    should look at. While the pillar is wrong, the node is judged by what was applied last, and the
-    pillar's errors are the first problems.
+    and told us of), ``vpn`` (tunnel addresses, and who is connected), ``ntp``, ``digest`` (of what
+    was last applied, and of the pillar) and ``formula`` (the version that was last applied, and
+    that of the modules here). ``problems`` lists what a person should look at. While the pillar is
+    wrong, the node is judged by what was applied last, and the pillar's errors are the first
+    problems.
 
     CLI Example:
 
@@ -1014,6 +1053,7 @@ def _status(wanted, problems):
         "vpn": _vpn_status(wanted, addresses, problems),
         "ntp": _ntp_status(wanted, problems),
         "digest": _digest_status(wanted if by_pillar else None, problems),
+        "formula": _formula_status(),
         "problems": [
             *problems,
             *_foreign_errors(wanted),
@@ -1042,6 +1082,7 @@ def _status_without_a_plan(errors):
         "vpn": {},
         "ntp": {"synchronised": False, "stratum": None, "source": None},
         "digest": _digest_status(None, problems),
+        "formula": _formula_status(),
         "problems": problems,
     }
 
@@ -1179,7 +1220,10 @@ def _followers_status(wanted, role, problems):
     late = now and _now().timestamp() - float(now.split()[1]) > HOOKS_GRACE
     told, _, last = (_text(HOOKS) or "").rpartition(" ")
     if late and (told != now or last == "failed"):
-        problems.append("not all in /etc/gateway/follow.d have ended well for the present role")
+        problems.append(
+            "not all in /etc/gateway/follow.d have ended well for the present role;"
+            " journalctl -u gateway-follow-hooks says which, and why"
+        )
     for folder in FOLDERS:
         problems += _passed_over(folder)
     return found
@@ -1386,10 +1430,58 @@ def _ntp_status(wanted, problems):
 
 def _digest_status(wanted, problems):
     """``wanted`` is the pillar's plan; None while the pillar is wrong."""
-    found = {"applied": _applied()["digest"], "pillar": wanted and wanted["digest"]}
-    if wanted and found["applied"] != found["pillar"]:
-        problems.append("the pillar is not what was last applied")
+    applied = _applied()
+    if wanted:
+        problems += _not_applied(applied, wanted)
+    return {"applied": applied["digest"], "pillar": wanted and wanted["digest"]}
+
+
+def _formula_status():
+    return {"applied": _applied().get("formula"), "version": gateway_plan.VERSION}
+
+
+def _not_applied(applied, wanted):
+    """What of the formula and the pillar is not what was applied last."""
+    if not applied["digest"]:
+        return ["the whole formula was never applied on this node"]
+    if applied.get("formula") != wanted["formula"]:
+        before = applied.get("formula") or "a version that did not say which"
+        # The pillar may mean something else to it. There is no telling what is whose.
+        return [f"the formula is {wanted['formula']}, and {before} was applied last: apply it"]
+    hashes = [_material_hashes(plan) for plan in (applied, wanted)]
+    newer = [
+        words
+        for name, words in EXPIRING.items()
+        if name in hashes[1] and hashes[0].get(name) != hashes[1][name]
+    ]
+    found = [f"{words} is not the one that was applied last: apply it" for words in newer]
+    parts = [
+        name
+        for name in wanted
+        if name != "digest" and _without_hashes(applied, name) != _without_hashes(wanted, name)
+    ]
+    if applied["digest"] != wanted["digest"] and (parts or not newer):
+        here = (
+            f", in {', '.join(sorted(parts))}" if parts else ", in nothing that is about this node"
+        )
+        found.append(f"the pillar is not what was last applied{here}")
     return found
+
+
+def _material_hashes(plan):
+    pki = plan.get("vpn", {}).get("pki", {})
+    return {name: material["hash"] for name, material in pki.items() if "hash" in material}
+
+
+def _without_hashes(plan, part):
+    found = plan.get(part)
+    if part != "vpn" or not found:
+        return found
+    pki = {
+        name: {key: value for key, value in material.items() if key != "hash"}
+        for name, material in found.get("pki", {}).items()
+    }
+    return found | {"pki": pki}
 
 
 def _live_routes():

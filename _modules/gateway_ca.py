@@ -336,6 +336,10 @@ def write(path: Path, text: str | bytes) -> None:
 @contextlib.contextmanager
 def _new(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its place when it is whole and on the disk, and otherwise never was."""
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_UNFINISHED}")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     descriptor = os.open(unfinished, flags, 0o600)

@@ -78,6 +78,13 @@ DEFAULTS = {
 # OpenVPN's CONNECTION_LIST_SIZE
 MOST_REMOTES = 64
 CONFIG = "gateway_pki"
+# What an exported file is called; pillar.example has the same names.
+FILES = gateway_ca.KEYS | {
+    "ca": "ca.crt",
+    "certificate": "server.crt",
+    "crl": "crl.pem",
+    "key": "server.key",
+}
 
 
 class PkiError(CommandExecutionError, NotImplemented):
@@ -96,7 +103,10 @@ def _called(kwargs):
         raise PkiError(f"unknown argument: {', '.join(unknown)}")
     try:
         yield
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        plain = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise PkiError(plain) from error
+    except ValueError as error:
         raise PkiError(str(error)) from error
 
 
@@ -279,8 +289,8 @@ def issue_server(
     days
         How long it lives, 825 by default; it never outlives the CA.
 
-    Returns its entry, as in ``gateway_pki.list``. Raises CommandExecutionError where the name has
-    a certificate that is not revoked.
+    Returns its entry, as in ``gateway_pki.list``, with a ``warning`` where no minion is known by
+    that name. Raises CommandExecutionError where the name has a certificate that is not revoked.
 
     CLI Example:
 
@@ -289,7 +299,22 @@ def issue_server(
         salt-run salt.cmd gateway_pki.issue_server gw1
     """
     with _called(kwargs):
-        return _issue("server", name, site, algorithm, days, directory, passphrase_file)
+        entry = _issue("server", name, site, algorithm, days, directory, passphrase_file)
+        return entry | _name_warning(name)
+
+
+def _name_warning(name):
+    """What is wrong with a server's name, where this host knows who the minions are."""
+    known = set((__pillar__.get("gateway") or {}).get("nodes") or {})
+    with contextlib.suppress(OSError):  # no master, or not for this user to see
+        known |= set(os.listdir(pathlib.Path(_master_opts()["pki_dir"], "minions")))
+    if not known or name in known:
+        return {}
+    return {
+        "warning": f"no minion is called {name}; known are {', '.join(sorted(known))}. Only the"
+        " minion with that id gets this certificate. If that is a mistake:"
+        f" gateway_pki.revoke {name}"
+    }
 
 
 def issue_client(
@@ -389,7 +414,7 @@ def revoke(name, serial=None, site=None, directory=None, passphrase_file=None, *
     serial
         Revoke this one only, the one before a renewal say.
 
-    Returns the serials. To revoke again changes nothing.
+    Returns the serials, and what to do ``next``. To revoke again changes nothing.
 
     CLI Example:
 
@@ -402,10 +427,14 @@ def revoke(name, serial=None, site=None, directory=None, passphrase_file=None, *
         authority = _open_to_sign(site, directory, passphrase_file)
         serial = None if serial is None else str(serial).lower()
         serials = authority.revoke(name, serial, _option("crl_days", None))
-        return {"name": name, "revoked": serials}
+        return {
+            "name": name,
+            "revoked": serials,
+            "next": "apply the formula on every gateway: until then they let it in",
+        }
 
 
-def list_(site=None, directory=None, **kwargs):
+def list_(site=None, directory=None, short=False, **kwargs):
     """
     Every certificate of a site: first the CA's, then by name, a name's present one first.
 
@@ -413,16 +442,37 @@ def list_(site=None, directory=None, **kwargs):
     ``days_left`` (whole days, negative when over), ``revoked`` and ``current`` (False: the name has
     a newer one). A name whose file is damaged comes last, with an ``error`` and nothing else.
 
+    short
+        Return a line of text for each, for a person to read.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt-run salt.cmd gateway_pki.list
+        salt-run salt.cmd gateway_pki.list short=True
     """
     with _called(kwargs):
         authority = _open(site, directory)
         _refresh_crl(authority)
-        return authority.entries()
+        entries = authority.entries()
+        return _lines(entries) if short else entries
+
+
+def _lines(entries):
+    width = max(len(entry["name"]) for entry in entries)
+    return [f"{entry['name']:{width}}  {_in_words(entry)}" for entry in entries]
+
+
+def _in_words(entry):
+    if "error" in entry:
+        return entry["error"]
+    day, days = entry["ends"][:10], entry["days_left"]
+    end = f"ended on {day}" if days < 0 else f"until {day} ({days} days)"
+    words = [f"{entry['kind']:6}", entry["serial"], end]
+    words += ["revoked"] if entry["revoked"] else []
+    words += [] if entry["current"] else ["replaced by a newer one"]
+    return "  ".join(words)
 
 
 def crl(site=None, days=None, directory=None, passphrase_file=None, **kwargs):
@@ -502,24 +552,61 @@ def pillar(site, node, directory=None, **kwargs):
     try:
         authority = _open(site, directory)
         _refresh_crl(authority)
-        issued = authority.good(node)
-        if issued.kind != "server":
-            raise ValueError(f"{node} is a client, not a gateway")
-        found = {
-            "ca": authority.read("ca.crt"),
-            "certificate": gateway_ca.pem(issued.current),
-            "crl": authority.read("crl.pem"),
-            "key": issued.key,
-            **authority.keys(),
-        }
-        for name, text in found.items():
-            if not gateway_plan.is_pem(text, name):
-                raise ValueError(f"{name} in {authority.folder} is damaged; restore it")
-        return found
+        return _material(authority, node)
     except (ValueError, OSError) as error:
         # An exception would leave the minion without any pillar, and the reason on the master.
         log.error("No VPN certificate for the pillar of %s: %s", node, error)
         return {"error": str(error)}
+
+
+def _material(authority, node):
+    """What a gateway has of its own, and what all gateways have, by the pillar's keys."""
+    issued = authority.good(node)
+    if issued.kind != "server":
+        raise ValueError(f"{node} is a client, not a gateway")
+    found = {
+        "ca": authority.read("ca.crt"),
+        "certificate": gateway_ca.pem(issued.current),
+        "crl": authority.read("crl.pem"),
+        "key": issued.key,
+        **authority.keys(),
+    }
+    for name, text in found.items():
+        if not gateway_plan.is_pem(text, name):
+            raise ValueError(f"{name} in {authority.folder} is damaged; restore it")
+    return found
+
+
+def export(node, folder, site=None, directory=None, **kwargs):
+    """
+    Write what a gateway needs as files, to be copied to it: where its pillar cannot have the text,
+    as over salt-ssh, or masterless away from this host.
+
+    node
+        Minion id of the gateway.
+    folder
+        Made for its owner alone if it is not there. Files in it are replaced.
+
+    Returns ``{key of vpn:pki: path}``. Raises CommandExecutionError where nothing was issued to
+    that node, or it was revoked.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run salt.cmd gateway_pki.export gw1 /root/gw1
+        salt-call --local gateway_pki.export gw1 /root/gw1
+    """
+    with _called(kwargs):
+        authority = _open(site, directory)
+        _refresh_crl(authority)
+        material = _material(authority, node)
+        target = pathlib.Path(folder)
+        target.mkdir(0o700, parents=True, exist_ok=True)
+        paths = {name: target / FILES[name] for name in sorted(material)}
+        for name, path in paths.items():
+            gateway_ca.write(path, material[name])
+        return {name: str(path) for name, path in paths.items()}
 
 
 # --------------------------------------------------------------------------------------------------

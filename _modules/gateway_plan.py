@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
+VERSION = "202611-1"  # of the formula, as FORMULA has it
+
 # RFC 9568 section 5.2.4: a backup's priority is 1 to 254. High ones, close together, keep the skew
 # ((256 - priority) / 256 advert intervals), and with it a clean hand-over, at milliseconds.
 HIGHEST_PRIORITY = 250
@@ -42,6 +44,7 @@ MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 # Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
 # longer than /29; a pool holds at most 65,536 addresses).
 VPN_PREFIXES = (16, 29)
+PUBLIC_MATERIAL = ("ca", "certificate", "crl")  # of vpn:pki; the rest is secret
 TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
 # IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
@@ -2266,6 +2269,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
     node = next(node for node in site.nodes if node.name == name)
     peers = [peer for peer in site.nodes if peer is not node]
     return {
+        "formula": VERSION,
         "digest": site.digest,
         "domain": site.domain,
         "node": {
@@ -2493,14 +2497,24 @@ def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
     return {
         "error": site.vpn_error,
         "pki": {
-            # A path on the node, or the keys that lead to the PEM text in the pillar: a plan is
-            # shown and logged, so it never holds the text itself.
-            name: {"path": material.path} if material.path else {"pillar": list(material.keys)}
+            name: _plan_material(name, material)
             for name, material in sorted((site.vpn_pki | node.pki).items())
         },
         "networks": [str(network) for network in _client_networks(site)],
         "servers": [_plan_server(site, server, node) for server in site.vpn_servers],
     }
+
+
+def _plan_material(name: str, material: Material) -> dict[str, Any]:
+    """A path on the node, or the keys that lead to the PEM text in the pillar: a plan is shown and
+    logged, so it never holds the text itself. Of what is public it has a hash, by which one sees
+    that it is another one."""
+    if material.path:
+        return {"path": material.path}
+    found: dict[str, Any] = {"pillar": list(material.keys)}
+    if name in PUBLIC_MATERIAL:
+        found["hash"] = hashlib.sha256((material.text or "").encode()).hexdigest()[:16]
+    return found
 
 
 def _client_networks(site: Site) -> list[IPv4Network]:

@@ -1231,14 +1231,34 @@ def folder_gone(name, keep=()):
     if not kept and os.path.isdir(name):
         changes = {name: "removed"}
 
-    def act():
-        for path in changes:
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            else:
-                os.remove(path)
+    return _result(
+        name, changes, "Removed.", "They would be removed.", lambda: _remove_all(changes)
+    )
 
-    return _result(name, changes, "Removed.", "They would be removed.", act)
+
+def _remove_all(paths):
+    for path in paths:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.remove(path)
+
+
+def folder_only_ours(name, older=()):
+    """
+    The folder ``name``, which is ours as a whole, has what states of this run have put there, and
+    nothing that an older version of the formula did. It comes after them: what runs names none of
+    it then.
+
+    older
+        Files that older versions had elsewhere.
+    """
+    put = {ret["name"] for ret in __running__.values()}
+    entries = sorted(os.listdir(name)) if os.path.isdir(name) else []
+    paths = [f"{name}/{entry}" for entry in entries if f"{name}/{entry}" not in put]
+    paths += [path for path in older if os.path.lexists(path)]
+    changes = dict.fromkeys(paths, "removed")
+    return _result(name, changes, "Removed.", "They would be removed.", lambda: _remove_all(paths))
 
 
 def openvpn_servers_only(name, service, instances):

@@ -17,16 +17,11 @@ include:
 
 {%- if plan %}
 
-# What `gateway.status` and a drain go by while the pillar is wrong, and compare it with otherwise.
-# It has no secrets, but names what is behind the gateway; the templates' free `settings` are in it.
-gateway plan that was applied:
-  gateway.file:
-    - name: /var/lib/gateway/applied
-    - source: salt://gateway/files/applied.jinja
-    - template: jinja
-    - mode: '0600'
-    # As long as the pillar is large, and what it means is in the diffs of all the others.
-    - show_changes: False
+# After all others: what runs may have named it until now.
+nothing of older versions:
+  gateway.folder_only_ours:
+    - name: /usr/lib/gateway
+    - older: [/run/gateway/keepalived-beat]
     - require:
       - sls: gateway.firewall
       - sls: gateway.kernel
@@ -39,4 +34,17 @@ gateway plan that was applied:
       - sls: gateway.follow
       - sls: gateway.health
       - sls: gateway.keepalived
+
+# What `gateway.status` and a drain go by while the pillar is wrong, and compare it with otherwise.
+# It has no secrets, but names what is behind the gateway; the templates' free `settings` are in it.
+gateway plan that was applied:
+  gateway.file:
+    - name: /var/lib/gateway/applied
+    - source: salt://gateway/files/applied.jinja
+    - template: jinja
+    - mode: '0600'
+    # As long as the pillar is large, and what it means is in the diffs of all the others.
+    - show_changes: False
+    - require:
+      - gateway: nothing of older versions
 {%- endif %}

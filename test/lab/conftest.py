@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from lab import Host, Lab
+from lab import REPOSITORY, Host, Lab
 
 GATEWAYS = tuple(checks.INTERNAL)
 # What this formula may touch, and what the kernel has. Counters, times and leases aside.
@@ -33,7 +35,7 @@ grep -r . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/src_valid_mark
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """A lab that is up, with the example's site and certificates where it expects them."""
-    with Lab().visit() as lab:
+    with Lab(tests=True).visit() as lab:
         pki.distribute(lab)
         yield lab
 
@@ -96,6 +98,18 @@ def secondary_in_charge(lab: Lab) -> Iterator[None]:
     finally:
         lab.host("gw1").run("systemctl start keepalived")
         wait_for_primary(lab)
+
+
+def have_formula(host: Host, commit: str = "") -> None:
+    """Have the formula as it was at a commit in a host's file_roots, or as it is here."""
+    folders = ("_modules", "_states", "gateway")
+    make = f"for f in {' '.join(folders)}; do ln -s /srv/repo/$f .; done"
+    text = ""
+    if commit:
+        command = ["git", "-C", str(REPOSITORY), "archive", commit, *folders]
+        archive = subprocess.run(command, check=True, capture_output=True).stdout
+        make, text = "base64 -d | tar -x", base64.b64encode(archive).decode()
+    host.run(f"cd /srv/formula && rm -rf {' '.join(folders)} && {{ {make}; }}", input=text)
 
 
 def snapshot(lab: Lab, name: str) -> list[str]:

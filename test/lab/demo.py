@@ -191,9 +191,11 @@ def versions(lab: Lab) -> dict[str, str]:
 def main() -> int:
     story = Story()
     try:
+        was_up = Lab().is_up()
         with Lab().visit() as lab:
-            # Bare servers, whatever was done to them before.
-            lab.renew("gw1", "gw2", "backend01")
+            if was_up:
+                # Bare servers, whatever was done to them before.
+                lab.renew("gw1", "gw2", "backend01")
             pki.distribute(lab)
             apply(lab, story, "first apply")
             second = story.figures["second_apply"] = apply(lab, story, "second apply")

@@ -1,4 +1,4 @@
-"""What the lab needs of the machine it runs on: tools, a Docker daemon, the two images.
+"""What the lab needs of the machine it runs on: tools, a Docker daemon, the images.
 
 No part of it knows what the site looks like; that is lab.py.
 """
@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ OUT = LAB / "out"
 STATE = OUT / "state.json"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE_IMAGE = "gateway-lab-base"
-SALT_SERIES = os.environ.get("SALT_SERIES", "3008")  # 3006, 3007 or 3008
+SALT_VERSIONS = {"3006": "3006.28", "3007": "3007.15", "3008": "3008.3"}
+SALT_SERIES = os.environ.get("SALT_SERIES", "3008")  # one of them
 LAB_NAME = os.environ.get("LAB_NAME", "gateway-lab")  # another one for a second lab beside it
 TOOLS = {  # what the lab calls, and Debian's package of it
     "dockerd": "docker.io",
@@ -81,14 +83,16 @@ def wait_for(what: str, condition: Callable[[], object], timeout: float) -> None
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
-    """Print what happens now, that it still happens (every 10 s), and how long it took."""
+def step(text: str, detail: Callable[[], str] = str) -> Iterator[None]:
+    """Print what happens now, that it still happens (every 10 s, with what `detail` then says), and
+    how long it took."""
     start = time.monotonic()
     done = threading.Event()
 
     def report() -> None:
         while not done.wait(10):
-            print(f"  ... {text} ({time.monotonic() - start:.0f} s)", flush=True)
+            seconds = time.monotonic() - start
+            print(f"  ... {text} ({seconds:.0f} s) {detail()}".rstrip(), flush=True)
 
     print(f"- {text}", flush=True)
     reporter = threading.Thread(target=report, daemon=True)
@@ -184,9 +188,10 @@ def compose_command() -> tuple[str, ...]:
 
 
 def compose(*arguments: str, timeout: float = 120) -> None:
-    """Run Docker Compose on the lab's description."""
+    """Run Docker Compose on the lab's description, with the gateways' image that was built last."""
     project = ["--project-name", LAB_NAME, "--file", str(LAB / "compose.yml")]
     environment = {**os.environ, "SALT_SERIES": SALT_SERIES, "LAB_NAME": LAB_NAME}
+    environment["NODE"] = read_state().get("node", "node")
     run([*compose_command(), *project, *arguments], timeout=timeout, env=environment)
 
 
@@ -224,8 +229,8 @@ def make_base_image() -> None:
     if run(["docker", "image", "inspect", BASE_IMAGE], check=False).returncode == 0:
         return
     with step("base image"):
-        pull = ["timeout", "120", "docker", "pull", "-q", "debian:12"]
-        if run(pull, check=False, timeout=130).returncode == 0:
+        pull = ["timeout", "60", "docker", "pull", "-q", "debian:12"]
+        if run(pull, check=False, timeout=70).returncode == 0:
             run(["docker", "tag", "debian:12", BASE_IMAGE])
             return
         root = OUT / "base"
@@ -235,22 +240,37 @@ def make_base_image() -> None:
         shutil.rmtree(root)
 
 
-def build_images() -> None:
-    """Build the images unless they were built from just these files."""
+def build_images(node: str) -> None:
+    """Build the image of the gateways (node or test-node) and that of all others, unless they were
+    built from just these files."""
     context = build_context()
-    digest = hashlib.sha256(context).hexdigest()[:16]
-    for target in ("node", "client"):
+    for target in (node, "client"):
         image = f"{LAB_NAME}-{target}"
+        arguments = {"SALT": SALT_VERSIONS[SALT_SERIES]}
+        if target == "test-node":
+            arguments["SALTS"] = " ".join(SALT_VERSIONS.values())
+        whole = context + json.dumps(arguments).encode()
+        digest = hashlib.sha256(whole).hexdigest()[:16]
         if image_label(image) == digest:
             continue
         make_base_image()
-        with step(f"image {image}"), (OUT / f"build-{target}.log").open("w") as log:
+        log = OUT / f"build-{target}.log"
+        with step(f"image {image}", partial(build_step, log)), log.open("w") as file:
             command = ["docker", "build", "--network=host", "--force-rm", "--target", target]
+            for key, value in arguments.items():
+                command += ["--build-arg", f"{key}={value}"]
             command += ["--tag", image, "--label", f"gateway-lab={digest}", "-"]
             built = subprocess.run(
-                command, check=False, input=context, stdout=log, stderr=log, timeout=1800
+                command, check=False, input=context, stdout=file, stderr=file, timeout=1800
             )
             if built.returncode:
-                raise LabError(f"{image} cannot be built, see {log.name}")
+                raise LabError(f"{image} cannot be built, see {log}")
     # What a former version left over; containers that still use it keep it.
     run(["docker", "image", "prune", "--force", "--filter", "label=gateway-lab"])
+
+
+def build_step(log: Path) -> str:
+    """Return what a build does now."""
+    lines = log.read_text(errors="replace").splitlines()
+    steps = [line for line in lines if re.match(r"Step \d+/\d+ :|#\d+ \[", line)]
+    return " ".join(steps[-1].split())[:70] if steps else ""

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from select import select
 from types import TracebackType
@@ -420,11 +421,12 @@ class Sessions:
 
 
 class Lab:
-    """The whole site."""
+    """The whole site. With `tests` the gateways have what tests ask for beside the demo."""
 
     hosts = tuple(TOPOLOGY)
 
-    def __init__(self) -> None:
+    def __init__(self, tests: bool = False) -> None:
+        self._node = "test-node" if tests else "node"
         self._caller: subprocess.Popen[str] | None = None  # salt_calls.py on the master
 
     def host(self, name: str) -> Host:
@@ -440,18 +442,22 @@ class Lab:
         (OUT / "pillar").mkdir(parents=True, exist_ok=True)
         install_tools()
         start_docker()
-        build_images()
+        if read_state().get("definition") == self._definition("test-node"):
+            self._node = "test-node"  # is there already, and does for all
+        remember(node=self._node)
+        build_images(self._node)
         self.set_site(self.with_authority())
         self.set_pillar({})
         (OUT / "pillar" / "top.sls").write_text("base: {'gw*': [site, overrides]}\n")
-        if read_state().get("definition") != self._definition() or not switch_exists():
+        definition = self._definition(self._node)
+        if read_state().get("definition") != definition or not switch_exists():
             self._remove_hosts()
         make_switch()
         self._start_hosts()
         self._plug_all()
         with step("Salt minions"):
             self.wait_minions()
-        remember(definition=self._definition())
+        remember(definition=definition)
 
     def down(self) -> None:
         """Remove hosts, switch, and the Docker daemon if the lab started it. Images stay."""
@@ -464,13 +470,17 @@ class Lab:
     @contextmanager
     def visit(self) -> Iterator[Lab]:
         """Have the lab up, and remove it afterwards unless it was up before."""
-        stays = docker_runs() and any(self.status().values())
+        stays = self.is_up()
         try:
             self.up()
             yield self
         finally:
             if not stays:
                 self.down()
+
+    def is_up(self) -> bool:
+        """Whether any of it is up."""
+        return docker_runs() and any(self.status().values())
 
     def renew(self, *names: str) -> None:
         """Replace hosts by new ones, on which nobody has done anything yet."""
@@ -638,10 +648,11 @@ class Lab:
 
     # parts of up and down
 
-    def _definition(self) -> str:
-        """Return a digest of everything that makes this lab what it is."""
+    @staticmethod
+    def _definition(node: str) -> str:
+        """Return a digest of everything that makes a lab with this image of gateways what it is."""
         parts = [build_context(), (LAB / "compose.yml").read_bytes()]
-        parts.append(f"{TOPOLOGY}{SALT_SERIES}".encode())
+        parts.append(f"{TOPOLOGY}{SALT_SERIES}{node}".encode())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def _remove_hosts(self) -> None:
@@ -715,6 +726,12 @@ def main() -> int:
     try:
         if arguments.command == "shell":
             shell(arguments.host)
+        elif arguments.command == "up":
+            lab.up()
+            # Not at the top: it imports this file.
+            import_module("pki").distribute(lab)
+            print("the lab is up; for instance: make shell HOST=master, and there:")
+            print("  salt 'gw*' state.apply gateway")
         elif arguments.command == "status":
             for name, state in lab.status().items():
                 print(f"{name:10} {state or 'off'}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lab import AUTHORITY, Host, Lab
+from lab import AUTHORITY, Host, Lab, step
 
 FOLDER = "/srv/vpn"  # of a client's profiles
 ON_GATEWAY = "/etc/openvpn/pki"  # where pillar.example looks for what a user brings
@@ -44,18 +44,20 @@ def library(lab: Lab, script: str) -> str:
 def distribute(lab: Lab) -> None:
     """Make the authority with a certificate for each gateway, and the clients' profiles, unless
     they are there."""
-    master = lab.host("master")
-    master.run("salt-run saltutil.sync_modules", timeout=120)
-    if master.run(["test", "-e", AUTHORITY], check=False).returncode:
-        call(lab, "create_ca", "example")
-    have = {item["name"] for item in call(lab, "list") if item["current"] and not item["revoked"]}
-    for gateway in ("gw1", "gw2"):
-        if gateway not in have:
-            call(lab, "issue_server", gateway)
-    for client in CLIENTS:
-        if client not in have:
-            call(lab, "issue_client", client)
-        provide(lab, client, client)
+    with step("certificates, with gateway_pki on the master"):
+        master = lab.host("master")
+        master.run("salt-run saltutil.sync_modules", timeout=120)
+        if master.run(["test", "-e", AUTHORITY], check=False).returncode:
+            call(lab, "create_ca", "example")
+        items = call(lab, "list")
+        have = {item["name"] for item in items if item["current"] and not item["revoked"]}
+        for gateway in ("gw1", "gw2"):
+            if gateway not in have:
+                call(lab, "issue_server", gateway)
+        for client in CLIENTS:
+            if client not in have:
+                call(lab, "issue_client", client)
+            provide(lab, client, client)
 
 
 def provide(lab: Lab, host: str, name: str) -> None:

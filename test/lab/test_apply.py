@@ -5,6 +5,7 @@ The first tests go through the life of two new servers, in this order.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import checks
 import pki
 import pytest
 from conftest import GATEWAYS, converge, ok, snapshot
-from lab import Lab
+from engine import LAB, run
+from lab import AUTHORITY, Lab
 
 Change = Callable[..., dict[str, Any]]
 WRONG = {
@@ -34,6 +36,21 @@ def fresh(lab: Lab) -> Lab:
     lab.renew(*GATEWAYS)
     pki.distribute(lab)
     return lab
+
+
+def test_a_lab_that_is_up_can_be_applied(lab: Lab) -> None:
+    """`make up` brings the certificates that the pillar asks the master for."""
+    master = lab.host("master")
+    master.run(f"mv {AUTHORITY} /root/authority")
+    try:
+        bare = lab.apply(test=True)
+        run([sys.executable, str(LAB / "lab.py"), "up"], timeout=180)
+        ok(lab.apply(test=True))
+    finally:
+        master.run(f"rm -rf {AUTHORITY}; mv /root/authority {AUTHORITY}")
+        pki.distribute(lab)
+    for name in GATEWAYS:
+        assert "has no CA" in checks.failures(bare[name])["openvpn certificates"]
 
 
 def test_a_wrong_pillar_names_every_error_and_changes_nothing(fresh: Lab) -> None:

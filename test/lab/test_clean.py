@@ -100,6 +100,19 @@ def test_clean_leaves_nothing_of_ours_and_all_else_as_it_was(fresh: Lab) -> None
     assert checks.changes(ok(fresh.apply("gw2", "gateway.clean"), "gw2")["gw2"]) == {}
 
 
+def test_clean_where_the_pillar_does_not_render(fresh: Lab) -> None:
+    """Salt refuses such a run, unless it is told not to."""
+    fresh.set_site("gateway: {{ nobody.knows() }}\n")
+    try:
+        refused = fresh.apply("gw2", "gateway.clean", test=True)["gw2"]
+        ok(fresh.apply("gw2", "gateway.clean", test=True, force=True), "gw2")
+        wrong = fresh.apply("gw2", test=True, force=True)["gw2"]
+    finally:
+        fresh.set_site(fresh.with_authority())
+    assert "Rendering SLS" in str(refused)
+    assert list(checks.failures(wrong)) == ["gateway pillar"]
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_alone(fresh: Lab, part: str) -> None:
     """From nothing, without the others; a second time nothing is left to do."""
@@ -110,7 +123,7 @@ def test_each_part_alone(fresh: Lab, part: str) -> None:
 
 def test_the_parts_together_are_the_whole(fresh: Lab) -> None:
     assert fresh.salt("gw2", "gateway.status")["gw2"]["problems"] == [
-        "the pillar is not what was last applied"
+        "the whole formula was never applied on this node"
     ]
     last = ok(fresh.apply("gw2"), "gw2")["gw2"]
     assert set(checks.changes(last)) == {"gateway plan that was applied"}

@@ -66,12 +66,12 @@ def test_a_check_of_the_user_fails(site: Lab) -> None:
     """On one node it moves the virtual IP, on both it does not."""
     check = "/etc/gateway/health.d/lab"
     for name in GATEWAYS:
-        site.host(name).write(check, "#!/bin/sh\ntest ! -e /run/ill\n", mode=0o755)
+        site.host(name).write(check, "#!/bin/sh\necho all; test ! -e /run/ill\n", mode=0o755)
     try:
         with site.probe() as probe:
             site.host("gw1").run("touch /run/ill")
             wait_for(site, "gw2")
-            assert status(site, "gw1")["health"]["faults"] == ["check lab fails"]
+            assert status(site, "gw1")["health"]["faults"] == ["check lab fails: all"]
             site.host("gw2").run("touch /run/ill")
             time.sleep(9)
             assert checks.holders(site) == ["gw2"]

@@ -3,10 +3,8 @@ undisturbed one would, and meanwhile nothing is open that should not be."""
 
 from __future__ import annotations
 
-import base64
 import json
 import random
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,8 +12,8 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import converge, snapshot, wait_for_primary
-from lab import REPOSITORY, Host, Lab
+from conftest import converge, have_formula, snapshot, wait_for_primary
+from lab import Host, Lab
 
 CALL = "salt-call --config-dir /etc/salt/masterless --out=json"
 GW1 = checks.PUBLIC["gw1"]
@@ -381,36 +379,15 @@ def test_nothing_passes_at_any_time(alone: Lab) -> None:
     assert strangers(alone, act) == {}
 
 
-@pytest.fixture
-def older_formula(alone: Lab) -> Iterator[Callable[[bool], None]]:
-    """Have gw1 apply the formula as it was before it had a gate, or the present one again."""
-    gw1 = alone.host("gw1")
-    folders = "_modules _states gateway"
-    archive = subprocess.run(
-        ["git", "-C", str(REPOSITORY), "archive", BEFORE_THE_GATE, *folders.split()],
-        check=True,
-        capture_output=True,
-    ).stdout
-
-    def have(older: bool) -> None:
-        gw1.run(f"cd /srv/formula && rm -r {folders}")
-        if older:
-            gw1.run("base64 -d | tar -C /srv/formula -x", input=base64.b64encode(archive).decode())
-        else:
-            gw1.run(f"cd /srv/formula && for f in {folders}; do ln -s /srv/repo/$f .; done")
-
-    yield have
-    have(False)
-    ok(apply(gw1))
-
-
-def test_an_upgrade_opens_nothing(alone: Lab, older_formula: Callable[[bool], None]) -> None:
+def test_an_upgrade_opens_nothing(alone: Lab) -> None:
     """From a formula without a gate, in one apply."""
     gw1 = alone.host("gw1")
     ok(apply(gw1, "gateway.clean"))
-    older_formula(True)
-    ok(apply(gw1))
-    older_formula(False)
+    have_formula(gw1, BEFORE_THE_GATE)
+    try:
+        ok(apply(gw1))
+    finally:
+        have_formula(gw1)
     assert strangers(alone, lambda: ok(apply(gw1))) == {}
     assert "blackhole" in gw1.run("ip rule show").stdout
     assert gw1.run("cat /proc/sys/net/ipv4/ip_forward").stdout == "1\n"

@@ -185,19 +185,19 @@ esac
         "draining": 3,
     }
     processes = []
+    errors = tmp_path / "errors"
+    errors.touch()
 
     def start(**changes):
         config.write_text("".join(f"{k}={v}\n" for k, v in (settings | changes).items()))
         command = ["bash", str(script)]
         subprocess.run([*command, "prepare"], check=True)
-        processes.append(
-            subprocess.Popen(
-                command,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+        with errors.open("ab") as log:
+            processes.append(
+                subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+                )
             )
-        )
 
     def stop():
         process = processes.pop()
@@ -224,6 +224,13 @@ esac
             assert time.monotonic() < end, found
             time.sleep(0.02)
 
+    def published(seconds=8):
+        """Return when the report says why, which comes after the number."""
+        end = time.monotonic() + seconds
+        while not health() or not health()["faults"]:
+            assert time.monotonic() < end, health()
+            time.sleep(0.02)
+
     def tell(line):
         with open(os.open(run / "health.fifo", os.O_RDWR), "wb", buffering=0) as pipe:
             pipe.write(f"{line}\n".encode())
@@ -232,6 +239,9 @@ esac
         start=start,
         stop=stop,
         penalty=penalty,
+        words=errors.read_text,
+        health=health,
+        published=published,
         wait=wait,
         says=says,
         tell=tell,
@@ -341,6 +351,7 @@ def test_faults(monitor):
     monitor.start()
     monitor.wait(-8)
     monitor.says("faults", "check mine fails")
+    assert monitor.words() == ""
     # A restart in the middle of it forgets nothing.
     monitor.stop()
     monitor.start()
@@ -351,6 +362,45 @@ def test_faults(monitor):
     monitor.dead.touch()
     monitor.wait(-8)
     monitor.says("faults", "service some.service is failed")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo first; echo '  disk is full '; echo; exit 1", ":   disk is full "),
+        (r"""printf 'a "b" \\ \303\274\033[31m\n' >&2; exit 1""", ": a 'b' ? ???[31m"),
+        (r"yes 0123456789 | head -c 30000000; printf '\nno-end'; exit 1", ": no-end"),
+        ("printf '\\000\\n'; exit 1", ""),
+        ("date +%N; exit 1", None),
+        ("sleep 60 & echo left something behind; exit 1", ""),
+    ],
+)
+def test_what_a_check_says_last(monitor, script, words):
+    """It comes through as JSON, one line of it, and the same for as long as the check fails."""
+    monitor.address.touch()
+    check = monitor.checks / "mine"
+    check.write_text(f"#!/bin/sh\n{script}\n")
+    check.chmod(0o755)
+    monitor.start()
+    monitor.wait(-8, seconds=25)
+    monitor.published()
+    (first,) = monitor.health()["faults"]
+    if words is None:
+        time.sleep(4)
+        assert monitor.health()["faults"] == [first]
+        words = first.removeprefix("check mine fails")
+        assert words[2:].isdigit()
+    assert first == f"check mine fails{words}"
+
+
+def test_a_check_that_does_not_end(monitor):
+    monitor.address.touch()
+    check = monitor.checks / "mine"
+    check.write_text("#!/bin/sh\necho so far; exec sleep 60\n")
+    check.chmod(0o755)
+    monitor.start()
+    monitor.wait(-8, seconds=20)
+    monitor.says("faults", "check mine fails: no end within 5 s")
 
 
 def test_drained(monitor):

@@ -583,6 +583,62 @@ def test_all_errors_of_the_pillar(module, node, break_pillar):
     assert module.validate() == ERRORS
 
 
+def test_the_shell_learns_that_something_is_wrong(module, node, break_pillar):
+    """And nobody else: not Jinja, in whose run everything goes by other codes."""
+    call = {"__pub_fun": "gateway.validate"}
+    break_pillar(WRONG)
+    module.validate()
+    assert "retcode" not in module.__context__
+    assert module.validate(**call) == ERRORS
+    assert module.__context__["retcode"] == 1
+    break_pillar({})
+    assert module.validate(**call) == []
+    assert module.__context__["retcode"] == 0
+
+
+def test_units_that_are_not_there(module, node, break_pillar):
+    """Named, and no reason not to apply: the package may come with the same apply."""
+    states = {"a.service": "loaded", "b.timer": "not-found", "c.service": "not-found"}
+
+    def systemctl(arguments):
+        units = [name for name in arguments if name in states]
+        return "".join(f"{states[name]}\n\n" for name in units)
+
+    break_pillar(
+        {
+            "follow_virtual_ip": ["a.service", "b.timer"],
+            "health:services": ["a.service", "c.service"],
+        }
+    )
+    assert module.validate() == []  # nobody answers
+    node.tools["systemctl"] = systemctl
+    assert module.validate() == [
+        "gateway:follow_virtual_ip: there is no unit b.timer on this node",
+        "gateway:health:services: there is no unit c.service on this node",
+    ]
+    assert module.validate(warnings=False) == []
+
+
+def test_a_pam_service_that_is_not_there(module, node, break_pillar, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PAM", (str(tmp_path / "etc"), str(tmp_path / "lib")))
+    break_pillar({"vpn:servers:main:auth": {"pam": "openvpn"}, "vpn:pki:auth_token": TOKEN})
+    assert module.validate() == [
+        f"gateway:vpn:servers:main:auth:pam: {tmp_path}/etc/openvpn is not there on this node;"
+        " nobody gets in"
+    ]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/openvpn").touch()
+    assert module.validate() == []
+
+
+def test_a_pillar_that_does_not_render_is_an_error_like_others(module, node):
+    """So `state.apply gateway.clean force=True` finds its way without it."""
+    node.pillar["_errors"] = ["Rendering SLS 'gateway' failed"]
+    assert module.validate() == module.validate(warnings=False) == node.pillar["_errors"]
+    assert module.validate(__pub_fun="gateway.validate") == node.pillar["_errors"]
+    assert module.__context__["retcode"] == 1
+
+
 TITLE = "the pillar cannot be used, so this is judged by what was applied last"
 
 
@@ -1013,6 +1069,7 @@ def test_status_of_a_healthy_primary(module, node):
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
         "digest": {"applied": digest, "pillar": digest},
+        "formula": {"applied": gateway_plan.VERSION, "version": gateway_plan.VERSION},
         "problems": [],
     }
 
@@ -1098,6 +1155,10 @@ def firewall(**changes):
     return lambda node: node.tools.update({"/usr/lib/gateway/firewall": firewall_status(**changes)})
 
 
+def spoil_applied(node, **changes):
+    node.applied.write_text(json.dumps(json.loads(node.applied.read_text()) | changes))
+
+
 PROBLEMS = {
     "rules changed by hand": (
         firewall(drift=True),
@@ -1134,21 +1195,62 @@ PROBLEMS = {
     "tunnel down": (lose_tunnel, "the tunnel of VPN server main is down"),
     "never applied": (
         lambda node: node.applied.unlink(),
-        "the pillar is not what was last applied",
+        "the whole formula was never applied on this node",
     ),
-    "applied before": (
+    "a formula without plans": (
         lambda node: node.applied.write_text("0123456789abcdef\n"),
-        "the pillar is not what was last applied",
+        f"the formula is {gateway_plan.VERSION}, and a version that did not say which was applied"
+        " last: apply it",
     ),
-    "another plan applied": (
-        lambda node: node.applied.write_text('{"digest": "0123456789abcdef", "node": {}}'),
-        "the pillar is not what was last applied",
+    "another formula applied": (
+        lambda node: spoil_applied(node, formula="202601-1"),
+        f"the formula is {gateway_plan.VERSION}, and 202601-1 was applied last: apply it",
+    ),
+    "another pillar applied": (
+        lambda node: spoil_applied(node, digest="1", nat={}, dns={}),
+        "the pillar is not what was last applied, in dns, nat",
+    ),
+    "another pillar for others": (
+        lambda node: spoil_applied(node, digest="1"),
+        "the pillar is not what was last applied, in nothing that is about this node",
     ),
     "clock": (
         lambda node: node.tools.update(chronyc=CHRONY.format(leap="Not synchronised")),
         "the clock is not synchronised",
     ),
 }
+
+
+def test_the_version_is_that_of_the_release(module, node, root):
+    lines = (root / "FORMULA").read_text().splitlines()
+    formula = dict(line.split(": ", 1) for line in lines)
+    assert module.plan()["formula"] == f"{formula['version']}-{formula['release']}"
+
+
+def test_a_revocation_list_that_was_not_applied(module, node, break_pillar, on_the_node):
+    """As after gateway_pki.revoke: it is named, and the rest of the pillar with it or not."""
+    texts = [Path(on_the_node["ca"]).parent / f"example/{name}" for name in ("crl.pem", "ca.crt")]
+    crl, ca = (path.read_text() for path in texts)
+    break_pillar({"vpn:pki:crl": crl, "vpn:pki:ca": ca})
+    node.apply()
+    assert module.status()["problems"] == []
+    said = "the revocation list is not the one that was applied last: apply it"
+    newer = {"vpn:pki:crl": crl + crl, "vpn:pki:ca": ca}
+    break_pillar(newer)
+    assert module.status()["problems"] == [said]
+    break_pillar(newer | {"domain": "other.example"})
+    pillar = "the pillar is not what was last applied, in dhcp, dns, domain, vpn"
+    assert module.status()["problems"] == [said, pillar]
+
+
+def test_a_certificate_that_was_not_applied(module, node, break_pillar, on_the_node):
+    """It is no part of the digest: each node has its own."""
+    text = Path(on_the_node["certificate"]).read_text()
+    break_pillar({"vpn:pki:certificate": text})
+    node.apply()
+    break_pillar({"vpn:pki:certificate": text + text})
+    said = "this node's certificate is not the one that was applied last: apply it"
+    assert module.status()["problems"] == [said]
 
 
 @pytest.mark.parametrize(("spoil", "problem"), PROBLEMS.values(), ids=PROBLEMS)
@@ -1441,7 +1543,10 @@ def test_executables_that_did_not_end_well(module, node, monkeypatch, tmp_path, 
     (tmp_path / "role").write_text("primary 1.5\n")
     if told is not None:
         (tmp_path / "told").write_text(f"{told}\n")
-    problem = "not all in /etc/gateway/follow.d have ended well for the present role"
+    problem = (
+        "not all in /etc/gateway/follow.d have ended well for the present role;"
+        " journalctl -u gateway-follow-hooks says which, and why"
+    )
     assert module.status()["problems"] == ([] if well else [problem])
     (tmp_path / "role").write_text(f"secondary {time.time()}\n")
     assert module.status()["problems"] == []
@@ -1771,7 +1876,7 @@ def test_a_word_on_state_sync(module, node, break_pillar, changes, undecided):
     """Advice, and no error: it keeps nothing from being applied."""
     break_pillar({"health:internal:targets": [], **changes})
     node.addresses["eth1"] += ["198.51.100.1"] if changes else []
-    node.applied.write_text(module.digest() + "\n")
+    node.apply()
     said = (
         "gateway:state_sync: connections end when the virtual IP moves; give the nodes a link of"
         " their own (state_sync: {interface: eth3}, and nodes:NODE:sync), or say false"

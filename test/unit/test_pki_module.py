@@ -137,12 +137,60 @@ def test_errors_are_shown_plainly_by_salt_run_too(pki):
 def test_renew_and_revoke(pki):
     first = pki.list_()[1]["serial"]
     assert pki.renew("alice", days=10)["days_left"] == 10
-    assert pki.revoke("alice", serial=first.upper()) == {"name": "alice", "revoked": [first]}
+    revoked = pki.revoke("alice", serial=first.upper())
+    assert revoked.pop("next").startswith("apply the formula on every gateway")
+    assert revoked == {"name": "alice", "revoked": [first]}
     assert [(entry["days_left"], entry["revoked"]) for entry in pki.list_()[1:3]] == [
         (10, False), (825, True),
     ]  # fmt: skip
     assert len(pki.revoke("alice")["revoked"]) == 2
     assert pki.renew_ca(days=5000)["days_left"] == 5000
+
+
+def test_a_list_for_people(pki, host):
+    pki.renew("alice", days=10)
+    pki.revoke("gw1")
+    (host.base / "example/issued/bob.pem").write_text("")
+    host.now += timedelta(days=11)
+    serials = [entry["serial"] for entry in pki.list_()]
+    assert pki.list_(short=True) == [
+        f"example  ca      {serials[0]}  until 2036-11-19 (3639 days)",
+        f"alice    client  {serials[1]}  ended on 2026-12-02",
+        f"alice    client  {serials[2]}  until 2029-02-24 (814 days)  replaced by a newer one",
+        f"gw1      server  {serials[3]}  until 2029-02-24 (814 days)  revoked",
+        f"bob      {pki.list_()[-1]['error']}",
+    ]
+
+
+def test_a_server_that_is_no_minion(pki, host, tmp_path):
+    """Of this host's own pillar, or of those whose keys a master has."""
+    warning = pki.issue_server("gw11")["warning"]
+    assert warning.startswith("no minion is called gw11; known are gw1, gw2. ")
+    assert warning.endswith("gateway_pki.revoke gw11")
+    assert "warning" not in pki.issue_server("gw2")
+    host.pillar.clear()
+    assert "warning" not in pki.issue_server("gw12")  # nothing is known here
+    minions = tmp_path / "pki/minion/minions"
+    minions.mkdir(parents=True)
+    (minions / "gw4").touch()
+    assert "known are gw4. " in pki.issue_server("gw13")["warning"]
+    assert "warning" not in pki.issue_server("gw4")
+
+
+def test_what_is_written_where_it_cannot_be(pki, tmp_path):
+    """Plainly, with the path."""
+    missing = f"{tmp_path}/none/alice.ovpn"
+    message = f"^there is no folder {tmp_path}/none; make it first$"
+    for write in (lambda: pki.profile("alice", file=missing), lambda: pki.backup(missing)):
+        with pytest.raises(CommandExecutionError, match=message):
+            write()
+    with pytest.raises(CommandExecutionError, match=f"^{tmp_path} is a folder; name a file in it$"):
+        pki.profile("alice", file=str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandExecutionError, match=f"^{tmp_path}/file: File exists$"):
+        pki.profiles(f"{tmp_path}/file")
+    with pytest.raises(CommandExecutionError, match=f"^{missing}: No such file or directory$"):
+        pki.create_ca("other", encrypt=True, passphrase_file=missing)
 
 
 def test_backup(pki, host):
@@ -291,6 +339,26 @@ def test_a_pillar_without_a_certificate_says_why(pki, caplog, edit, site, node, 
     assert errors == []
     assert described
     assert described.vpn_error == found["error"]
+
+
+def test_files_for_a_gateway(pki, host, tmp_path, example):
+    """As pillar.example names them, for their owner alone; what was there is replaced."""
+    folder = tmp_path / "to/gw1"
+    material = pki.pillar("example", "gw1")
+    for _ in range(2):
+        paths = pki.export("gw1", str(folder))
+        assert sorted(paths) == sorted(material)
+        for name, path in paths.items():
+            assert (folder / os.path.basename(path)).read_text() == material[name]
+            assert os.stat(path).st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    there = {os.path.basename(path) for path in example["vpn"]["pki"].values()}
+    assert there <= {path.name for path in folder.iterdir()}
+    with pytest.raises(CommandExecutionError, match="alice is a client"):
+        pki.export("alice", str(folder))
+    pki.revoke("gw1")
+    with pytest.raises(CommandExecutionError, match="the certificate of gw1 is revoked"):
+        pki.export("gw1", str(folder))
 
 
 def test_a_revoked_gateway_gets_nothing(pki):

@@ -200,6 +200,19 @@ def test_the_door_has_its_new_form_before_anybody_is_led_to_it(loaded):
     assert loaded.read()["committed"] == ["v4 filter", "v4 nat"]
 
 
+def test_what_is_marked_is_judged_at_any_moment(loaded):
+    """From rules that do not mark what table filter has to judge, to rules that do, and back: what
+    is marked while nobody takes the mark away would be lost."""
+    mark, clear = "MARK --set-xmark 0x20000000/0x20000000", "MARK --set-xmark 0x0/0x20000000"
+    marking = V4.replace(
+        "*mangle\n", f"*mangle\n:GATEWAY-FORWARD - [0:0]\n-A GATEWAY-FORWARD -i eth1 -j {mark}\n"
+    ).replace("-j GATEWAY-FORWARD-LOG", f"-i eth1 -j {clear}")
+    for name, text, order in (("two", marking, "filter mangle"), ("three", V4, "mangle filter")):
+        loaded.change(lambda state: state.update(committed=[]))
+        keep(loaded, name, v4=text)
+        assert loaded.read()["committed"] == [f"v4 {table}" for table in order.split()]
+
+
 def test_one_loader_at_a_time(loaded):
     """Whoever changes rules waits for who does so already."""
     holder = subprocess.Popen(

@@ -128,7 +128,7 @@ def test_every_state_is_documented_and_takes_a_name(module):
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
     }
-    assert len(functions) == 21
+    assert len(functions) == 22
     for name, function in functions.items():
         assert inspect.getdoc(function), name
         assert next(iter(inspect.signature(function).parameters)) == "name"
@@ -1621,6 +1621,24 @@ def test_a_folder_that_goes_leaves_what_is_the_users(machine):
     (folder / "follow.d/10-mine").unlink()
     assert converges(machine, "folder_gone", str(folder), keep=keep) == {str(folder): "removed"}
     assert machine.run("folder_gone", str(folder), keep=keep)["changes"] == {}
+
+
+def test_nothing_of_older_versions(machine):
+    folder = machine.folder / "lib"
+    folder.mkdir()
+    older = [str(machine.folder / name) for name in ("beat", "never was")]
+    for name in ("lib/alive", "lib/.alive.swp", "lib/firewall", "beat", "other"):
+        (machine.folder / name).write_text("x")
+    (folder / "cache").mkdir()
+    (folder / "cache/x").write_text("x")
+    machine.running["scripts"] = {"name": f"{folder}/firewall", "changes": {}}
+    arguments = ("folder_only_ours", str(folder))
+    gone = [f"{folder}/{name}" for name in (".alive.swp", "alive", "cache")]
+    assert list(converges(machine, *arguments, older=older)) == [*gone, older[0]]
+    assert os.listdir(folder) == ["firewall"]
+    assert (machine.folder / "other").exists()
+    shutil.rmtree(folder)
+    assert machine.run(*arguments)["changes"] == {}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -405,8 +405,14 @@ def test_services_come_after_their_files(site):
 
 
 def test_the_plan_is_written_last(site):
+    """After what older versions left is gone, for which all the rest has to be in force."""
+    before = site.low[-2]
+    assert before["name"] == "/usr/lib/gateway"
+    parts = {chunk["__sls__"].removesuffix(".clean") for chunk in site.low[:-2]}
+    assert parts <= {entry["sls"] for entry in before["require"]} | {"gateway.valid"}
     last = site.low[-1]
     assert last["name"] == "/var/lib/gateway/applied"
+    assert last["require"] == [{"gateway": "nothing of older versions"}]
     assert json.loads(site.files[last["name"]]) == site.plan
     assert last["mode"] == "0600"
     assert last["show_changes"] is False
@@ -695,14 +701,14 @@ def test_a_node_without_a_certificate(render):
         return [chunk | {"order": 0} for chunk in low if chunk["__sls__"] != "gateway.openvpn"]
 
     assert others(found.low) == others(usual.low)
-    # Nobody but the last, which says what was applied as a whole, waits for the VPN.
+    # Nobody waits for the VPN but what comes last, and the plan that is noted after that.
     waits = [
         chunk["__id__"]
         for chunk in others(found.low)
         if {"sls": "gateway.openvpn"} in chunk.get("require", [])
         or any(found.ids[i]["__sls__"] == "gateway.openvpn" for i in needed(found, chunk["__id__"]))
     ]
-    assert waits == ["gateway plan that was applied"]
+    assert waits == ["nothing of older versions"]
 
 
 # --------------------------------------------------------------------------------------------------
