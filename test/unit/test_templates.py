@@ -371,7 +371,7 @@ def test_units_have_in_force_what_is_written(site):
     ]
     alone = {  # read when they are called, when a client connects, or at boot
         *("announce", "firewall", "follow-tell", "vpn-session", "routes", "applied"),
-        *("check-conntrackd", "check-ntpsec", "check-openvpn"),
+        *("isolated", "check-conntrackd", "check-ntpsec", "check-openvpn"),
     }
     others = {path for path in site.files if path not in read}
     assert {path for path in others if PurePath(path).name not in alone} <= {
@@ -475,7 +475,10 @@ SLSES = ["gateway"] + [
 
 def test_no_sls_was_forgotten(compiler):
     assert compiler.slses == sorted(
-        [*SLSES, *(f"{sls}.clean" for sls in SLSES), "gateway.loaded", "gateway.valid"]
+        [
+            *(*SLSES, *(f"{sls}.clean" for sls in SLSES)),
+            *("gateway.isolated", "gateway.loaded", "gateway.valid"),
+        ]
     )
 
 
