@@ -1523,7 +1523,7 @@ def _serial(folder, session):
 
 def _refusal(session, serial, files, revoked, dynamic):
     """Why a session could not be opened now; None where it could."""
-    client = session["client"]
+    client = session["client"].replace("/", "_")  # as OpenVPN calls its file
     lines = files.get(client, "").splitlines()
     if "disable" in lines:
         return "disabled"

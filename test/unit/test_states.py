@@ -959,7 +959,7 @@ def test_checked_file_asks_in_test_mode_too(machine, checked, code):
     ],
 )
 def test_checked_file_does_not_ask(machine, checked, result, check, isolated):
-    """Nothing would change; it failed anyway; the checker comes with a package, or with this run."""
+    """Nothing would change; it failed anyway; the checker comes with this run."""
     checked.answer |= {"result": result, "changes": {} if result is not None else {"diff": "New"}}
     if not isolated:
         Path(checked.isolated).unlink()
@@ -2233,6 +2233,13 @@ def test_sessions_of_who_is_refused(machine, server, why, stubborn):
     assert converges(machine, *server.call, **options) == {session: why}
     ways = [f"client-kill {number}", f"kill 192.0.2.1:{number}"]
     assert server.asked == ways[: 1 + stubborn]
+
+
+def test_a_name_that_a_file_cannot_have(machine, server):
+    """OpenVPN calls the file otherwise."""
+    server.sessions = {"0": ("ou/John Doe", "10.8.0.5")}
+    server.templates.clients = {"ou_John Doe": "disable\n"}
+    assert converges(machine, *server.call) == {"ou/John Doe 10.8.0.5": "disabled"}
 
 
 def test_an_address_that_is_the_beginning_of_another(machine, server):

@@ -1218,7 +1218,7 @@ def test_openvpn_server_whose_name_looks_like_something_else(render, name):
 def test_openvpn_full_tunnel(render):
     found, _ = openvpn(render("further addresses"))
     pushes = [words[1] for words in found if words[0] == "push"]
-    assert pushes.count("redirect-gateway def1") == 1
+    assert pushes.count("redirect-gateway def1 ipv6") == 1
 
 
 def test_openvpn_over_tcp(render):
@@ -1276,6 +1276,10 @@ def test_openvpn_clients(render):
         "DEFAULT": ['push "route 10.50.0.0 255.255.255.0"'],
     }
     assert clients(render("example")) == {}
+    odd = {"vpn:clients": {'ou/Pat "{x}" Doe': {"disabled": True}}}
+    assert clients(render("example", changes=odd)) == {
+        'ou_Pat "{x}" Doe': "# Managed by Salt (gateway).\ndisable\n"
+    }
 
 
 def test_openvpn_knows_nothing_of_its_clients(render):
