@@ -405,6 +405,7 @@ class Site:
     vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
     vpn_error: str | None
+    vpn_remote: str | None
     hosts: tuple[Host, ...]
     firewall: Firewall
     nat: Nat
@@ -423,8 +424,10 @@ class Site:
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
-        # That a node has no certificate says nothing of the site.
-        site = {name: value for name, value in _fields(self).items() if name != "vpn_error"}
+        # That a node has no certificate says nothing of the site; where clients look for the pair
+        # says nothing of the nodes.
+        others = ("vpn_error", "vpn_remote")
+        site = {name: value for name, value in _fields(self).items() if name not in others}
         text = json.dumps(site, default=_plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -1040,6 +1043,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     found = vpn.section("pki")
     refusal = _read_refusal(found)
     pki = _read_pki(found, ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
+    remote = _read_remote(vpn, public)
     vpn.close()
     if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
@@ -1066,6 +1070,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         vpn_clients=clients,
         vpn_pki=pki,
         vpn_error=refusal,
+        vpn_remote=remote,
         hosts=hosts,
         firewall=firewall,
         nat=nat,
@@ -1672,6 +1677,16 @@ def _way_out(server: VpnServer, nodes: int) -> str:
     if server.network.prefixlen + bits <= VPN_PREFIXES[1]:
         ways.append(f"prefix {server.network.prefixlen + bits}")
     return f"{' or '.join(ways)} would do"
+
+
+def _read_remote(vpn: _Section, public: Network) -> str | None:
+    """Where clients find the node that has the public virtual IP."""
+    remote: str | None = vpn.get("remote", _server_address, None)
+    if remote and not public.virtual_ip:
+        vpn.reader.fault(
+            vpn.at("remote"), "needs gateway:public:virtual_ip, the address that moves with it"
+        )
+    return remote
 
 
 def _read_refusal(pki: _Section) -> str | None:

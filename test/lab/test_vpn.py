@@ -12,7 +12,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, ok
+from conftest import GATEWAYS, ok, wait_for_primary
 from lab import AUTHORITY, Host, Lab
 from pki import Tunnel
 
@@ -584,7 +584,7 @@ def test_settings_whose_check_would_do_something(site: Lab, pillar: Change) -> N
     shared["settings"] = {"port-share": "127.0.0.1 8443"}
     servers = {"main": {"settings": settings}, "shared": shared}
     # In test mode OpenVPN is asked too, and nothing else happens.
-    found = ok(pillar(vpn(servers=servers), test=True, target="gw1"))["gw1"]
+    found = ok(pillar(vpn(servers=servers), test=True, target="gw1"), "gw1")["gw1"]
     assert "openvpn configuration of shared" in checks.changes(found)
     assert gw1.run("ls /root/up-was-here /root/openvpn.log", check=False).stdout == ""
     running = gw1.run("pgrep -a openvpn").stdout
@@ -679,6 +679,56 @@ def test_a_gateway_that_vanishes(site: Lab) -> None:
             finally:
                 site.rejoin("gw2")
         assert tunnel.address.startswith("10.8.0.")
+
+
+SHARED = checks.PUBLIC_VIRTUAL_IP
+BY_VIRTUAL_IP = {
+    "public": {"virtual_ip": SHARED},
+    "vpn": {"remote": SHARED},
+    "state_sync": False,
+}
+
+
+def cut_the_line(lab: Lab, seconds: float = 6) -> None:
+    lab.isolate("laptop")
+    try:
+        time.sleep(seconds)
+    finally:
+        lab.rejoin("laptop")
+
+
+def test_clients_that_look_for_the_virtual_ip(site: Lab, pillar: Change) -> None:
+    """A gateway that vanishes moves its clients at once when they notice; a gap of their own line
+    moves nobody, and their TCP sessions go on."""
+    ok(pillar(BY_VIRTUAL_IP))
+    holder = checks.eventually(lambda: checks.holders(site, SHARED), lambda on: on == ["gw1"], 20)
+    assert holder == ["gw1"]
+    pki.provide(site, "laptop", "laptop")
+    try:
+        with Tunnel(site, SHARED, SHARED, GW1, GW2) as tunnel:
+            before = tunnel.address
+            assert before.startswith("10.8.0.")
+            assert checks.stall(tunnel.client, lambda: cut_the_line(site), 16) < 30
+            assert tunnel.address == before
+            try:
+                assert 0.5 < checks.gap(tunnel.client, lambda: site.isolate("gw1"), 10) < 8
+            finally:
+                site.rejoin("gw1")
+            assert tunnel.address.startswith("10.8.1.")
+        site.wait_minions()
+        wait_for_primary(site)
+        ok(pillar({}))
+    finally:
+        pki.provide(site, "laptop", "laptop")
+
+
+@pytest.mark.long
+def test_a_short_gap_of_a_clients_line(site: Lab) -> None:
+    """It goes back to its gateway, gets its address again, and its TCP sessions go on."""
+    with Tunnel(site, GW2, GW1) as tunnel:
+        before = tunnel.address
+        assert checks.stall(tunnel.client, lambda: cut_the_line(site), 16) < 30
+        assert tunnel.address == before
 
 
 def test_a_server_that_is_killed(site: Lab) -> None:

@@ -207,6 +207,16 @@ REJECTED = {
         "vpn:servers:main:settings:crl-verify",
         "use gateway:vpn:pki:crl",
     ),
+    "where whoever has the virtual IP is, without one": (
+        {"vpn:remote": "vpn.example.com"},
+        "vpn:remote",
+        "needs gateway:public:virtual_ip, the address that moves with it",
+    ),
+    "remote that is no address": (
+        {"vpn:remote": "vpn_1", "public:virtual_ip": "198.51.100.1"},
+        "vpn:remote",
+        "vpn_1 is neither an IPv4 address nor a domain name",
+    ),
     "further route": (
         {"vpn:servers:main:routes": ["192.0.2.1/24"]},
         "vpn:servers:main:routes:0",
@@ -425,6 +435,11 @@ def test_a_full_tunnel_leaves_ipv6_to_who_has_set_it_up(plan):
     assert "redirect-gateway def1" in found["pushes"]
     assert "block-ipv6" not in found["pushes"]
     assert found["block_ipv6"] is False
+
+
+def test_where_clients_look_for_the_pair_changes_no_node(plan):
+    changes = {"public:virtual_ip": "198.51.100.1"}
+    assert plan(changes) == plan({**changes, "vpn:remote": "vpn.example.com"})
 
 
 def test_rules_name_clients(plan):
