@@ -1218,7 +1218,11 @@ def test_openvpn_server_whose_name_looks_like_something_else(render, name):
 def test_openvpn_full_tunnel(render):
     found, _ = openvpn(render("further addresses"))
     pushes = [words[1] for words in found if words[0] == "push"]
-    assert pushes.count("redirect-gateway def1 ipv6") == 1
+    assert pushes.count("redirect-gateway def1 ipv6") == pushes.count("block-ipv6") == 1
+    # Those that do not know what they are pushed are answered here.
+    assert ["block-ipv6"] in found
+    found, _ = openvpn(render("example"))
+    assert ["block-ipv6"] not in found
 
 
 def test_openvpn_over_tcp(render):
