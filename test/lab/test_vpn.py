@@ -597,7 +597,7 @@ echo 0 >/proc/sys/net/ipv4/ip_forward
 mount -o remount,bind,rw /
 ip link set eth0 down
 systemctl stop keepalived
-kill -9 -1
+kill -9 1
 echo "I saw $(cat "$1")"
 sleep 6666 &
 setsid sleep 6666
