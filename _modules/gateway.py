@@ -531,6 +531,42 @@ def _target_warnings(wanted):
     ]
 
 
+def _vpn_route_warnings(wanted):
+    """Networks to which a VPN server's clients are sent, and no rule lets them through."""
+    accepting = [rule for rule in wanted["firewall"]["forward"] if rule["action"] == "accept"]
+    open_to_all = [
+        wanted["internal"]["network"],
+        *wanted["vpn"]["networks"],
+        *(server["network"] for server in wanted["vpn"]["servers"]),
+    ]
+    return [
+        f"gateway:vpn:servers:{server['name']}:routes: clients send what is for {network} into the"
+        " tunnel, and no rule lets it through; add one to gateway:firewall:forward, such as"
+        f" {{from: {server['name']}, to: {network}}}"
+        for server in wanted["vpn"]["servers"]
+        for network in server["routes"]
+        if not server["full_tunnel"]
+        and not any(_overlap(network, other) for other in open_to_all)
+        and not any(
+            _may_be(rule["from"], server["network"]) and _may_be(rule["to"], network)
+            for rule in accepting
+        )
+    ]
+
+
+def _may_be(targets, network):
+    """Whether what a rule names (nothing is everything) may be addresses of an IPv4 network."""
+    return not targets or any(
+        _overlap(target["address"], network) if "address" in target else target.get("family") != 6
+        for target in targets
+    )
+
+
+def _overlap(one, other):
+    one, other = ip_network(one), ip_network(other)
+    return one.version == other.version and one.overlaps(other)
+
+
 def _faults(name, material):
     """What is wrong with a certificate or key, or soon will be."""
     path = material.path
@@ -686,8 +722,8 @@ def validate(warnings=True, **kwargs):
         Also name what keeps nothing else from being applied: what is wrong with the VPN's
         certificates, keys and programs on this node, what of them ends within 30 days, files that
         dnsmasq shall read and cannot, where links, addresses, routes and resolv.conf do not go with
-        the pillar, units of the pillar that are not there, and a missing word on state sync or on
-        internal targets.
+        the pillar, units of the pillar that are not there, routes that no rule lets VPN clients
+        use, and a missing word on state sync or on internal targets.
 
     Returns a list of ``pillar:key: what is wrong``; an empty one when all is good. From the command
     line, ``salt`` and ``salt-call`` exit with 1 where it is not empty.
@@ -726,6 +762,7 @@ def _faults_of_the_pillar(by_a_person, warnings):
         *_sync_warnings(here),
         *_dnsmasq_warnings(here),
         *_unit_warnings(here),
+        *_vpn_route_warnings(here),
         *_vpn_warnings(),
     ]
 
@@ -1063,7 +1100,9 @@ def _status(wanted, problems):
             *_silence(wanted),
             *(_network_warnings(wanted) if by_pillar else []),
             *(_sync_warnings(wanted) if by_pillar else []),
-            *(_dnsmasq_warnings(wanted) + _vpn_warnings() if by_pillar else []),
+            *(_dnsmasq_warnings(wanted) if by_pillar else []),
+            *(_vpn_route_warnings(wanted) if by_pillar else []),
+            *(_vpn_warnings() if by_pillar else []),
         ],
     }
 

@@ -717,9 +717,14 @@ def _master_opts():
 
 
 def _remotes(site):
-    """Every server of every node, as ``(node, address, port, proto)``, server by server."""
+    """
+    Every server of every node, as ``(node, address, port, proto)``, server by server; before them
+    that of whoever has the public virtual IP, with an empty node, where the pillar names it.
+    """
     remotes = []
     for server in site.vpn_servers:
+        if site.vpn_remote:
+            remotes.append(("", site.vpn_remote, server.port, server.proto))
         for node in site.nodes:
             address = gateway_plan.plan(site, node.name)["node"]["remote"]
             if not address:
@@ -739,9 +744,15 @@ def _in_order(remotes, name):
 
     Clients are to spread over the nodes, and to try TCP last. OpenVPN shuffles all or nothing, so
     where there is more than one server, the order of the nodes comes from the client's name.
+
+    What moves with the virtual IP comes first, and twice: a client that has lost its gateway asks
+    the address again that it had, and finds the other gateway there; one whose own line was cut has
+    time to come back to the same. Nothing else can tell the two apart.
     """
+    shared = [remote for remote in remotes if not remote[0]]
+    remotes = [remote for remote in remotes if remote[0]]
     nodes = {node for node, *_ in remotes}
-    if len(remotes) == len(nodes):
+    if len(remotes) == len(nodes) and not shared:
         return remotes, True
 
     def place(remote):
@@ -749,8 +760,11 @@ def _in_order(remotes, name):
         mixed = hashlib.sha256(f"{name} {node}".encode()).hexdigest()
         return proto, port, mixed
 
-    udp = sorted((remote for remote in remotes if remote[3] == "udp"), key=place)
-    tcp = sorted((remote for remote in remotes if remote[3] == "tcp"), key=place)
+    def listed(proto):
+        first = [remote for remote in shared if remote[3] == proto]
+        return first * 2 + sorted((one for one in remotes if one[3] == proto), key=place)
+
+    udp, tcp = listed("udp"), listed("tcp")
     # OpenVPN goes on from where it is in the list. After UDP's last remote comes TCP's first, even
     # where UDP works: so UDP's come twice, and one failover does not end at TCP.
     return udp * (2 if tcp else 1) + tcp, False
@@ -778,7 +792,8 @@ def _profile(authority, name, site):
         "# Seconds: OpenVPN's own 120 and 60 are minutes without network when a gateway dies.",
         "server-poll-timeout 3",
         "hand-window 15",
-        "connect-retry 1 2",
+        # Without a pause where the first answer to silence is the other gateway.
+        f"connect-retry {0 if site.vpn_remote else 1} 2",
     ]
     if all(proto == "udp" for *_, proto in ordered):
         # OpenVPN 2.5 refuses it in a profile that has a TCP remote.

@@ -45,6 +45,8 @@ MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 # longer than /29; a pool holds at most 65,536 addresses).
 VPN_PREFIXES = (16, 29)
 PUBLIC_MATERIAL = ("ca", "certificate", "crl")  # of vpn:pki; the rest is secret
+# OpenVPN's TLS_USERNAME_LEN, and X.520's upper bound for a common name (RFC 5280 appendix A).
+LONGEST_COMMON_NAME = 64
 TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
 # IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
@@ -58,9 +60,6 @@ _DOMAIN_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _INTERFACE_PATTERN = re.compile(r"(?!(?:lo|all|default)$)[A-Za-z0-9][A-Za-z0-9._-]*")
 _MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
-# OpenVPN looks for a client's file by its common name, after replacing all other characters. 64 is
-# X.520's upper bound for a common name, as in RFC 5280 appendix A.
-_CLIENT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
@@ -204,6 +203,11 @@ class VpnClient:
     networks: tuple[IPv4Network, ...]
     pushes: tuple[str, ...]
     disabled: bool
+
+    @property
+    def file(self) -> str:
+        """What OpenVPN calls its file (gen_path in misc.c)."""
+        return self.name.replace("/", "_")
 
 
 @dataclass(frozen=True)
@@ -404,6 +408,7 @@ class Site:
     vpn_clients: tuple[VpnClient, ...]
     vpn_pki: dict[str, Material]
     vpn_error: str | None
+    vpn_remote: str | None
     hosts: tuple[Host, ...]
     firewall: Firewall
     nat: Nat
@@ -422,8 +427,10 @@ class Site:
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
-        # That a node has no certificate says nothing of the site.
-        site = {name: value for name, value in _fields(self).items() if name != "vpn_error"}
+        # That a node has no certificate says nothing of the site; where clients look for the pair
+        # says nothing of the nodes.
+        others = ("vpn_error", "vpn_remote")
+        site = {name: value for name, value in _fields(self).items() if name not in others}
         text = json.dumps(site, default=_plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -693,9 +700,16 @@ def _server_name(value: object) -> str:
 
 
 def _client_name(value: object) -> str:
-    text = _matching(
-        _CLIENT_PATTERN, "a certificate's common name (at most 64 letters, digits and . _ @ -)"
-    )(value)
+    """A common name as OpenVPN sees it: it has made _ of what cannot be printed."""
+    text = _text(value)
+    fits = text.isprintable() and 0 < len(text.encode()) <= LONGEST_COMMON_NAME
+    if not fits or text != text.strip():
+        raise ValueError(
+            f"{_show(value)} is not a certificate's common name (printable characters,"
+            f" {LONGEST_COMMON_NAME} bytes at most, no space at its ends)"
+        )
+    if text in (".", ".."):
+        raise ValueError("OpenVPN looks for no file of that name")
     if text == "DEFAULT":
         raise ValueError("this is OpenVPN's name for the clients without an entry")
     return text
@@ -1032,6 +1046,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     found = vpn.section("pki")
     refusal = _read_refusal(found)
     pki = _read_pki(found, ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
+    remote = _read_remote(vpn, public)
     vpn.close()
     if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
@@ -1058,6 +1073,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         vpn_clients=clients,
         vpn_pki=pki,
         vpn_error=refusal,
+        vpn_remote=remote,
         hosts=hosts,
         firewall=firewall,
         nat=nat,
@@ -1449,21 +1465,10 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             settings=section.settings(),
         )
         section.close()
-        if (
-            server.auth
-            and server.auth.same_name
-            and "username-as-common-name" in dict(server.settings)
-        ):
-            section.reader.fault(
-                f"{section.at('settings')}:username-as-common-name",
-                "with auth:same_name the name of the certificate counts",
-            )
-        for keyword, _ in server.settings:
-            if keyword in OWN_OPTIONS:
-                section.reader.fault(
-                    f"{section.at('settings')}:{keyword}",
-                    f"the formula itself needs this option; {OWN_OPTIONS[keyword]}",
-                )
+        refused = {key: _own_option(server, key, value) for key, value in server.settings}
+        for keyword, why in refused.items():
+            if why:
+                section.reader.fault(f"{section.at('settings')}:{keyword}", why)
         if server.port and server.proto:
             vpn.reader.claim("port", f"{server.port}/{server.proto}", section.at("port"))
         vpn.reader.claim_network(server.network, section.at("network"))
@@ -1473,15 +1478,54 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
     return tuple(servers)
 
 
-# What works no longer when somebody else sets it, and what to use instead.
+# What breaks the formula's own lines, the firewall or the check of the file, and the way round.
 OWN_OPTIONS = {
+    "auth-gen-token-secret": "use gateway:vpn:pki:auth_token",
+    "ca": "use gateway:vpn:pki:ca",
+    "ccd-exclusive": "use dynamic: false",
+    "cert": "use gateway:vpn:pki:certificate",
+    "chroot": "OpenVPN would no longer find the clients' files and the revocation list",
     "client-config-dir": "clients are in gateway:vpn:clients",
-    "client-connect": "it notes who is connected",
-    "client-disconnect": "it notes who is connected",
+    "client-connect": "the formula's own script notes who is connected",
+    "client-disconnect": "the formula's own script notes who is connected",
+    "client-to-client": "clients reach each other through the firewall; this would pass it by",
     "crl-verify": "use gateway:vpn:pki:crl",
+    "daemon": "systemd starts the server, and waits for it",
+    "dev": "routes and firewall rules know the server by its device",
+    "dev-node": "routes and firewall rules know the server by its device",
+    "dev-type": "routes and firewall rules know the server by its device",
+    "group": "the clients' files and the notes of who is connected are for user nobody",
+    "ifconfig": "use network, prefix and subnets",
+    "ifconfig-noexec": "the server needs its address",
     "ifconfig-pool": "it lies where no client has an address of its own",
+    "key": "use gateway:vpn:pki:key",
+    "local": "each node has addresses of its own; who may connect is a rule of firewall:input",
+    "lport": "use port",
     "management": "see gateway.status",
+    "port": "use port beside settings",
+    "proto": "use proto beside settings",
+    "remote-cert-tls": "only certificates of clients are let in",
+    "server": "use network, prefix and subnets",
+    "server-bridge": "use network, prefix and subnets",
+    "syslog": "the journal has it: journalctl -u openvpn-server@gateway-SERVER",
+    "tls-crypt": "use gateway:vpn:pki:tls_crypt",
+    "tls-crypt-v2": "use gateway:vpn:pki:tls_crypt_v2",
+    "topology": "the clients' addresses are planned for topology subnet",
+    "user": "the clients' files and the notes of who is connected are for user nobody",
 }
+
+
+def _own_option(server: VpnServer, keyword: str, value: str) -> str | None:
+    """Why this line cannot be in a server's ``settings``; None where it can."""
+    if keyword.startswith("management"):
+        keyword = "management"
+    if keyword == "script-security" and value not in ("2", "3"):
+        return "the formula's own script needs 2"
+    if keyword == "auth-user-pass-verify" and server.auth:
+        return "auth of this server has its own; use auth:script"
+    if keyword == "username-as-common-name" and server.auth and server.auth.same_name:
+        return "with auth:same_name the name of the certificate counts"
+    return OWN_OPTIONS.get(keyword)
 
 
 def _read_auth(server: _Section) -> VpnAuth | None:
@@ -1518,7 +1562,7 @@ def _read_clients(
         )
         section.close()
         # A rule names it in small letters, as it does all names.
-        vpn.reader.claim("client name", client.name.lower(), section.path)
+        vpn.reader.claim("client name", client.file.lower(), section.path)
         vpn.reader.claim("client id", client.id, section.at("id"))
         for path, network in networks.items():
             vpn.reader.claim_network(network, path)
@@ -1636,6 +1680,16 @@ def _way_out(server: VpnServer, nodes: int) -> str:
     if server.network.prefixlen + bits <= VPN_PREFIXES[1]:
         ways.append(f"prefix {server.network.prefixlen + bits}")
     return f"{' or '.join(ways)} would do"
+
+
+def _read_remote(vpn: _Section, public: Network) -> str | None:
+    """Where clients find the node that has the public virtual IP."""
+    remote: str | None = vpn.get("remote", _server_address, None)
+    if remote and not public.virtual_ip:
+        vpn.reader.fault(
+            vpn.at("remote"), "needs gateway:public:virtual_ip, the address that moves with it"
+        )
+    return remote
 
 
 def _read_refusal(pki: _Section) -> str | None:
@@ -2531,6 +2585,7 @@ def _plan_client(client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
     the others' networks are the server's ``client_pushes`` without those to its own."""
     return {
         "name": client.name,
+        "file": client.file,
         "disabled": client.disabled,
         "address": str(subnet.network_address + client.id) if client.id else None,
         "networks": [
@@ -2544,6 +2599,20 @@ def _plan_client(client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
         ],
         "pushes": list(client.pushes),
     }
+
+
+def _has_ipv6(server: VpnServer) -> bool:
+    """Whether the pillar has set IPv6 up in the tunnel by itself."""
+    return any("ipv6" in f"{keyword} {value}" for keyword, value in server.settings)
+
+
+def _push_everything(server: VpnServer) -> list[str]:
+    """A full tunnel. IPv6 is led into it as well, where the client answers that there is no way;
+    else it would go beside the tunnel. (No ``ifconfig-ipv6``: a Linux client whose IPv6 is off
+    would end with it.)"""
+    if _has_ipv6(server):
+        return ["redirect-gateway def1"]
+    return ["redirect-gateway def1 ipv6", "block-ipv6"]
 
 
 def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
@@ -2566,9 +2635,11 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "address": str(subnet.network_address + 1),
         # The servers' whole networks, not the peers' subnets: a new node changes no push.
         "pushes": [_push_route(network) for network in reachable if network and network != subnet]
-        + (["redirect-gateway def1"] if server.full_tunnel else [])
+        + (_push_everything(server) if server.full_tunnel else [])
         + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
         "full_tunnel": server.full_tunnel,
+        "block_ipv6": server.full_tunnel and not _has_ipv6(server),
+        "routes": [str(network) for network in server.routes],
         "dynamic": server.dynamic,
         "dynamic_range": [str(end) for end in server.dynamic_range(node)],
         "auth": dict(vars(server.auth)) if server.auth else None,

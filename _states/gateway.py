@@ -58,6 +58,7 @@ INTERFACES = "/sys/class/net"
 FOLLOWERS = "gateway-follow.conf"
 OPENVPN_STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 OPENVPN_CLIENTS = "/etc/gateway/openvpn"
+ISOLATED = "/usr/lib/gateway/isolated"  # where a daemon looks at its new configuration
 OPENVPN_GRACE = 1  # seconds between telling a client to leave and cutting it off
 # What somebody without privileges has written, or says, is taken up to here.
 FOREIGN_SIZE = 4096
@@ -916,14 +917,20 @@ def folder(name):
     return _result(name, changes, done, planned, lambda: _make_folders(inside))
 
 
-def checked_file(name, source, check, context=None, mode="0644", show_changes=True):
+def checked_file(
+    name, source, check, context=None, mode="0644", show_changes=True, see_network=False
+):
     """
     A configuration file from a Jinja template, which its daemon has seen before it replaces the old
     one. This is ``gateway.file`` with a ``check_cmd``; but in test mode the daemon is asked too.
 
     check
-        Command that gets the name of the new file as its last argument and fails if it is wrong.
+        Command that gets the name of the new file as its last argument and fails if it is wrong. It
+        runs where it can change nothing.
+    see_network
+        Whether it has to see the node's interfaces.
     """
+    command = f"{ISOLATED} {'--see-network ' if see_network else ''}{name} {check}"
     # A diff would show a key that is in the old file.
     show_changes = show_changes and "-----BEGIN" not in (_read(name) or "")
     ret = file(
@@ -933,14 +940,15 @@ def checked_file(name, source, check, context=None, mode="0644", show_changes=Tr
         template="jinja",
         context=context,
         show_changes=show_changes,
-        check_cmd=check,
+        check_cmd=command,
     )
     # A checker that is not there yet comes with the package.
-    if ret["result"] is not None or not shutil.which(check.split()[0]):
+    there = all(shutil.which(program) for program in (ISOLATED, check.split()[0]))
+    if ret["result"] is not None or not there:
         return ret
     with tempfile.TemporaryDirectory() as folder:
         new = _render(f"{folder}/new", source, context)
-        done = __salt__["cmd.run_all"](f"{check} {new}", ignore_retcode=True)
+        done = __salt__["cmd.run_all"](f"{command} {new}", ignore_retcode=True)
     if not done["retcode"]:
         return ret
     output = "\n".join(filter(None, (done["stdout"], done["stderr"])))
@@ -1535,7 +1543,7 @@ def _serial(folder, session):
 
 def _refusal(session, serial, files, revoked, dynamic):
     """Why a session could not be opened now; None where it could."""
-    client = session["client"]
+    client = session["client"].replace("/", "_")  # as OpenVPN calls its file
     lines = files.get(client, "").splitlines()
     if "disable" in lines:
         return "disabled"

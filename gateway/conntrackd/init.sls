@@ -8,6 +8,7 @@ include:
   # Connections are tracked, and conntrackd's own packets are let in.
   - gateway.kernel
   - gateway.firewall
+  - gateway.isolated
 
 conntrackd packages:
   pkg.installed:
@@ -39,7 +40,9 @@ conntrackd configuration:
     - name: {{ conntrackd.config }}
     - source: salt://gateway/conntrackd/files/conntrackd.conf.jinja
     - check: /usr/lib/gateway/check-conntrackd
+    - see_network: True
     - require:
+      - gateway: configuration checks change nothing
       - gateway: conntrackd configuration as it was
       - gateway: conntrackd configuration check
 

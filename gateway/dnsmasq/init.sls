@@ -4,6 +4,7 @@
 include:
   - gateway.valid
   - gateway.firewall
+  - gateway.isolated
   - gateway.follow
 
 {%- if plan %}
@@ -32,6 +33,7 @@ dns configuration:
     - source: salt://gateway/dnsmasq/files/dns.conf.jinja
     - check: dnsmasq --test -C
     - require:
+      - gateway: configuration checks change nothing
       - pkg: dnsmasq package
 
 dns unit:
@@ -70,6 +72,7 @@ dhcp configuration:
     - source: salt://gateway/dnsmasq/files/dhcp.conf.jinja
     - check: dnsmasq --test -C
     - require:
+      - gateway: configuration checks change nothing
       - pkg: dnsmasq package
 
 dhcp unit:

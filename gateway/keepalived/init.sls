@@ -3,6 +3,7 @@
 include:
   - gateway.valid
   - gateway.firewall
+  - gateway.isolated
   - gateway.follow
   - gateway.health
 
@@ -48,7 +49,9 @@ keepalived configuration:
     - name: {{ os.keepalived.config }}
     - source: salt://gateway/keepalived/files/keepalived.conf.jinja
     - check: keepalived --config-test --use-file
+    - see_network: True
     - require:
+      - gateway: configuration checks change nothing
       - pkg: keepalived package
       - gateway: keepalived configuration as it was
       - gateway: health scripts

@@ -3,6 +3,7 @@
 include:
   - gateway.valid
   - gateway.firewall
+  - gateway.isolated
 
 {%- if plan %}
 {%- set provider = plan.ntp.provider %}
@@ -46,6 +47,7 @@ ntp configuration:
     - source: salt://gateway/ntp/files/{{ provider }}.conf.jinja
     - check: {{ ntp.check }}
     - require:
+      - gateway: configuration checks change nothing
       - gateway: ntp configuration as it was
 
 ntp service:

@@ -3,6 +3,7 @@
 include:
   - gateway.valid
   - gateway.firewall
+  - gateway.isolated
 
 {%- if plan %}
 {%- set pki = plan.vpn.pki %}
@@ -68,6 +69,7 @@ openvpn configuration of {{ server.name }}:
     - show_changes: {{ pki.values() | selectattr('pillar', 'defined') | list == [] }}
     - check: /usr/lib/gateway/check-openvpn
     - require:
+      - gateway: configuration checks change nothing
       - pkg: openvpn package
       - gateway: openvpn configuration check
       # What it names is there first: it may be read at any moment, by a reboot say.

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """How long a VPN client is without the network when its gateway goes: `make bench`.
 
-Ten runs of each case, with a profile as gateway_pki makes them and with OpenVPN's usual one
-(`keepalive 10 120` and its default timers). The worst counts. At the end an idle client stays
-connected for five minutes on a line that loses one packet in ten, each way.
+Ten runs of each case, with a profile as gateway_pki makes them, with one that names the virtual IP
+(`vpn:remote`), and with OpenVPN's usual one (`keepalive 10 120` and its default timers). The worst
+counts. Then the client's own line is cut for six seconds under a TCP session, and an idle client
+stays connected for five minutes on a line that loses one packet in ten, each way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,28 @@ RUNS = 10
 GW1, GW2 = checks.PUBLIC["gw1"], checks.PUBLIC["gw2"]
 UNIT = "openvpn-server@gateway-main"
 SETTINGS = {"keepalive": "10 120", "explicit-exit-notify": "1"}
+SHARED = checks.PUBLIC_VIRTUAL_IP
+BY_VIRTUAL_IP = {
+    "public": {"virtual_ip": SHARED},
+    "vpn": {"remote": SHARED},
+    "state_sync": False,
+}
+# Profile: the remotes that a client asks, and the gateway that it then has.
+PROFILES = {"ours": ((GW2, GW1), "gw2"), "virtual": ((SHARED, SHARED, GW1, GW2), "gw1")}
 USUAL = {"vpn": {"servers": {"main": {"settings": SETTINGS}}}}
 
 
-def stop(lab: Lab) -> None:
-    lab.host("gw2").run(f"systemctl stop {UNIT}")
+def stop(lab: Lab, name: str) -> None:
+    lab.host(name).run(f"systemctl stop {UNIT}")
 
 
-def start(lab: Lab) -> None:
-    lab.host("gw2").run(f"systemctl start {UNIT}")
+def start(lab: Lab, name: str) -> None:
+    lab.host(name).run(f"systemctl start {UNIT}")
 
 
-CASES: dict[str, tuple[Callable[[Lab], None], Callable[[Lab], None]]] = {
+CASES: dict[str, tuple[Callable[[Lab, str], None], Callable[[Lab, str], None]]] = {
     "gateway stopped": (stop, start),
-    "gateway vanishes": (lambda lab: lab.isolate("gw2"), lambda lab: lab.rejoin("gw2")),
+    "gateway vanishes": (Lab.isolate, Lab.rejoin),
 }
 
 
@@ -48,20 +58,47 @@ def usual(tunnel: pki.Tunnel) -> None:
     tunnel.config = "".join(line for line in lines if not line.startswith(short))
 
 
-def measure(lab: Lab, case: str, runs: int, seconds: float, change: Any = None) -> list[float]:
+def settle(lab: Lab, profile: str) -> None:
+    """gw1 has the virtual IPs."""
+    for address in (checks.VIRTUAL_IP, *([SHARED] if profile == "virtual" else [])):
+        checks.eventually(partial(checks.holders, lab, address), lambda on: on == ["gw1"], 30)
+    time.sleep(2)
+
+
+def measure(
+    lab: Lab, case: str, runs: int, seconds: float, profile: str = "ours", change: Any = None
+) -> list[float]:
     """Seconds without an answer from the backend, of each run."""
     cut, undo = CASES[case]
+    remotes, gateway = PROFILES[profile]
     found = []
     for _ in range(runs):
-        tunnel = pki.Tunnel(lab, GW2, GW1)
+        settle(lab, profile)
+        tunnel = pki.Tunnel(lab, *remotes)
         if change:
             change(tunnel)
         with tunnel:
             try:
-                found.append(checks.gap(tunnel.client, lambda: cut(lab), seconds))
+                found.append(checks.gap(tunnel.client, lambda: cut(lab, gateway), seconds))
             finally:
-                undo(lab)
-        time.sleep(2)
+                undo(lab, gateway)
+    return found
+
+
+def own_line(lab: Lab, runs: int, seconds: float, profile: str) -> list[float]:
+    """Seconds for which a TCP session stands still when the client's line is cut for a while;
+    infinity where it dies."""
+
+    def cut() -> None:
+        lab.isolate("laptop")
+        time.sleep(seconds)
+        lab.rejoin("laptop")
+
+    found = []
+    for _ in range(runs):
+        settle(lab, profile)
+        with pki.Tunnel(lab, *PROFILES[profile][0]) as tunnel:
+            found.append(checks.stall(tunnel.client, cut, seconds + 12))
     return found
 
 
@@ -89,8 +126,16 @@ def main() -> None:
         lab.set_pillar({})
         lab.apply()
         print("case               profile   runs    median     worst")
-        for case in CASES:
-            show(case, "ours", measure(lab, case, RUNS, 14))
+        for profile, pillar in (("ours", {}), ("virtual", BY_VIRTUAL_IP)):
+            lab.set_pillar({"gateway": pillar})
+            lab.apply()
+            pki.provide(lab, "laptop", "laptop")
+            for case in CASES:
+                show(case, profile, measure(lab, case, RUNS, 14, profile))
+            show("line cut for 6 s", profile, own_line(lab, RUNS, 6, profile))
+        lab.set_pillar({})
+        lab.apply()
+        pki.provide(lab, "laptop", "laptop")
         again = lossy_line(lab, 300)
         print(f"reconnects of an idle client in 5 minutes at 10 % loss: {again}")
         lab.set_pillar({"gateway": USUAL})
@@ -98,7 +143,7 @@ def main() -> None:
         try:
             # Two minutes each: once shows the order of magnitude.
             for case in CASES:
-                show(case, "usual", measure(lab, case, 1, 150, usual))
+                show(case, "usual", measure(lab, case, 1, 150, change=usual))
         finally:
             lab.set_pillar({})
             lab.apply()

@@ -147,6 +147,30 @@ def gap(host: Host, cut: Callable[[], Any], seconds: float) -> float:
     return max(after - before for before, after in zip(times, [*times[1:], end], strict=True))
 
 
+TALK = """
+import socket, sys, time
+session = socket.create_connection((sys.argv[1], 7007), timeout=60)
+end, worst = time.monotonic() + float(sys.argv[2]), 0.0
+while time.monotonic() < end:
+    begin = time.monotonic()
+    session.sendall(b"x")
+    assert session.recv(9)
+    worst = max(worst, time.monotonic() - begin)
+    time.sleep(0.1)
+print(worst)
+"""
+
+
+def stall(host: Host, during: Callable[[], Any], seconds: float) -> float:
+    """For how long a TCP session with the backend stood still, from a second before `during` until
+    so many seconds after its begin; infinity if it has died."""
+    talk = host.spawn(f"exec python3 -c '{TALK}' {BACKEND} {seconds + 1} 2>&1")
+    time.sleep(1)
+    during()
+    said = talk.communicate(timeout=seconds + 90)[0].strip()
+    return float(said) if re.fullmatch(r"[\d.e-]+", said) else float("inf")
+
+
 def answer(host: Host, target: str, port: int, source: str = "", proto: str = "tcp") -> str:
     """What one connection meets: "open" (for UDP: an echo), "refused", or "silent" for 1 s."""
     kind = {"tcp": "SOCK_STREAM", "udp": "SOCK_DGRAM"}[proto]

@@ -12,7 +12,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, ok
+from conftest import GATEWAYS, ok, wait_for_primary
 from lab import AUTHORITY, Host, Lab
 from pki import Tunnel
 
@@ -547,6 +547,10 @@ def test_full_tunnel_and_further_routes(site: Lab, pillar: Change) -> None:
             with Tunnel(site, gateway) as tunnel:
                 assert page(laptop, far) == f"internet saw {gateway}"
                 assert "203.0.113.0/24 via" in laptop.run("ip route").stdout
+                # Its IPv6 does not go beside the tunnel; it is told so at once.
+                assert " dev tun0 " in laptop.run("ip -6 route get 2001:db8:9::1").stdout
+                ping = laptop.run("ping -6 -c 1 -W 3 2001:db8:9::1", check=False).stdout
+                assert "No route" in ping
                 assert "route 203.0.113.0 255.255.255.0" in tunnel.log
         assert page(laptop, far) == "internet saw 198.51.100.50"
     finally:
@@ -569,6 +573,58 @@ def test_a_setting_that_openvpn_refuses(site: Lab, pillar: Change) -> None:
         changes = checks.changes(pillar(vpn(gone, **wrong), target="gw1")["gw1"])
         assert changes["openvpn sessions of main"] == {"laptop 10.8.0.5": "disabled"}
     assert server_processes(site) == before
+
+
+def test_settings_whose_check_would_do_something(site: Lab, pillar: Change) -> None:
+    """OpenVPN looks at them and is content; no script has run, no log is there, no process left."""
+    gw1 = site.host("gw1")
+    gw1.write("/usr/local/sbin/up", "#!/bin/sh\ntouch /root/up-was-here\n", 0o755)
+    settings = {"verb": 0, "log-append": "/root/openvpn.log", "up": "/usr/local/sbin/up"}
+    shared = {"network": "10.9.0.0/16", "port": 4433, "proto": "tcp"}
+    shared["settings"] = {"port-share": "127.0.0.1 8443"}
+    servers = {"main": {"settings": settings}, "shared": shared}
+    # In test mode OpenVPN is asked too, and nothing else happens.
+    found = ok(pillar(vpn(servers=servers), test=True, target="gw1"), "gw1")["gw1"]
+    assert "openvpn configuration of shared" in checks.changes(found)
+    assert gw1.run("ls /root/up-was-here /root/openvpn.log", check=False).stdout == ""
+    running = gw1.run("pgrep -a openvpn").stdout
+    assert [line for line in running.splitlines() if "gateway-main.conf" not in line] == []
+
+
+HOSTILE = """#!/bin/sh
+touch /etc/gateway/hostile /var/lib/gateway/hostile /run/gateway/hostile
+echo 0 >/proc/sys/net/ipv4/ip_forward
+mount -o remount,bind,rw /
+ip link set eth0 down
+systemctl stop keepalived
+kill -9 1
+echo "I saw $(cat "$1")"
+sleep 6666 &
+setsid sleep 6666
+"""
+
+
+@pytest.mark.parametrize("network", ["", "--see-network"])
+def test_nothing_comes_of_a_check(site: Lab, network: str) -> None:
+    """Whatever it tries, on the node all is as it was; and it does not go on for ever."""
+    gw1 = site.host("gw1")
+    gw1.write("/tmp/hostile", HOSTILE, 0o755)
+    gw1.write("/tmp/new", "the new text", 0o600)
+    gw1.run("mkdir -p /opt/hostile; cp /tmp/hostile /opt/hostile; rm /tmp/hostile")
+    look = "systemctl show -P MainPID keepalived; cat /proc/sys/net/ipv4/ip_forward"
+    look += "; ip -brief link show dev eth0; sha256sum /etc/gateway/dns.conf"
+    before = gw1.run(look).stdout
+    check = f"/usr/lib/gateway/isolated {network} /etc/gateway/dns.conf /opt/hostile/hostile"
+    begin = time.monotonic()
+    done = gw1.run(f"{check} /tmp/new", check=False)
+    assert time.monotonic() - begin < 10
+    assert done.returncode
+    assert "I saw the new text" in done.stdout
+    assert "no answer within two seconds" in done.stderr
+    assert gw1.run(look).stdout == before
+    left = "pgrep -f 'sleep 666[6]'; find /etc/gateway /var/lib/gateway /run/gateway -name hostile"
+    assert gw1.run(left, check=False).stdout == ""
+    gw1.run("rm -r /opt/hostile /tmp/new")
 
 
 def test_the_management_socket_is_root_s(site: Lab) -> None:
@@ -623,6 +679,56 @@ def test_a_gateway_that_vanishes(site: Lab) -> None:
             finally:
                 site.rejoin("gw2")
         assert tunnel.address.startswith("10.8.0.")
+
+
+SHARED = checks.PUBLIC_VIRTUAL_IP
+BY_VIRTUAL_IP = {
+    "public": {"virtual_ip": SHARED},
+    "vpn": {"remote": SHARED},
+    "state_sync": False,
+}
+
+
+def cut_the_line(lab: Lab, seconds: float = 6) -> None:
+    lab.isolate("laptop")
+    try:
+        time.sleep(seconds)
+    finally:
+        lab.rejoin("laptop")
+
+
+def test_clients_that_look_for_the_virtual_ip(site: Lab, pillar: Change) -> None:
+    """A gateway that vanishes moves its clients at once when they notice; a gap of their own line
+    moves nobody, and their TCP sessions go on."""
+    ok(pillar(BY_VIRTUAL_IP))
+    holder = checks.eventually(lambda: checks.holders(site, SHARED), lambda on: on == ["gw1"], 20)
+    assert holder == ["gw1"]
+    pki.provide(site, "laptop", "laptop")
+    try:
+        with Tunnel(site, SHARED, SHARED, GW1, GW2) as tunnel:
+            before = tunnel.address
+            assert before.startswith("10.8.0.")
+            assert checks.stall(tunnel.client, lambda: cut_the_line(site), 16) < 30
+            assert tunnel.address == before
+            try:
+                assert 0.5 < checks.gap(tunnel.client, lambda: site.isolate("gw1"), 10) < 8
+            finally:
+                site.rejoin("gw1")
+            assert tunnel.address.startswith("10.8.1.")
+        site.wait_minions()
+        wait_for_primary(site)
+        ok(pillar({}))
+    finally:
+        pki.provide(site, "laptop", "laptop")
+
+
+@pytest.mark.long
+def test_a_short_gap_of_a_clients_line(site: Lab) -> None:
+    """It goes back to its gateway, gets its address again, and its TCP sessions go on."""
+    with Tunnel(site, GW2, GW1) as tunnel:
+        before = tunnel.address
+        assert checks.stall(tunnel.client, lambda: cut_the_line(site), 16) < 30
+        assert tunnel.address == before
 
 
 def test_a_server_that_is_killed(site: Lab) -> None:

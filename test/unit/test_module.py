@@ -1885,6 +1885,33 @@ def test_a_word_on_state_sync(module, node, break_pillar, changes, undecided):
     assert module.validate(warnings=False) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({}, True),
+        ({"firewall": {"forward": [{"from": "main", "to": "172.16.0.0/12"}]}}, False),
+        ({"firewall": {"forward": [{"to": "public"}]}}, False),
+        ({"firewall": {"forward": [{"from": "vpn"}]}}, False),
+        ({"firewall": {"forward": [{"from": "vpn", "to": "internal"}]}}, True),
+        ({"firewall": {"forward": [{"from": "internal"}]}}, True),
+        ({"firewall": {"forward": [{"from": "main", "action": "reject"}]}}, True),
+        ({"vpn:servers:main:full_tunnel": True}, False),
+        ({"vpn:clients": {"branch": {"networks": ["172.16.0.0/16"]}}}, False),
+    ],
+)
+def test_a_route_that_no_rule_lets_clients_use(module, node, break_pillar, changes, lacking):
+    break_pillar({"vpn:servers:main:routes": ["172.16.5.0/24"], **changes})
+    node.applied.write_text(module.digest() + "\n")
+    said = (
+        "gateway:vpn:servers:main:routes: clients send what is for 172.16.5.0/24 into the tunnel,"
+        " and no rule lets it through; add one to gateway:firewall:forward, such as"
+        " {from: main, to: 172.16.5.0/24}"
+    )
+    assert module.validate() == [said] * lacking
+    assert (said in module.status()["problems"]) is lacking
+    assert module.validate(warnings=False) == []
+
+
 def test_status_says_what_ails_the_node(module, node):
     ill = {
         "penalty": 6,

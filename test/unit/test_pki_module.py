@@ -450,6 +450,29 @@ def test_a_profile(pki):
     ]
 
 
+SHARED = {"public:virtual_ip": "198.51.100.1", "vpn:remote": "vpn.example.com"}
+
+
+def test_a_profile_that_names_the_virtual_ip(pki, host, edit):
+    """First, and twice; the nodes after it, in the order that a client has for ever."""
+    host.pillar["gateway"] = edit(SHARED)
+    found = options(pki.profile("alice"))
+    remotes = [line.split()[1:] for line in found if line.startswith("remote ")]
+    assert remotes[:2] == [["vpn.example.com", "1194", "udp"]] * 2
+    assert sorted(remotes[2:]) == [[f"198.51.100.{n}", "1194", "udp"] for n in (2, 3)]
+    assert "remote-random" not in found
+    assert "connect-retry 0 2" in found
+
+
+def test_the_virtual_ip_of_several_servers(pki, host, edit):
+    host.pillar["gateway"] = edit(SHARED | TCP)
+    found = options(pki.profile("alice"))
+    remotes = [line.split()[1:] for line in found if line.startswith("remote ")]
+    assert [name for name, _, proto in remotes if proto == "tcp"][:2] == ["vpn.example.com"] * 2
+    assert [proto for *_, proto in remotes] == ["udp"] * 8 + ["tcp"] * 4
+    assert remotes[:4] == remotes[4:8]
+
+
 def test_what_is_inline(pki, host):
     text = pki.profile("alice")
     issued = (host.base / "example/issued/alice.pem").read_text()

@@ -1580,6 +1580,8 @@ def test_vpn_and_routes(plan):
                 "dhcp-option DOMAIN example.internal",
             ],
             "full_tunnel": False,
+            "block_ipv6": False,
+            "routes": [],
             "dynamic": True,
             "dynamic_range": ["10.8.1.128", "10.8.1.254"],
             "auth": None,
@@ -1810,8 +1812,8 @@ def test_egress_is_for_who_may_go_out_anyway(plan):
     ]
     assert other["from"] == [{"address": "10.77.0.10"}]
     main, second = found["vpn"]["servers"]
-    assert "redirect-gateway def1" in second["pushes"]
-    assert "redirect-gateway def1" not in main["pushes"]
+    assert "redirect-gateway def1 ipv6" in second["pushes"]
+    assert "redirect-gateway def1 ipv6" not in main["pushes"]
 
 
 def test_raw_lines(plan):

@@ -56,10 +56,27 @@ REJECTED = {
         "vpn:clients:alice",
         "client name alice is taken already, by gateway:vpn:clients:Alice",
     ),
-    "name that OpenVPN would not look for": (
-        {"vpn:clients": {"Alice Smith": {}}},
-        "vpn:clients:Alice Smith",
-        "Alice Smith is not a certificate's common name (at most 64 letters, digits and . _ @ -)",
+    "name that is too long": (
+        {"vpn:clients": {"é" * 33: {}}},
+        "vpn:clients:" + "é" * 33,
+        f"{'é' * 33} is not a certificate's common name (printable characters, 64 bytes at most,"
+        " no space at its ends)",
+    ),
+    "name with a space at its end": (
+        {"vpn:clients": {"John ": {}}},
+        "vpn:clients:John ",
+        "John  is not a certificate's common name (printable characters, 64 bytes at most,"
+        " no space at its ends)",
+    ),
+    "name of a folder": (
+        {"vpn:clients": {"..": {}}},
+        "vpn:clients:..",
+        "OpenVPN looks for no file of that name",
+    ),
+    "names with one file": (
+        {"vpn:clients": {"a/b": {}, "a_b": {}}},
+        "vpn:clients:a_b",
+        "client name a_b is taken already, by gateway:vpn:clients:a/b",
     ),
     "name of all the others": (
         {"vpn:clients": {"DEFAULT": {}}},
@@ -188,7 +205,17 @@ REJECTED = {
     "setting that is the formula's": (
         {"vpn:servers:main:settings": {"crl-verify": "/etc/crl.pem"}},
         "vpn:servers:main:settings:crl-verify",
-        "the formula itself needs this option; use gateway:vpn:pki:crl",
+        "use gateway:vpn:pki:crl",
+    ),
+    "where whoever has the virtual IP is, without one": (
+        {"vpn:remote": "vpn.example.com"},
+        "vpn:remote",
+        "needs gateway:public:virtual_ip, the address that moves with it",
+    ),
+    "remote that is no address": (
+        {"vpn:remote": "vpn_1", "public:virtual_ip": "198.51.100.1"},
+        "vpn:remote",
+        "vpn_1 is neither an IPv4 address nor a domain name",
     ),
     "further route": (
         {"vpn:servers:main:routes": ["192.0.2.1/24"]},
@@ -220,10 +247,80 @@ def test_rejected(errors, changes, key, message):
     assert len(found) == 1
 
 
+OPTIONS_OF_OURS = {
+    **{f"management-{end}": "gateway.status" for end in ("hold", "client-auth", "up-down")},
+    **dict.fromkeys(("ca", "cert", "key", "tls-crypt", "tls-crypt-v2"), "gateway:vpn:pki"),
+    **dict.fromkeys(("dev", "dev-node", "dev-type"), "by its device"),
+    **dict.fromkeys(("ifconfig", "server", "server-bridge"), "use network, prefix"),
+    **dict.fromkeys(("group", "user"), "for user nobody"),
+    **dict.fromkeys(("client-connect", "client-disconnect"), "who is connected"),
+    **dict.fromkeys(("lport", "port", "proto"), "use p"),
+    "auth-gen-token-secret": "gateway:vpn:pki:auth_token",
+    "ccd-exclusive": "dynamic",
+    "chroot": "find the clients' files",
+    "client-config-dir": "gateway:vpn:clients",
+    "client-to-client": "the firewall",
+    "daemon": "systemd",
+    "ifconfig-noexec": "needs its address",
+    "ifconfig-pool": "an address of its own",
+    "local": "firewall:input",
+    "remote-cert-tls": "clients",
+    "script-security": "needs 2",
+    "syslog": "journalctl -u openvpn-server@gateway-",
+    "topology": "topology subnet",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_OURS)
+def test_an_option_that_breaks_what_is_ours(errors, option):
+    """Named once, with the reason, whatever its value."""
+    for value in (True, "1", ["1", "x"]):
+        [found] = errors({"vpn:servers:main:settings": {option: value}})
+        assert found.startswith(f"gateway:vpn:servers:main:settings:{option}: ")
+        assert OPTIONS_OF_OURS[option] in found
+
+
+def test_options_that_are_the_users(errors):
+    settings = {
+        "verb": 4,
+        "log-append": "/var/log/openvpn.log",
+        "port-share": "127.0.0.1 8443",
+        "up": "/usr/local/sbin/up",
+        "script-security": 3,
+        "keepalive": "10 120",
+        "explicit-exit-notify": 1,
+        "auth-user-pass-verify": "/usr/local/sbin/ask via-file",
+    }
+    assert errors({"vpn:servers:main:settings": settings}) == []
+    auth = {"vpn:servers:main:auth": {"pam": "openvpn"}, "vpn:pki:auth_token": "/etc/token"}
+    [found] = errors({"vpn:servers:main:settings": settings, **auth})
+    assert found.endswith("auth-user-pass-verify: auth of this server has its own; use auth:script")
+
+
+def test_names_that_openvpn_takes(plan):
+    """Its file is called as OpenVPN calls it, and rules know it."""
+    names = ["John Doe", 'O\'Brien, "Pat" {x}', "ou/Jörg\\"]
+    changes = {
+        "vpn:clients": {name: {"id": number} for number, name in enumerate(names, 2)},
+        "firewall": {"forward": [{"from": "john doe", "to": ["OU/JÖRG\\"]}]},
+    }
+    clients = {client["name"]: client["file"] for client in server(plan, changes)["clients"]}
+    assert clients == {name: name.replace("/", "_") for name in names}
+    [rule] = plan(changes)["firewall"]["forward"]
+    assert rule["from"] == [{"address": "10.8.0.2"}, {"address": "10.8.1.2"}]
+    assert rule["to"] == [{"address": "10.8.0.4"}, {"address": "10.8.1.4"}]
+
+
+@pytest.mark.parametrize("bad", list("\n\r\0\u2028\ud800"), ids=ascii)
+def test_no_name_breaks_out(edit, bad):
+    site, found = gateway_plan.read(edit({"vpn:clients": {f"ali{bad}ce": {}}}))
+    assert site is None
+    assert all(error.isprintable() for error in found)
+
+
 @pytest.mark.parametrize("bad", list("\n\r\0\"'`{}\\\u2028é"), ids=ascii)
 def test_no_text_breaks_out(edit, bad):
     cases: list[dict[str, Any]] = [
-        {"vpn:clients": {f"ali{bad}ce": {}}},
         {"vpn:clients": {"alice": {"pushes": [f"route{bad}"]}}},
         {"vpn:servers:main:auth": {"pam": f"x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
         {"vpn:servers:main:auth": {"script": f"/x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
@@ -327,7 +424,22 @@ def test_pushes_of_a_server(plan):
     changes = {"vpn:servers:main:routes": ["203.0.113.0/24"], "vpn:servers:main:full_tunnel": True}
     pushes = server(plan, changes)["pushes"]
     assert "route 203.0.113.0 255.255.255.0" in pushes
-    assert "redirect-gateway def1" in pushes
+    assert pushes[-4:-2] == ["redirect-gateway def1 ipv6", "block-ipv6"]
+
+
+def test_a_full_tunnel_leaves_ipv6_to_who_has_set_it_up(plan):
+    changes: dict[str, Any] = {"vpn:servers:main:full_tunnel": True}
+    assert server(plan, changes)["block_ipv6"] is True
+    changes["vpn:servers:main:settings"] = {"push": ["route-ipv6 2000::/3"]}
+    found = server(plan, changes)
+    assert "redirect-gateway def1" in found["pushes"]
+    assert "block-ipv6" not in found["pushes"]
+    assert found["block_ipv6"] is False
+
+
+def test_where_clients_look_for_the_pair_changes_no_node(plan):
+    changes = {"public:virtual_ip": "198.51.100.1"}
+    assert plan(changes) == plan({**changes, "vpn:remote": "vpn.example.com"})
 
 
 def test_rules_name_clients(plan):

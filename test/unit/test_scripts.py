@@ -1417,6 +1417,7 @@ def vpn_routes(root, tmp_path, tool):
     clients = tmp_path / "etc/gateway/openvpn"
     (clients / "main/branch").write_text("iroute x\n# vpn-routes 10.50.0.0/25 10.50.0.128/25\n")
     (clients / "two/host").write_text("# vpn-routes 10.60.0.1/32\n")
+    (clients / "two/ou_Jörg Doe").write_text("# vpn-routes 10.60.0.1/32\n")
 
     def run_it(count):
         process = subprocess.Popen(["perl", script], stderr=subprocess.PIPE, text=True)
@@ -1435,7 +1436,7 @@ def vpn_routes(root, tmp_path, tool):
 def test_routes_to_networks_of_who_is_connected(vpn_routes):
     (vpn_routes.notes / "gateway-main/sessions/10.8.0.5").write_text("7 branch\n")
     (vpn_routes.notes / "gateway-main/sessions/10.8.0.6").write_text("8 nobody\n")
-    (vpn_routes.notes / "gateway-two/sessions/10.9.0.5").write_text("9 host\n")
+    (vpn_routes.notes / "gateway-two/sessions/10.9.0.5").write_text("9 ou/Jörg Doe\n")
     assert vpn_routes.run(4) == [
         "route del 10.9.9.0/25 dev vpn-old proto 120",
         "route replace 10.50.0.0/25 dev vpn-main proto 120",

@@ -863,9 +863,14 @@ def test_firewall_keeps_its_files_to_itself(machine, site):
 
 
 @pytest.fixture
-def checked(machine):
+def checked(machine, module, tmp_path, monkeypatch):
     """``checked_file`` with a file.managed that says ``answer``, and a checker that says no."""
+    isolated = tmp_path / "isolated"
+    isolated.write_text("")
+    isolated.chmod(0o755)
+    monkeypatch.setattr(module, "ISOLATED", str(isolated))
     checked = SimpleNamespace(
+        isolated=str(isolated),
         answer={"name": "conf", "changes": {"diff": "New"}, "result": None, "comment": "managed"},
         given=None,
         asked=[],
@@ -909,7 +914,7 @@ def test_checked_file_is_managed_with_a_check(machine, checked):
         "group": "root",
         "makedirs": True,
         "show_changes": False,
-        "check_cmd": "sh -n",
+        "check_cmd": f"{checked.isolated} conf sh -n",
         "backup": "none",
     }
     assert checked.asked == []
@@ -926,11 +931,16 @@ def test_checked_file_shows_no_key_of_the_old_file(machine, checked, old, shown)
     assert checked.given["show_changes"] is shown
 
 
+def test_checked_file_of_a_daemon_that_looks_at_interfaces(machine, checked):
+    machine.run("checked_file", *CHECK, see_network=True)
+    assert checked.given["check_cmd"] == f"{checked.isolated} --see-network conf sh -n"
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_checked_file_asks_in_test_mode_too(machine, checked, code):
     checked.code = code
     ret = machine.run("checked_file", *CHECK, test=True, context={"a": 1})
-    assert checked.asked == [(["sh", "-n"], "new")]
+    assert checked.asked == [([checked.isolated, "conf", "sh", "-n"], "new")]
     assert checked.rendered == ("salt://conf.jinja", "jinja", "base", {"a": 1})
     if code:
         assert (ret["result"], ret["changes"]) == (False, {})
@@ -940,11 +950,19 @@ def test_checked_file_asks_in_test_mode_too(machine, checked, code):
 
 
 @pytest.mark.parametrize(
-    ("result", "check"), [(True, "sh -n"), (False, "sh -n"), (None, "/nowhere/check -f")]
+    ("result", "check", "isolated"),
+    [
+        (True, "sh -n", True),
+        (False, "sh -n", True),
+        (None, "/nowhere/check -f", True),
+        (None, "sh -n", False),
+    ],
 )
-def test_checked_file_does_not_ask(machine, checked, result, check):
-    """Nothing would change; it failed anyway; the checker comes with a package."""
+def test_checked_file_does_not_ask(machine, checked, result, check, isolated):
+    """Nothing would change; it failed anyway; the checker comes with this run."""
     checked.answer |= {"result": result, "changes": {} if result is not None else {"diff": "New"}}
+    if not isolated:
+        Path(checked.isolated).unlink()
     ret = machine.run("checked_file", "conf", "salt://conf.jinja", check, test=True)
     assert ret == checked.answer
     assert checked.asked == []
@@ -2233,6 +2251,13 @@ def test_sessions_of_who_is_refused(machine, server, why, stubborn):
     assert converges(machine, *server.call, **options) == {session: why}
     ways = [f"client-kill {number}", f"kill 192.0.2.1:{number}"]
     assert server.asked == ways[: 1 + stubborn]
+
+
+def test_a_name_that_a_file_cannot_have(machine, server):
+    """OpenVPN calls the file otherwise."""
+    server.sessions = {"0": ("ou/John Doe", "10.8.0.5")}
+    server.templates.clients = {"ou_John Doe": "disable\n"}
+    assert converges(machine, *server.call) == {"ou/John Doe 10.8.0.5": "disabled"}
 
 
 def test_an_address_that_is_the_beginning_of_another(machine, server):

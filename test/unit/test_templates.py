@@ -371,7 +371,7 @@ def test_units_have_in_force_what_is_written(site):
     ]
     alone = {  # read when they are called, when a client connects, or at boot
         *("announce", "firewall", "follow-tell", "vpn-session", "routes", "applied"),
-        *("check-conntrackd", "check-ntpsec", "check-openvpn"),
+        *("isolated", "check-conntrackd", "check-ntpsec", "check-openvpn"),
     }
     others = {path for path in site.files if path not in read}
     assert {path for path in others if PurePath(path).name not in alone} <= {
@@ -481,7 +481,10 @@ SLSES = ["gateway"] + [
 
 def test_no_sls_was_forgotten(compiler):
     assert compiler.slses == sorted(
-        [*SLSES, *(f"{sls}.clean" for sls in SLSES), "gateway.loaded", "gateway.valid"]
+        [
+            *(*SLSES, *(f"{sls}.clean" for sls in SLSES)),
+            *("gateway.isolated", "gateway.loaded", "gateway.valid"),
+        ]
     )
 
 
@@ -1221,7 +1224,11 @@ def test_openvpn_server_whose_name_looks_like_something_else(render, name):
 def test_openvpn_full_tunnel(render):
     found, _ = openvpn(render("further addresses"))
     pushes = [words[1] for words in found if words[0] == "push"]
-    assert pushes.count("redirect-gateway def1") == 1
+    assert pushes.count("redirect-gateway def1 ipv6") == pushes.count("block-ipv6") == 1
+    # Those that do not know what they are pushed are answered here.
+    assert ["block-ipv6"] in found
+    found, _ = openvpn(render("example"))
+    assert ["block-ipv6"] not in found
 
 
 def test_openvpn_over_tcp(render):
@@ -1279,6 +1286,10 @@ def test_openvpn_clients(render):
         "DEFAULT": ['push "route 10.50.0.0 255.255.255.0"'],
     }
     assert clients(render("example")) == {}
+    odd = {"vpn:clients": {'ou/Pat "{x}" Doe': {"disabled": True}}}
+    assert clients(render("example", changes=odd)) == {
+        'ou_Pat "{x}" Doe': "# Managed by Salt (gateway).\ndisable\n"
+    }
 
 
 def test_openvpn_knows_nothing_of_its_clients(render):

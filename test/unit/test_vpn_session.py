@@ -119,3 +119,14 @@ def test_nobody_gets_in_where_it_cannot_be_read_who_may_not(session, node, note,
         (node / "openvpn" / closed).chmod(0)
     assert "alice is refused" in session(code=1).stderr
     assert not note.exists()
+
+
+def test_a_file_that_openvpn_calls_otherwise_than_the_client(session, node, note):
+    file = node / "openvpn/main/ou_John Doe"
+    file.touch()
+    session(common_name="ou/John Doe")
+    assert note.read_text() == "77 ou/John Doe\n"
+    note.unlink()
+    file.chmod(0)
+    assert "ou/John Doe is refused" in session(common_name="ou/John Doe", code=1).stderr
+    assert not note.exists()
