@@ -23,6 +23,7 @@ nothing of older versions:
     - name: /usr/lib/gateway
     - older: [/run/gateway/keepalived-beat]
     - require:
+      - sls: gateway.isolated
       - sls: gateway.firewall
       - sls: gateway.kernel
       - sls: gateway.network
