@@ -321,6 +321,8 @@ def legacy(site: Lab) -> Iterator[Lab]:
         for tool in ("iptables", "ip6tables"):
             gw1.run(f"update-alternatives --set {tool} /usr/sbin/{tool}-{kind}")
         ok(site.apply("gw1", "gateway.firewall"), "gw1")
+        # Without rules it gives the virtual IP away, and answers of the LAN would leave by gw2.
+        assert checks.eventually(lambda: checks.holders(site), lambda now: now == ["gw1"], 30)
 
     switch("legacy")
     yield site
