@@ -75,12 +75,12 @@ def applies(lab: Lab) -> None:
     """Print a line for each number of forwards."""
     gw1 = lab.host("gw1")
     gw1.write(f"{EMPTY}/empty.sls", "{}\n")
-    empty = f"{CALL} --file-root={EMPTY} state.apply empty"
+    empty = f"{CALL} --local --file-root={EMPTY} state.apply empty"
     print("\nforwards  empty SLS  nothing to do  factor  a change  rules swapped")
     for number in FORWARDS:
         lab.set_pillar(forwards(number))
         timed(gw1, FIREWALL)
-        nothing, seconds = measure(gw1, empty, FIREWALL)
+        (nothing, _), (seconds, _) = measure(gw1, empty, FIREWALL)
         changed = []
         for shift in (1, 2, 3):
             lab.set_pillar(forwards(number, shift))
@@ -115,7 +115,7 @@ def states(gw1: Host, number: int) -> None:
 def states_of_salt(lab: Lab) -> None:
     """Print the same for iptables.append, one state a rule."""
     gw1 = lab.host("gw1")
-    command = f"{CALL} --file-root={EMPTY} state.apply states"
+    command = f"{CALL} --local --file-root={EMPTY} state.apply states"
     print("\niptables.append  first time  nothing to do")
     for number in (count for count in (*FORWARDS, MOST_STATES) if count <= MOST_STATES):
         gw1.run("iptables -t nat -N BENCH")
