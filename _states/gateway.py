@@ -917,6 +917,11 @@ def folder(name):
     return _result(name, changes, done, planned, lambda: _make_folders(inside))
 
 
+def _isolated(name, check, see_network):
+    """The command with which a daemon looks at a new file ``name`` where nothing comes of it."""
+    return f"{ISOLATED} {'--see-network ' if see_network else ''}{name} {check}"
+
+
 def checked_file(
     name, source, check, context=None, mode="0644", show_changes=True, see_network=False
 ):
@@ -930,7 +935,7 @@ def checked_file(
     see_network
         Whether it has to see the node's interfaces.
     """
-    command = f"{ISOLATED} {'--see-network ' if see_network else ''}{name} {check}"
+    command = _isolated(name, check, see_network)
     # A diff would show a key that is in the old file.
     show_changes = show_changes and "-----BEGIN" not in (_read(name) or "")
     ret = file(
@@ -1136,7 +1141,7 @@ def election_added(name, source, check, service, addresses, patience):
     def act():
         with tempfile.TemporaryDirectory() as folder:
             new = _render(f"{folder}/new", source, {"alone": True})
-            _run(*check.split(), new)
+            _run(*_isolated(name, check, see_network=True).split(), new)
             _write(name, _read(new))
         try:
             _run("systemctl", "reload", service)

@@ -37,6 +37,7 @@ keepalived elections side by side:
     - addresses: {{ plan.vrrp.instances | map(attribute='virtual_ip') | list | tojson }}
     - patience: {{ plan.health.takeover }}
     - require:
+      - gateway: configuration checks change nothing
       - gateway: health service
       - gateway: keepalived unit settings
       - gateway: keepalived configuration as it was

@@ -1340,7 +1340,8 @@ def elections(machine, module, monkeypatch):
             items = [{"local": address} for address in found.here]
             output = json.dumps([{}, {"addr_info": [*items, {"address": "fe80::1"}]}])
             return {"retcode": 0, "stdout": output, "stderr": ""}
-        if tool == "keepalived":
+        if tool == module.ISOLATED:
+            assert arguments[:-1] == ["--see-network", str(found.conf), "keepalived", "-t"]
             machine.calls.append("check")
             return {"retcode": found.code, "stdout": "", "stderr": "no such keyword"}
         if arguments[0] == "show":
