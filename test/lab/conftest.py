@@ -83,7 +83,7 @@ def converge(lab: Lab) -> None:
 
 def wait_for_primary(lab: Lab) -> None:
     """Return when the virtual IP is on gw1, and only there."""
-    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 15) == ["gw1"]
+    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 30) == ["gw1"]
 
 
 @contextmanager
