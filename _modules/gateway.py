@@ -921,8 +921,9 @@ def pem(material, **kwargs):
     """
     if "__pub_fun" in kwargs:
         raise CommandExecutionError("gateway.pem is for templates: it would show a key")
-    value = __pillar__
-    for key in plan()["vpn"]["pki"][material]["pillar"]:
+    value = _pillar()
+    # Not from __pillar__[...]: Salt 3008 copies the whole pillar for that, and it is read again.
+    for key in plan()["vpn"]["pki"][material]["pillar"][1:]:
         value = value[key]
     text = gateway_plan.pem_blocks(value).strip()
     if not text:

@@ -493,6 +493,19 @@ def test_pem(module, node, break_pillar):
     assert SECRET not in str(raised.value)
 
 
+def test_pem_leaves_the_pillar_as_it_is(module, node, break_pillar, monkeypatch):
+    """Salt 3008 copies all of a pillar from which a mapping is taken by its key, and the copy would
+    be read again."""
+    break_pillar({"vpn:pki:key": PRIVATE_KEY})
+
+    class Copied(dict):
+        def __getitem__(self, key):
+            raise AssertionError("copied")
+
+    monkeypatch.setattr(module, "__pillar__", Copied(node.pillar))
+    assert module.pem("key") == PRIVATE_KEY.strip()
+
+
 @pytest.mark.parametrize("name", ["gateway_plan", "gateway_rules"])
 def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path, name):
     """A minion that runs on after an upgrade of the formula must not plan with the old one."""
