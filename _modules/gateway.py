@@ -26,12 +26,11 @@ try:
 except ImportError:  # over salt-ssh: the node's own Python may not have what it needs
     gateway_ca = None
 
-# A long-running minion would go on with the planner that it loaded first.
-importlib.reload(gateway_foreign)
-importlib.reload(gateway_plan)
-importlib.reload(gateway_rules)
-if gateway_ca:
-    importlib.reload(gateway_ca)
+# A long-running minion would go on with the planner that it loaded first. What is the same is kept:
+# in one apply Salt 3008 loads this module twice.
+for _library in filter(None, (gateway_ca, gateway_foreign, gateway_plan, gateway_rules)):
+    if getattr(_library, "WRITTEN", None) != os.stat(_library.__file__).st_mtime_ns:
+        importlib.reload(_library)
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 CRL = "/etc/gateway/openvpn/crl.pem"

@@ -37,6 +37,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
+
 if not hasattr(x509.Certificate, "not_valid_after_utc"):
     raise ImportError("cryptography 42 or newer is needed")
 

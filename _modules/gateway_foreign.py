@@ -10,12 +10,15 @@ counts as one that does not match: it neither refuses nor lets through.
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, ip_address, summarize_address_range
 from typing import Any
+
+WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
 
 PREFIX = "GATEWAY-"
 VRRP, TCP, UDP = 112, 6, 17

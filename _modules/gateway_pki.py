@@ -61,8 +61,9 @@ import salt.utils.minions
 from salt.exceptions import CommandExecutionError, NotImplemented
 
 # A long-running master would go on with the libraries that it loaded first.
-importlib.reload(gateway_ca)
-importlib.reload(gateway_plan)
+for _library in (gateway_ca, gateway_plan):
+    if getattr(_library, "WRITTEN", None) != os.stat(_library.__file__).st_mtime_ns:
+        importlib.reload(_library)
 
 log = logging.getLogger(__name__)
 

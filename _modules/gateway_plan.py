@@ -10,11 +10,14 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
+
+WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
 

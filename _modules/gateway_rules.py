@@ -8,10 +8,13 @@ there, EGRESS what is listed of what leaves.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import Any
+
+WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
 
 # Tables in the order in which they are loaded; the same chains in both families, empty or not.
 CHAINS = {

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import gateway_ca
 import gateway_plan
+import gateway_rules
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError, SaltReqTimeoutError
 
@@ -516,6 +517,28 @@ def test_a_new_planner_is_taken_up(load, monkeypatch, tmp_path, name):
     assert importlib.import_module(name).VERSION == 1
     library.write_text("VERSION = 'two'\n")
     assert getattr(load("_modules/gateway.py"), name).VERSION == "two"
+
+
+def test_a_planner_that_is_the_same_is_not_loaded_again(load, monkeypatch):
+    """Salt 3008 loads a module twice in an apply, and the planner is most of what that costs."""
+    libraries = [
+        getattr(load(path), name)
+        for path, names in {
+            "_modules/gateway.py": "gateway_ca gateway_foreign gateway_plan gateway_rules",
+            "_modules/gateway_pki.py": "gateway_ca gateway_plan",
+        }.items()
+        for name in names.split()
+    ]
+    before = [library.__virtual__ for library in libraries]
+    for path in ("_modules/gateway.py", "_modules/gateway_pki.py"):
+        load(path)
+    assert [library.__virtual__ for library in libraries] == before
+    monkeypatch.setattr(gateway_rules, "WRITTEN", 1)
+    load("_modules/gateway.py")
+    after = [library.__virtual__ for library in libraries]
+    assert [one != other for one, other in zip(after, before, strict=True)] == [
+        library is gateway_rules for library in libraries
+    ]
 
 
 FUNCTIONS = [
