@@ -854,16 +854,21 @@ def file(name, mode="0644", **options):
     which is not root's can go through; whatever the umask of the run is, and whoever has changed
     that. An owner-only file is a secret: of what it was before, no copy is kept (``backup_mode``).
 
-    A template of the formula's has nothing but the plan and its ``context`` to go by. If both and
-    the template are what they were when this file was rendered, and it is what came of it, it is
-    not rendered again.
+    What is right already is found out without ``file.managed``. A template that asks Salt for the
+    plan alone has nothing but that and its ``context`` to go by: if both and the template are what
+    they were when this file was rendered, and it is what came of it, it is not rendered again.
 
     options
         Further ones of ``file.managed``.
     """
     folders = _folder_changes(name)
-    origin = _origin(options)
-    same = origin and _rendered_from().get(name) == [origin, _digest(name)]
+    source = options.get("source") and __salt__["cp.cache_file"](options["source"], saltenv=__env__)
+    origin, same = None, False
+    if source and "template" in options:
+        origin = _origin(source, options.get("context"))
+        same = origin and _rendered_from().get(name) == [origin, _digest(name)]
+    elif source:
+        same = _digest(source) == _digest(name)
     if same and not folders and not _access(name, int(mode, 8)):
         return _result(name, {}, "", "", None)
     if not __opts__["test"]:
@@ -886,19 +891,16 @@ def file(name, mode="0644", **options):
     return ret
 
 
-def _origin(options):
+def _origin(template, context):
     """A digest of all that a template makes a file of; None where that is not known."""
-    if "template" not in options or "check_cmd" in options:
-        return None
-    source = __salt__["cp.cache_file"](options["source"], saltenv=__env__)
-    if not source:
+    text = (_read(template) or "").replace("salt['gateway.plan']()", "")
+    if re.search(r"\bsalt\s*[.[]", text):
         return None
     if "gateway_plan" not in __context__:
-        text = json.dumps(__salt__["gateway.plan"](), sort_keys=True)
-        __context__["gateway_plan"] = hashlib.sha256(text.encode()).hexdigest()
-    made_of = [_digest(source), __context__["gateway_plan"], options.get("context")]
-    text = json.dumps(made_of, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+        plan = json.dumps(__salt__["gateway.plan"]())
+        __context__["gateway_plan"] = hashlib.sha256(plan.encode()).hexdigest()
+    made_of = json.dumps([text, __context__["gateway_plan"], context], sort_keys=True)
+    return hashlib.sha256(made_of.encode()).hexdigest()
 
 
 def _rendered_from():

@@ -893,7 +893,11 @@ def checked(machine, module, tmp_path, monkeypatch):
         return {"retcode": checked.code, "stdout": "line 3", "stderr": "unknown keyword"}
 
     machine.states["file.managed"] = managed
-    machine.functions |= {"cp.get_template": get_template, "cmd.run_all": run_all}
+    machine.functions |= {
+        "cp.cache_file": lambda source, saltenv: "",
+        "cp.get_template": get_template,
+        "cmd.run_all": run_all,
+    }
     return checked
 
 
@@ -1203,20 +1207,48 @@ def test_a_file_is_rendered_again_after_any_change(machine, rendered, what, test
         assert rendered.times == 2
 
 
-def test_a_file_without_a_template_or_with_a_check_is_always_compared(machine, rendered):
-    """A check may find today what it did not yesterday; and its template may have secrets."""
+@pytest.mark.parametrize(
+    ("text", "more", "times"),
+    [
+        ("{{ salt['gateway.plan']().domain }}", {}, 0),
+        ("# salt-call, or salt://, is no call of Salt's.", {}, 0),
+        ("{{ salt['gateway.plan']().domain }}", {"check_cmd": "sh -n"}, 0),
+        ("{{ salt['gateway.plan']('gw2').domain }}", {}, 1),
+        ("{{ salt['gateway.plan']() }}{{ salt['gateway.pem']('key') }}", {}, 1),
+        ("{{ salt.gateway.sync_ignored() }}", {"check_cmd": "sh -n"}, 1),
+    ],
+)
+def test_only_what_the_plan_alone_says_is_taken_as_known(machine, rendered, text, more, times):
+    """Other answers of Salt's may differ today: keys, and what is on the node. A check is for new
+    files: Salt has none looked at that stays as it is."""
+    rendered.cache.write_text(text)
+    for _ in range(3):
+        machine.run("file", str(rendered.file), **rendered.call, **more)
+    assert rendered.times == 1 + 2 * times
 
-    def managed(name, **_):
-        rendered.times += 1
-        return {"name": name, "changes": {}, "result": True, "comment": "The same."}
+
+def test_a_file_that_is_no_template(machine, rendered):
+    """It is what the file server has, or it is not."""
+    rendered.cache.write_text("as it comes")
+    rendered.file.parent.mkdir(parents=True)
+    calls = []
+
+    def managed(name, mode, **_):
+        calls.append(name)
+        Path(name).write_text("as it comes")
+        Path(name).chmod(int(mode, 8))
+        return {"name": name, "changes": {"diff": "new"}, "result": True, "comment": "New."}
 
     machine.states["file.managed"] = managed
-    for more in ({"check_cmd": "sh -n"}, {"template": None}):
-        call = {key: value for key, value in (rendered.call | more).items() if value}
-        rendered.times = 0
-        for _ in range(2):
-            machine.run("file", str(rendered.file), **call)
-        assert rendered.times == 2
+    for wrong in (
+        lambda: None,
+        lambda: rendered.file.write_text("x"),
+        lambda: rendered.file.chmod(0o600),
+    ):
+        wrong()
+        assert machine.run("file", str(rendered.file), source="salt://conf")["changes"]
+        assert not machine.run("file", str(rendered.file), source="salt://conf")["changes"]
+    assert len(calls) == 3
 
 
 @pytest.mark.usefixtures("umask")

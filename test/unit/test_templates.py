@@ -18,6 +18,8 @@ from typing import Any
 
 import gateway_plan
 import gateway_rules
+import jinja2
+import jinja2.meta
 import pytest
 import salt.config
 import salt.loader
@@ -566,6 +568,26 @@ def test_only_what_is_not_current_is_synced(render, tmp_path, stale):
     }
     opts = {"extension_modules": str(tmp_path)}
     assert render("example", stubs=stubs, **opts).synced == (2 if stale else 0)
+
+
+def test_files_are_made_of_the_plan_and_their_context(root):
+    """``gateway.file`` takes a file for right whose plan and context are as they were."""
+    others = {
+        "environ",
+        "grains",
+        "opts",
+        "pillar",
+        "proxy",
+        "saltenv",
+        "sls",
+        "slspath",
+        "tplpath",
+    }
+    environment = jinja2.Environment(extensions=["jinja2.ext.do"])
+    for path in root.glob("gateway/**/files/*.jinja"):
+        parsed = environment.parse(path.read_text())
+        assert not jinja2.meta.find_undeclared_variables(parsed) & others, path
+        assert not list(jinja2.meta.find_referenced_templates(parsed)), path
 
 
 def test_over_ssh_nothing_is_synced(render):
