@@ -332,14 +332,13 @@ def kernel_settings_restored(name, forwarding_file):
 # Routes
 
 
-def _routes(protocol=None):
-    """The main table's routes as {destination: route}, of one protocol or of all."""
-    selection = ["proto", protocol] if protocol else []
-    output = _run("ip", "-json", "-4", "route", "show", "table", "main", *selection)
-    return {
-        route["dst"] if "/" in route["dst"] else f"{route['dst']}/32": route
+def _routes():
+    """The main table's routes, with whole destinations and the numbers of their protocols."""
+    output = _run("ip", "-N", "-json", "-4", "route", "show", "table", "main")
+    return [
+        route | {"dst": route["dst"] if "/" in route["dst"] else f"{route['dst']}/32"}
         for route in json.loads(output or "[]")
-    }
+    ]
 
 
 def routes(name, routes):
@@ -352,11 +351,11 @@ def routes(name, routes):
     """
     wanted = {route["destination"]: route["via"] for route in routes}
     try:
-        everyones = _routes()
-        ours = _routes(ROUTE_PROTOCOL)
+        found = _routes()
     except CommandExecutionError as error:
         return _failed(name, str(error))
-    foreign = sorted(set(wanted) & set(everyones) - set(ours))
+    ours = {route["dst"]: route for route in found if route.get("protocol") == ROUTE_PROTOCOL}
+    foreign = sorted(set(wanted) & {route["dst"] for route in found} - set(ours))
     if foreign:
         lines = [f"There is a route to {key} already that is not ours." for key in foreign]
         return _failed(name, "\n".join(lines))
