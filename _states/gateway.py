@@ -1339,12 +1339,19 @@ def drop_in_gone(name):
 
 
 def _rendered(source, context):
-    """The text of a template, which may be secret: nothing of it stays on the disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = _render(f"{folder}/text", source, context)
-        if not path:
-            raise CommandExecutionError(f"{source} cannot be rendered")
-        return _read(path)
+    """
+    The text of a template, which may be secret: nothing of it stays on the disk. In one run it is
+    rendered once, whoever asks for it.
+    """
+    known = __context__.setdefault("gateway_rendered", {})
+    key = json.dumps([source, context])
+    if key not in known:
+        with tempfile.TemporaryDirectory() as folder:
+            path = _render(f"{folder}/text", source, context)
+            if not path:
+                raise CommandExecutionError(f"{source} cannot be rendered")
+            known[key] = _read(path)
+    return known[key]
 
 
 def _client_files(source, context):

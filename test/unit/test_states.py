@@ -2047,6 +2047,22 @@ def test_clients_can_be_read_by_openvpn_without_privileges(machine, clients):
         assert mode(path) == expected
 
 
+def test_clients_are_rendered_once_in_a_run(machine, module, clients):
+    """Two states ask for them, and Jinja is most of what they cost."""
+    real, asked = machine.functions["cp.get_template"], []
+
+    def get_template(*arguments, **context):
+        asked.append(context)
+        return real(*arguments, **context)
+
+    machine.functions["cp.get_template"] = get_template
+    for _ in range(2):
+        for _ in range(2):
+            assert module.openvpn_clients(*clients.call[1:])["result"]
+        machine.context.clear()
+    assert len(asked) == 2
+
+
 def test_clients_that_cannot_be_rendered(machine, clients):
     machine.functions["cp.get_template"] = lambda *_, **__: ""
     assert machine.run(*clients.call)["result"] is False
