@@ -440,7 +440,12 @@ class Site:
 
 def _fields(value: Any) -> dict[str, Any]:
     """What a part of a site was made of, without what was worked out of it since."""
-    return {each.name: getattr(value, each.name) for each in fields(value)}
+    return {name: getattr(value, name) for name in _field_names(value.__class__)}
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 def _plain(value: Any) -> Any:
@@ -928,7 +933,9 @@ class _Section:
     def placed(self, key: str, parse: Callable[[Any], Any]) -> dict[str, Any]:
         """The same, each with its path."""
         self.known.append(key)
-        value = self.values.get(key, [])
+        if key not in self.values:
+            return {}
+        value = self.values[key]
         if value is None or isinstance(value, (dict, tuple, set, frozenset)):
             self.reader.fault(self.at(key), f"must be a list, is {_kind(value)}")
             return {}
@@ -1804,7 +1811,7 @@ def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[H
         if host.macs or (host.ip and internal.network and host.ip in internal.network):
             reader.inside(host.ip, internal.network, section.at("ip"))
         hosts.append(host)
-    return tuple(sorted(hosts, key=lambda host: (host.ip or IPv4Address(0), host.name)))
+    return tuple(sorted(hosts, key=lambda host: (int(host.ip or 0), host.name)))
 
 
 def _claim_aliases(reader: _Reader, aliases: dict[str, str], domain: str | None) -> None:
