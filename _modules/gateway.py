@@ -4,6 +4,8 @@ What the gateway formula computes from the site's pillar, and how a node is doin
 Each function works from the command line, from Jinja and over salt-ssh.
 """
 
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -143,11 +145,25 @@ def _site():
     pillar = _pillar()
     cached = __context__.get("gateway.site")
     if cached is None or cached[0] is not pillar:
-        cached = (pillar, *gateway_plan.read(pillar))
+        with _no_garbage():
+            cached = (pillar, *gateway_plan.read(pillar))
         __context__["gateway.site"] = cached
         __context__["gateway.plans"] = {}
         __context__.pop("gateway.foreign", None)
     return cached[1], cached[2]
+
+
+@contextlib.contextmanager
+def _no_garbage():
+    """A large site is many objects, all of them wanted. While they come, Python would look through
+    all that Salt has, again and again, for some that are not."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _valid_site():
@@ -810,7 +826,8 @@ def plan(node=None, **kwargs):
     plans = __context__["gateway.plans"]
     if name not in plans:
         try:
-            plans[name] = gateway_plan.plan(site, name)
+            with _no_garbage():
+                plans[name] = gateway_plan.plan(site, name)
         except ValueError as error:
             raise CommandExecutionError(str(error)) from error
     return plans[name]
