@@ -48,6 +48,8 @@ SYSTEMD = "/etc/systemd"
 UNITS = f"{SYSTEMD}/system"
 READ = "/run/gateway/read"  # what the running units have read of their files
 RENDERED = "/run/gateway/rendered.json"  # what templates were rendered from, and what came of it
+# What `_origin` knows the answers of.
+KNOWN_CALLS = re.compile(r"salt\['gateway\.(plan'\]\(\)|pem'\]\(\w+\))")
 UNIT_PROPERTIES = (
     "ActiveState,DropInPaths,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
 )
@@ -853,9 +855,10 @@ def file(name, mode="0644", **options):
     which is not root's can go through; whatever the umask of the run is, and whoever has changed
     that. An owner-only file is a secret: of what it was before, no copy is kept (``backup_mode``).
 
-    What is right already is found out without ``file.managed``. A template that asks Salt for the
-    plan alone has nothing but that and its ``context`` to go by: if both and the template are what
-    they were when this file was rendered, and it is what came of it, it is not rendered again.
+    What is right already is found out without ``file.managed``. A template that asks Salt for
+    nothing but the plan and the pillar's keys has only these and its ``context`` to go by: if all
+    and the template are what they were when this file was rendered, and it is what came of it, it
+    is not rendered again.
 
     options
         Further ones of ``file.managed``.
@@ -892,14 +895,17 @@ def file(name, mode="0644", **options):
 
 def _origin(template, context):
     """A digest of all that a template makes a file of; None where that is not known."""
-    text = (_read(template) or "").replace("salt['gateway.plan']()", "")
-    if re.search(r"\bsalt\s*[.[]", text):
+    text = _read(template) or ""
+    if re.search(r"\bsalt\s*[.[]", KNOWN_CALLS.sub("", text)):
         return None
+    plan = __salt__["gateway.plan"]()
     if "gateway_plan" not in __context__:
-        plan = json.dumps(__salt__["gateway.plan"]())
-        __context__["gateway_plan"] = hashlib.sha256(plan.encode()).hexdigest()
-    made_of = json.dumps([text, __context__["gateway_plan"], context], sort_keys=True)
-    return hashlib.sha256(made_of.encode()).hexdigest()
+        __context__["gateway_plan"] = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+    made_of = [text, context, __context__["gateway_plan"]]
+    if "gateway.pem" in text:
+        material = plan["vpn"]["pki"].items()
+        made_of += [__salt__["gateway.pem"](key) for key, found in material if "pillar" in found]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def _rendered_from():

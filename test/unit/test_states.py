@@ -1141,14 +1141,18 @@ def rendered(machine, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache") / "conf.jinja"
     cache.write_text("template 1")
     rendered = SimpleNamespace(
-        cache=cache, times=0, plan={"a": 1}, file=machine.folder / "etc/gateway/conf"
+        cache=cache,
+        times=0,
+        plan={"a": 1, "vpn": {"pki": {"key": {"pillar": []}, "ca": {"path": "/etc/ca"}}}},
+        pem={"key": "a key"},
+        file=machine.folder / "etc/gateway/conf",
     )
     rendered.call = {"source": "salt://conf.jinja", "template": "jinja", "context": {"b": 2}}
 
     def managed(name, source, template, context, mode, **_):
         rendered.times += 1
         path = Path(name)
-        text = f"{cache.read_text()} {rendered.plan} {context}"
+        text = f"{cache.read_text()} {rendered.plan} {context} {rendered.pem}"
         wrong = not path.exists() or path.read_text() != text or mode_of(path) != mode
         if wrong and not machine.opts["test"]:
             path.write_text(text)
@@ -1164,6 +1168,7 @@ def rendered(machine, tmp_path_factory):
     machine.functions |= {
         "cp.cache_file": lambda source, saltenv: str(cache),
         "gateway.plan": lambda: rendered.plan,
+        "gateway.pem": rendered.pem.__getitem__,
     }
     return rendered
 
@@ -1177,16 +1182,21 @@ def test_a_file_is_not_rendered_again_for_nothing(machine, rendered):
     assert rendered.times == 1
 
 
-@pytest.mark.parametrize("what", ["template", "plan", "context", "text", "mode", "gone", "notes"])
+@pytest.mark.parametrize(
+    "what", ["template", "plan", "key", "context", "text", "mode", "gone", "notes"]
+)
 @pytest.mark.parametrize("test", [True, False])
 def test_a_file_is_rendered_again_after_any_change(machine, rendered, what, test):
+    rendered.cache.write_text("{{ salt['gateway.pem'](material) }}")
     machine.run("file", str(rendered.file), **rendered.call)
     wanted = rendered.file.read_text()
     call = rendered.call
     if what == "template":
         rendered.cache.write_text("template 2")
     elif what == "plan":
-        rendered.plan = {"a": 2}
+        rendered.plan["a"] = 2
+    elif what == "key":
+        rendered.pem["key"] = "another key"
     elif what == "context":
         call = call | {"context": {"b": 3}}
     elif what == "text":
@@ -1214,13 +1224,15 @@ def test_a_file_is_rendered_again_after_any_change(machine, rendered, what, test
         ("# salt-call, or salt://, is no call of Salt's.", {}, 0),
         ("{{ salt['gateway.plan']().domain }}", {"check_cmd": "sh -n"}, 0),
         ("{{ salt['gateway.plan']('gw2').domain }}", {}, 1),
-        ("{{ salt['gateway.plan']() }}{{ salt['gateway.pem']('key') }}", {}, 1),
+        ("{{ salt['gateway.plan']() }}{{ salt['gateway.pem'](material) }}", {}, 0),
+        ("{{ salt['gateway.pem'](material, node='gw2') }}", {}, 1),
+        ("{{ salt['gateway.plan']() }}{{ salt['gateway.sync_ignored']() }}", {}, 1),
         ("{{ salt.gateway.sync_ignored() }}", {"check_cmd": "sh -n"}, 1),
     ],
 )
-def test_only_what_the_plan_alone_says_is_taken_as_known(machine, rendered, text, more, times):
-    """Other answers of Salt's may differ today: keys, and what is on the node. A check is for new
-    files: Salt has none looked at that stays as it is."""
+def test_only_what_plan_and_keys_say_is_taken_as_known(machine, rendered, text, more, times):
+    """Other answers of Salt's may differ today. A check is for new files: Salt has none looked at
+    that stays as it is."""
     rendered.cache.write_text(text)
     for _ in range(3):
         machine.run("file", str(rendered.file), **rendered.call, **more)
