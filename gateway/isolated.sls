@@ -1,5 +1,6 @@
 {#- Where daemons look at a new configuration. Each SLS with a checked_file includes it. #}
-{%- from "gateway/map.jinja" import plan with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set plan = pillar.gateway_run.plan %}
 
 include:
   - gateway.valid

@@ -1,4 +1,5 @@
-{%- from "gateway/map.jinja" import lacking, new_modules with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set lacking, new_modules = pillar.gateway_run.lacking, pillar.gateway_run.new_modules %}
 
 {%- if new_modules %}
 

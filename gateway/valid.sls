@@ -1,5 +1,6 @@
 {#- Every other SLS includes this one, and has no states of its own while there are errors. #}
-{%- from "gateway/map.jinja" import errors with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set errors = pillar.gateway_run.errors %}
 
 include:
   - gateway.loaded

@@ -1,6 +1,7 @@
 {#- First of all: what comes after it may forward, listen and take the virtual IP. So a failure here is
    the end of the run (failhard). #}
-{%- from "gateway/map.jinja" import os, plan, sandbox with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid

@@ -1,5 +1,6 @@
 {#- Watches on each node what has to work where the virtual IPs are, and tells keepalived. #}
-{%- from "gateway/map.jinja" import plan, sandbox with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set plan, sandbox = pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid

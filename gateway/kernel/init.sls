@@ -1,4 +1,5 @@
-{%- from "gateway/map.jinja" import plan with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set plan = pillar.gateway_run.plan %}
 
 include:
   - gateway.valid

@@ -1,5 +1,6 @@
 {#- What manages the interfaces must not take the virtual IPs and our routes for its own. #}
-{%- from "gateway/map.jinja" import plan with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set plan = pillar.gateway_run.plan %}
 
 include:
   - gateway.valid

@@ -1,4 +1,5 @@
-{%- from "gateway/map.jinja" import os with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set os = pillar.gateway_run.os %}
 
 include:
   - gateway.loaded

@@ -1,4 +1,5 @@
-{%- from "gateway/map.jinja" import plan, sandbox with context %}
+{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- set plan, sandbox = pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid

@@ -544,7 +544,7 @@ def test_new_modules_are_loaded_before_anything_else(render):
 
 def test_modules_are_synced_before_one_of_ours_is_asked(root):
     """Salt does not load it again in that run: an older one would answer, or none be found."""
-    text = re.sub(r"(?s){#.*?#}", "", (root / "gateway/run.jinja").read_text())
+    text = re.sub(r"(?s){#.*?#}", "", (root / "gateway/map.jinja").read_text())
     assert 0 < text.index("saltutil.sync_modules") < text.index("gateway.")
 
 
