@@ -27,6 +27,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("quick")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="write test/unit/golden anew")
+
+
 Pillar = dict[str, Any]
 Edit = Callable[[dict[str, Any]], Pillar]
 

@@ -54,7 +54,7 @@ MINIMAL = {
     },
     "public": {"interface": "wan0"},
 }
-SITES = {  # changes of pillar.example, or a whole pillar
+SITES: dict[str, dict[str, Any]] = {  # changes of pillar.example, or a whole pillar
     "example": {},
     "minimal": MINIMAL,
     "public virtual IP": {"public:virtual_ip": "198.51.100.1"},
@@ -117,6 +117,24 @@ SITES = {  # changes of pillar.example, or a whole pillar
         },
         "nat:forwards": [{"port": 1000 + n, "to": f"host{n}"} for n in range(4, 100)],
     },
+}
+# Much of what there is, at once.
+SITES["rich"] = {
+    key: value
+    for name in ("link of their own", "further addresses", "VPN clients", "names", "followers")
+    for key, value in SITES[name].items()
+} | {
+    "dns:settings": {"cache-size": 7},
+    "dhcp:settings": {"dhcp-lease-max": 7},
+    "ntp:settings": {"minsources": 2},
+    "health:internal:targets": ["10.77.0.10"],
+    "firewall": {
+        "ssh": {"from": ["203.0.113.0/24"]},
+        "groups": {"partners": ["192.0.2.0/24", "2001:db8::/32"]},
+        "input": [{"from": "partners", "proto": "tcp", "ports": [9100], "limit": "10/minute"}],
+        "forward": [{"from": "alice", "to": "internal", "action": "reject", "log": True}],
+    },
+    "nat:one_to_one": [{"address": "198.51.100.12", "to": "backend01"}],
 }
 
 # --------------------------------------------------------------------------------------------------
@@ -1589,3 +1607,34 @@ def test_services_may_do_only_what_they_need(site, render, exposure):
         command = "" if "ExecStart=" in text else "ExecStart=/bin/true\n"
         whole = text.replace("[Service]\n", f"[Service]\n{command}")
         assert exposure(name, whole) <= 5, name
+
+
+# --------------------------------------------------------------------------------------------------
+# Whole configurations, for a reader: `make golden` writes them anew, and the diff is to be read
+
+
+@pytest.mark.parametrize("name", ["example", "rich"])
+def test_whole_configurations(render, module, root, request, name):
+    """What gw1 gets, file by file, and its firewall."""
+    found = render(name)
+    made = {
+        chunk["name"].lstrip("/"): found.files[chunk["name"]]
+        for chunk in found.low
+        if chunk["fun"] == "checked_file" or chunk.get("template") == "jinja"
+        if not chunk["name"].startswith(("/var/lib/gateway/", "/etc/systemd/"))
+        if chunk["name"] in found.files
+    }
+    made |= {f"{path[1:]}/clients": text for path, text in found.clients.items()}
+    made |= {f"firewall/{part}": text for part, text in module.ruleset().items() if text}
+    folder = root / "test/unit/golden" / name
+    if request.config.getoption("golden"):
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, text in made.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+    kept = {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert made == kept
