@@ -752,6 +752,9 @@ def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
 
 
 _keyword = _matching(_KEYWORD_PATTERN, "a keyword")
+# What a daemon takes for the beginning of a comment, and leaves out with all that follows.
+_COMMENT_MARKS = re.compile(r"(?:^| )[#;]")
+_KEEPALIVED_MARKS = re.compile(r"[#!]")
 
 
 def _setting_text(value: object) -> str:
@@ -760,16 +763,26 @@ def _setting_text(value: object) -> str:
     return str(value)
 
 
-def _setting(value: object) -> str:
+def _setting(value: object, marks: re.Pattern[str] = _COMMENT_MARKS) -> str:
     if value is True:  # a keyword that stands alone
         return ""
     text = _setting_text(value)
+    found = marks.search(text)
+    if found:
+        raise ValueError(
+            f"{_show(text)} has a comment in it ({found[0].strip()}), which the daemon would leave"
+            " out"
+        )
     if not _SETTING_PATTERN.fullmatch(text):
         raise ValueError(
             f"{_show(value)} has a character that a configuration file cannot hold here"
             " (line breaks, quotes, braces, backslashes, anything but ASCII)"
         )
     return text
+
+
+def _keepalived_setting(value: object) -> str:
+    return _setting(value, _KEEPALIVED_MARKS)
 
 
 # What the formula itself starts, beside what is called gateway-; by each name that it has.
@@ -1089,9 +1102,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         nat=nat,
         dns=_read_dns(top.section("dns")),
         dhcp=dhcp,
-        ntp=Service(ntp.items("servers", _server_address), ntp.settings()),
+        ntp=Service(ntp.items("servers", _server_address), ntp.settings(refuse=_refuse_ntp)),
         ntp_provider=ntp.get("provider", _one_of("chrony", "ntpsec"), "chrony"),
-        keepalived=Service((), keepalived.settings()),
+        keepalived=Service((), keepalived.settings(_keepalived_setting, _KEEPALIVED_OWN.get)),
         follow_virtual_ip=tuple(units.values()),
     )
     _check_places(reader, internal, public, nodes, servers, hosts)
@@ -1517,6 +1530,7 @@ OWN_OPTIONS = {
     "remote-cert-tls": "only certificates of clients are let in",
     "server": "use network, prefix and subnets",
     "server-bridge": "use network, prefix and subnets",
+    "server-ipv6": "use ifconfig-ipv6, ifconfig-ipv6-pool and push: [tun-ipv6]",
     "syslog": "the journal has it: journalctl -u openvpn-server@gateway-SERVER",
     "tls-crypt": "use gateway:vpn:pki:tls_crypt",
     "tls-crypt-v2": "use gateway:vpn:pki:tls_crypt_v2",
@@ -2268,6 +2282,30 @@ def _refuse_dhcp(keyword: str) -> str | None:
     if _DNS_WORDS.fullmatch(keyword):
         return "it is of DNS, which is another process: gateway:dns:settings"
     return _DHCP_OWN.get(keyword)
+
+
+# What the check of chrony or NTPsec lets through, and then nobody gets the time.
+_NTP_OWN = {
+    "bindaddress": "each node has addresses of its own, and the firewall says who may ask",
+    "binddevice": "each node has interfaces of its own, and the firewall says who may ask",
+    "pidfile": "systemd waits for the distribution's",
+    "port": "clients and the firewall know port 123",
+    "user": "it runs as the distribution's user",
+}
+# The same of keepalived.
+_KEEPALIVED_OWN = {
+    "max_auto_priority": "use gateway:failover:realtime_priority",
+    "vrrp_down_timer_adverts": "use gateway:failover:down_adverts",
+    "vrrp_garp_lower_prio_delay": "after a partition hosts would be late to learn who has won",
+    "vrrp_higher_prio_send_advert": "a partition that heals is over when the winner has said so",
+    "vrrp_rlimit_rttime": "with gateway:failover:realtime_priority the kernel would end keepalived",
+    "vrrp_rt_priority": "use gateway:failover:realtime_priority",
+    "vrrp_strict": "keepalived would drop all that is for a virtual IP, such as DNS",
+}
+
+
+def _refuse_ntp(keyword: str) -> str | None:
+    return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
 
 
 def _read_dns(section: _Section) -> Dns:

@@ -582,12 +582,14 @@ def test_settings_whose_check_would_do_something(site: Lab, pillar: Change) -> N
     gw1.write("/usr/local/sbin/up", "#!/bin/sh\ntouch /root/up-was-here\n", 0o755)
     settings = {"verb": 0, "log-append": "/root/openvpn.log", "up": "/usr/local/sbin/up"}
     shared = {"network": "10.9.0.0/16", "port": 4433, "proto": "tcp"}
-    shared["settings"] = {"port-share": "127.0.0.1 8443"}
+    # A check may write to /tmp, which is its own.
+    shared["settings"] = {"port-share": "127.0.0.1 8443", "log": "/tmp/shared.log"}
     servers = {"main": {"settings": settings}, "shared": shared}
     # In test mode OpenVPN is asked too, and nothing else happens.
     found = ok(pillar(vpn(servers=servers), test=True, target="gw1"), "gw1")["gw1"]
     assert "openvpn configuration of shared" in checks.changes(found)
-    assert gw1.run("ls /root/up-was-here /root/openvpn.log", check=False).stdout == ""
+    written = "ls /root/up-was-here /root/openvpn.log /tmp/shared.log"
+    assert gw1.run(written, check=False).stdout == ""
     running = gw1.run("pgrep -a openvpn").stdout
     assert [line for line in running.splitlines() if "gateway-main.conf" not in line] == []
 

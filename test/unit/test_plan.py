@@ -468,6 +468,41 @@ REJECTED = {
         "dhcp:settings:bind-interfaces",
         "is not possible: the virtual IP comes and goes, and the formula has bind-dynamic for it",
     ),
+    "what keepalived's check does not see": (
+        {"keepalived": {"settings": {"vrrp_strict": True}}},
+        "keepalived:settings:vrrp_strict",
+        "is not possible: keepalived would drop all that is for a virtual IP, such as DNS",
+    ),
+    "what would end keepalived": (
+        {"keepalived": {"settings": {"vrrp_rt_priority": 50}}},
+        "keepalived:settings:vrrp_rt_priority",
+        "is not possible: use gateway:failover:realtime_priority",
+    ),
+    "what chrony's check does not see, in any case": (
+        {"ntp:settings": {"Port": 0}},
+        "ntp:settings:Port",
+        "is not possible: clients and the firewall know port 123",
+    ),
+    "for what systemd would wait": (
+        {"ntp:settings": {"pidfile": "/tmp/pid"}},
+        "ntp:settings:pidfile",
+        "is not possible: systemd waits for the distribution's",
+    ),
+    "comment in a setting": (
+        {"vpn:servers:main:settings": {"setenv": "name value # why"}},
+        "vpn:servers:main:settings:setenv",
+        "name value # why has a comment in it (#), which the daemon would leave out",
+    ),
+    "comment at the beginning of a setting": (
+        {"ntp:settings": {"server": ";192.0.2.1"}},
+        "ntp:settings:server",
+        ";192.0.2.1 has a comment in it (;), which the daemon would leave out",
+    ),
+    "comment of keepalived's": (
+        {"keepalived": {"settings": {"router_id": "gw1!"}}},
+        "keepalived:settings:router_id",
+        "gw1! has a comment in it (!), which the daemon would leave out",
+    ),
     "quote without its second": (
         {"dns:settings": {"txt-record": 'a.example,"v=spf1'}},
         "dns:settings:txt-record",
