@@ -33,6 +33,7 @@ SYNC_PORT = 3780  # conntrackd's customary one
 SERVICE_PORTS = {"53/udp": "DNS", "53/tcp": "DNS", "123/udp": "time", "323/udp": "time"}
 # Networks that no host has an address of: RFC 6890 section 2.2.2, RFC 5771 section 3.
 NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")))
+LOOPBACK = IPv4Network("127.0.0.0/8")
 LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 section 2.7
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
@@ -468,7 +469,9 @@ def _show(value: object, longest: int = 60) -> str:
     """A value as an error message shows it: short and on one line."""
     if isinstance(value, (dict, list, tuple, set)):
         return _kind(value)
-    text = value if isinstance(value, str) and value.isprintable() and value else _repr(value)
+    # A space at an end is only to be seen between quotes.
+    clear = isinstance(value, str) and value.isprintable() and value and value == value.strip()
+    text = str(value) if clear else _repr(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
@@ -555,6 +558,15 @@ def _address(value: object) -> IPv4Address:
     return found
 
 
+def _host_address(value: object, no_hosts: tuple[IPv4Network, ...] = NO_HOSTS) -> IPv4Address:
+    """An address that a host may have."""
+    address = _address(value)
+    for network in no_hosts:
+        if address in network:
+            raise ValueError(f"{address} is inside {network}, of which no host has an address")
+    return address
+
+
 def _network(value: object) -> IPv4Network:
     text = _text(value)
     try:
@@ -596,10 +608,18 @@ def _mac(value: object) -> str:
 _label = _lower(_matching(_LABEL_PATTERN, "a host name (letters, digits and inner hyphens)"))
 
 
+def _without_dot(text: str) -> str:
+    """The way out for a name as it is written where all names are."""
+    bare = text.removesuffix(".")
+    if text == bare or not _DOMAIN_PATTERN.fullmatch(bare.lower()):
+        return ""
+    return f"; write it without the dot at its end: {_show(bare)}"
+
+
 def _dns_name(value: object) -> str:
     text = _text(value).lower()
     if len(text) > LONGEST_NAME or not _DOMAIN_PATTERN.fullmatch(text):
-        raise ValueError(f"{_show(value)} is not a domain name")
+        raise ValueError(f"{_show(value)} is not a domain name{_without_dot(text)}")
     if text.rsplit(".", 1)[-1].isdigit():
         raise ValueError(f"{_show(value)} is not a domain name: its last label is a number")
     return text
@@ -676,17 +696,21 @@ def _server_address(value: object) -> str:
         return str(_address(text))
     for parse in (IPv4Address, _dns_name):
         try:
-            return str(parse(text))
+            found = str(parse(text))
         except ValueError:
             continue
-    raise ValueError(f"{_show(value)} is neither an IPv4 address nor a domain name")
+        return str(_host_address(found)) if parse is IPv4Address else found
+    kinds = "neither an IPv4 address nor a domain name"
+    raise ValueError(f"{_show(value)} is {kinds}{_without_dot(text)}")
 
 
 def _forwarder(value: object) -> str:
     """An upstream DNS server as dnsmasq writes it: an address, and #PORT where that is not 53."""
     text, mark, number = _text(value).partition("#")
     try:
-        address, port = _address(text), _port(number) if mark else DNS_PORT
+        # Another program of the node's may listen on the loopback interface.
+        address = _host_address(text, tuple(each for each in NO_HOSTS if each != LOOPBACK))
+        port = _port(number) if mark else DNS_PORT
     except ValueError as error:
         raise ValueError(f"{error}; a forwarder is an address, or ADDRESS#PORT") from error
     return str(address) if port == DNS_PORT else f"{address}#{port}"
@@ -1074,7 +1098,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
-    names = _Names(reader, hosts, servers, _client_addresses(clients, servers, nodes))
+    names = _Names(reader, hosts, domain, servers, _client_addresses(clients, servers, nodes))
     firewall = _read_firewall(top.section("firewall"), names)
     nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
@@ -1199,13 +1223,13 @@ def _read_node(
         name=name,
         id=number,
         internal=section.get("internal", _address),
-        public=section.get("public", _address, None),
+        public=section.get("public", _host_address, None),
         aliases=aliases,
         remote=section.get("remote", _server_address, None),
         priority=section.get("priority", _whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)),
         internal_interface=section.get("internal_interface", _interface, internal.interface),
         public_interface=section.get("public_interface", _interface, public.interface),
-        sync=section.get("sync", _address, None),
+        sync=section.get("sync", _host_address, None),
         sync_interface=section.get("sync_interface", _interface, link),
         pki=_read_pki(
             section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
@@ -1335,6 +1359,11 @@ def _check_own_addresses(reader: _Reader, site: Site) -> None:
         for number, server in enumerate(map(str, servers)):
             if server in own:
                 reader.fault(f"gateway:{key}:{number}", f"{server} is the gateway itself")
+    for number, target in enumerate(site.health.internal_targets):
+        if site.internal.network and target in site.internal.network:
+            reader.inside(
+                target, site.internal.network, f"gateway:health:internal:targets:{number}"
+            )
 
 
 def _read_sync_link(top: _Section) -> str | None:
@@ -1454,7 +1483,7 @@ def _read_health(section: _Section) -> Health:
 
     def targets(side: str) -> tuple[IPv4Address, ...]:
         part = section.section(side)
-        found = part.items("targets", _address)
+        found = part.items("targets", _host_address)
         part.close()
         if "targets" in part.values:
             said.add(side)
@@ -1843,13 +1872,15 @@ class _Names:
         self,
         reader: _Reader,
         hosts: tuple[Host, ...],
+        domain: str | None,
         servers: tuple[VpnServer, ...],
         clients: dict[str, tuple[str, ...]],
     ) -> None:
         self.reader = reader
+        self.domain = domain
         self.clients = clients
         self.hosts = {
-            name: host
+            self.short(name): host
             for host in hosts
             for name in (host.name, *host.aliases)
             if not name.startswith("*.")
@@ -1864,6 +1895,10 @@ class _Names:
             self._learn(server.name, "server")
         for client in clients:
             self._learn(client, "client")
+
+    def short(self, name: str) -> str:
+        """A name of the site's domain without it: as an alias and in a rule both are the same."""
+        return name.removesuffix(f".{self.domain}")
 
     def _learn(self, name: str, kind: str) -> None:
         self.kinds.setdefault(name, []).append(kind)
@@ -1920,7 +1955,7 @@ class _Names:
         return found
 
     def _host_or_network(self, text: str) -> str:
-        host = self.hosts.get(text)
+        host = self.hosts.get(self.short(text))
         if host:
             return str(host.ip)
         try:
@@ -1939,7 +1974,7 @@ class _Names:
         def parse(value: object) -> Target:
             text = _text(value).lower()
             found = list(self.kinds.get(text, []))
-            if found and text in self.hosts:
+            if found and self.short(text) in self.hosts:
                 found.append("host")
             if len(found) > 1:
                 raise ValueError(f"{text} is a {' and a '.join(found)}; rename one of them")
@@ -2080,9 +2115,10 @@ def _read_nat(
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
     called = {label for node in nodes for label in (node.name.lower(), node.label, *node.aliases)}
     called.update(internal.aliases, public.aliases)
+    called = {names.short(label) for label in called if label}
 
     def target(value: object) -> tuple[str, IPv4Address]:
-        name = _server_address(value)
+        name = names.short(_server_address(value))
         host = names.hosts.get(name)
         try:
             ip = host.ip if host else IPv4Address(name)

@@ -468,6 +468,62 @@ REJECTED = {
         "dhcp:settings:bind-interfaces",
         "is not possible: the virtual IP comes and goes, and the formula has bind-dynamic for it",
     ),
+    "name with a dot at its end": (
+        {"hosts:backend01:aliases": ["www.Company.example."]},
+        "hosts:backend01:aliases:0",
+        "www.Company.example. is not a domain name; write it without the dot at its end:"
+        " www.company.example",
+    ),
+    "server with a dot at its end": (
+        {"ntp:servers": ["pool.ntp.org."]},
+        "ntp:servers:0",
+        "pool.ntp.org. is neither an IPv4 address nor a domain name; write it without the dot at"
+        " its end: pool.ntp.org",
+    ),
+    "space that nobody sees": (
+        {"nodes:gw1:internal": "10.77.0.2 "},
+        "nodes:gw1:internal",
+        "'10.77.0.2 ' is not an IPv4 address",
+    ),
+    "forward to a node by its full name": (
+        {"nat:forwards:0:to": "gw2.example.internal"},
+        "nat:forwards:0:to",
+        "gw2 is the gateway itself; what reaches it is for input rules",
+    ),
+    "client and host of one name": (
+        {
+            "vpn:clients": {"backend01.example.internal": {"id": 5}},
+            "firewall:input": [{"from": "backend01.example.internal"}],
+        },
+        "firewall:input:0:from",
+        "backend01.example.internal is a client and a host; rename one of them",
+    ),
+    "forwarder that is nobody": (
+        {"dns:forwarders": ["0.0.0.0"]},
+        "dns:forwarders:0",
+        "0.0.0.0 is inside 0.0.0.0/8, of which no host has an address; a forwarder is an address,"
+        " or ADDRESS#PORT",
+    ),
+    "time from itself": (
+        {"ntp:servers": ["127.0.0.1"]},
+        "ntp:servers:0",
+        "127.0.0.1 is inside 127.0.0.0/8, of which no host has an address",
+    ),
+    "target that always answers": (
+        {"health": {"public": {"targets": ["127.0.0.1"]}}},
+        "health:public:targets:0",
+        "127.0.0.1 is inside 127.0.0.0/8, of which no host has an address",
+    ),
+    "target that is everybody": (
+        {"health": {"internal": {"targets": ["10.77.0.255"]}}},
+        "health:internal:targets:0",
+        "10.77.0.255 is the broadcast address of 10.77.0.0/24",
+    ),
+    "public address that no host has": (
+        {"public:network": ..., "nodes:gw1:public": "127.0.0.1"},
+        "nodes:gw1:public",
+        "127.0.0.1 is inside 127.0.0.0/8, of which no host has an address",
+    ),
     "what keepalived's check does not see": (
         {"keepalived": {"settings": {"vrrp_strict": True}}},
         "keepalived:settings:vrrp_strict",
@@ -2227,6 +2283,26 @@ def test_settings(plan, key, where):
         ["ratio", "0.5"],
         ["sndbuf", "0"],
     ]
+
+
+def test_full_names_of_hosts(plan):
+    """Whether a name is written with the site's domain or without is the same everywhere."""
+    found = plan(
+        {
+            "hosts:backend01:aliases": ["www.example.internal", "www.company.example"],
+            "nat:forwards": [
+                {"port": 443, "to": "www"},
+                {"port": 80, "to": "backend01.example.internal"},
+                {"port": 81, "to": "WWW.company.example"},
+            ],
+            "firewall:groups": {"web": ["www"]},
+            "firewall:forward": [{"from": "backend01.example.internal", "to": "www"}],
+        }
+    )
+    assert {forward["ip"] for forward in found["nat"]["forwards"]} == {"10.77.0.10"}
+    assert found["firewall"]["groups"]["web"]["v4"] == ["10.77.0.10"]
+    (rule,) = found["firewall"]["forward"]
+    assert rule["from"] == rule["to"] == [{"address": "10.77.0.10"}]
 
 
 def test_units_that_follow(plan):

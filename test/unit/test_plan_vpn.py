@@ -64,8 +64,8 @@ REJECTED = {
     ),
     "name with a space at its end": (
         {"vpn:clients": {"John ": {}}},
-        "vpn:clients:John ",
-        "John  is not a certificate's common name (printable characters, 64 bytes at most,"
+        "vpn:clients:'John '",
+        "'John ' is not a certificate's common name (printable characters, 64 bytes at most,"
         " no space at its ends)",
     ),
     "name of a folder": (
