@@ -38,6 +38,7 @@ LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 s
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
 LONGEST_SETTING = 900
+LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
 LONGEST_NAME = 253  # of a name in DNS, without the dot at its end: RFC 1035 section 2.3.4
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
@@ -840,7 +841,15 @@ def _followed_unit(value: object) -> str:
 
 
 def _push(value: object) -> str:
-    return _setting(_text(value))
+    """What OpenVPN would leave out when a client connects, and only its journal would say so."""
+    text = _setting(_text(value))
+    if not text.strip():
+        raise ValueError("is empty")
+    if "," in text:
+        raise ValueError(f"{_show(text)} has a comma, which OpenVPN does not push")
+    if len(text) > LONGEST_PUSH:
+        raise ValueError(f"{_show(text)} is longer than {LONGEST_PUSH} characters")
+    return text
 
 
 def _no_host(ip: IPv4Address, network: IPv4Network) -> str | None:

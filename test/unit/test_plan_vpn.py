@@ -62,6 +62,21 @@ REJECTED = {
         f"{'é' * 33} is not a certificate's common name (printable characters, 64 bytes at most,"
         " no space at its ends)",
     ),
+    "push that says nothing": (
+        {"vpn:clients": {"alice": {"pushes": [" "]}}},
+        "vpn:clients:alice:pushes:0",
+        "is empty",
+    ),
+    "push that OpenVPN leaves out": (
+        {"vpn:clients": {"alice": {"pushes": ["dhcp-option DOMAIN-SEARCH a.test,b.test"]}}},
+        "vpn:clients:alice:pushes:0",
+        "dhcp-option DOMAIN-SEARCH a.test,b.test has a comma, which OpenVPN does not push",
+    ),
+    "push that becomes two lines": (
+        {"vpn:clients": {"alice": {"pushes": ["x" * 241]}}},
+        "vpn:clients:alice:pushes:0",
+        f"{'x' * 57}... is longer than 240 characters",
+    ),
     "name with a space at its end": (
         {"vpn:clients": {"John ": {}}},
         "vpn:clients:'John '",
