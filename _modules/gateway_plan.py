@@ -26,6 +26,11 @@ VERSION = "202611-1"  # of the formula, as FORMULA has it
 HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
 ROUTER_ID = 51  # keepalived's customary one
+# Of the formula's own units those that run where the virtual IP is, or now and then.
+FOLLOWERS = (
+    *("gateway-dhcp.service", "gateway-virtual-ip.target"),
+    *("gateway-follow-event.service", "gateway-follow-hooks.service"),
+)
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
 DNS_PORT = 53
 SYNC_PORT = 3780  # conntrackd's customary one
@@ -1146,6 +1151,12 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     _check_own_addresses(reader, site)
     for path, unit in units.items():
         reader.claim("unit", unit, path)
+    for number, unit in enumerate(site.health.services):
+        if unit in (*units.values(), *FOLLOWERS):
+            reader.fault(
+                f"gateway:health:services:{number}",
+                f"{unit} runs only where the virtual IP is, so any other node would be at fault",
+            )
     for section in (ntp, keepalived, top):
         section.close()
     # What each node meets in a value that stands there once is said once.

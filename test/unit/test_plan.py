@@ -468,6 +468,17 @@ REJECTED = {
         "dhcp:settings:bind-interfaces",
         "is not possible: the virtual IP comes and goes, and the formula has bind-dynamic for it",
     ),
+    "unit that has to run where it must not": (
+        {"follow_virtual_ip": ["nginx"], "health": {"services": ["sshd", "nginx.service"]}},
+        "health:services:1",
+        "nginx.service runs only where the virtual IP is, so any other node would be at fault",
+    ),
+    "unit of the formula that does not run everywhere": (
+        {"health": {"services": ["gateway-dhcp"]}},
+        "health:services:0",
+        "gateway-dhcp.service runs only where the virtual IP is, so any other node would be at"
+        " fault",
+    ),
     "name with a dot at its end": (
         {"hosts:backend01:aliases": ["www.Company.example."]},
         "hosts:backend01:aliases:0",

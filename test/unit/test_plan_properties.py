@@ -702,7 +702,7 @@ EVERY_KEY = {
         "reassert": 10,
     },
     "health": {
-        "services": ["app.service"],
+        "services": ["nginx"],
         "public": {"targets": ["198.51.100.100"]},
         "internal": {"targets": ["10.77.0.9"]},
     },

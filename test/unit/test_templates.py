@@ -901,6 +901,14 @@ def test_keepalived(render, name):
             assert ("dont_track_primary" in given) == (instance["name"] == "public")
 
 
+@pytest.mark.parametrize(("seconds", "written"), [(0, None), (30, ["30"])])
+def test_keepalived_listens_first(render, seconds, written):
+    """It takes no 0 there."""
+    found = render("example", changes={"failover": {"startup_delay": seconds}})
+    settings = options(block(keepalived(found), "global_defs"))
+    assert settings.get("vrrp_startup_delay") == written
+
+
 def test_keepalived_nodes_are_each_others_peers(render):
     bodies = [
         block(keepalived(render("example", node=node)), "vrrp_instance", "internal")
