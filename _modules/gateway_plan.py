@@ -43,6 +43,8 @@ LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 s
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
 LONGEST_SETTING = 900
+# Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
+SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
 LONGEST_NAME = 253  # of a name in DNS, without the dot at its end: RFC 1035 section 2.3.4
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
@@ -767,8 +769,16 @@ def _client_network(value: object) -> IPv4Network:
 def _lease_time(value: object) -> str:
     """A number alone is seconds."""
     number = isinstance(value, int) and not isinstance(value, bool)
-    text = _repr(value) if number else value
-    return _matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(text)
+    text = _matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(
+        _repr(value) if number else value
+    )
+    if text == "infinite":
+        return text
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    seconds = int(text.rstrip("smhdw")) * units.get(text[-1], 1)
+    if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
+        raise ValueError(f"{text} is not in 2m to {LONGEST_LEASE // units['w']}w, nor infinite")
+    return text
 
 
 def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
@@ -1102,7 +1112,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     nodes = _read_nodes(top, internal, public, link, domain)
     state_sync = _check_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
-    servers = _read_servers(vpn, nodes)
+    servers = _read_servers(vpn, nodes, public)
     clients = _read_clients(vpn, servers, nodes)
     found = vpn.section("pki")
     refusal = _read_refusal(found)
@@ -1519,7 +1529,37 @@ def _read_health(section: _Section) -> Health:
     return health
 
 
-def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ...]:
+def _read_routes(
+    section: _Section, nodes: tuple[Node, ...], public: Network
+) -> tuple[IPv4Network, ...]:
+    """What a client is to send into the tunnel cannot hold where the tunnel itself leads to, unless
+    it is a full one: then the client has a route of its own to there."""
+    places: list[tuple[object, str]] = [(public.virtual_ip, "the virtual IP")]
+    places += [(where, node.name) for node in nodes for where in (node.public, node.remote)]
+    routes: dict[str, IPv4Network] = section.placed("routes", _network)
+    for path, network in routes.items() if section.values.get("full_tunnel") is not True else ():
+        if not network.prefixlen:
+            section.reader.fault(path, f"{network} is everything; use full_tunnel")
+            continue
+        for where, name in places:
+            if _is_in(where, network):
+                section.reader.fault(
+                    path,
+                    f"{network} holds {where}, where clients find {name}: their tunnel would lead"
+                    " into itself",
+                )
+    return tuple(routes.values())
+
+
+def _is_in(where: object, network: IPv4Network) -> bool:
+    """Whether a place is an address in the network; it may also be a name, or none."""
+    try:
+        return IPv4Address(str(where)) in network
+    except ValueError:
+        return False
+
+
+def _read_servers(vpn: _Section, nodes: tuple[Node, ...], public: Network) -> tuple[VpnServer, ...]:
     servers = []
     for entry in vpn.entries("servers", _server_name):
         section = entry.section
@@ -1531,7 +1571,7 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...]) -> tuple[VpnServer, ..
             proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
             subnets=_read_subnets(section.section("subnets"), nodes),
             full_tunnel=section.get("full_tunnel", _boolean, False),
-            routes=section.items("routes", _network),
+            routes=_read_routes(section, nodes, public),
             dynamic=section.get("dynamic", _boolean, True),
             auth=_read_auth(section),
             settings=section.settings(),

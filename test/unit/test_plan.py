@@ -468,6 +468,42 @@ REJECTED = {
         "dhcp:settings:bind-interfaces",
         "is not possible: the virtual IP comes and goes, and the formula has bind-dynamic for it",
     ),
+    "lease that dnsmasq makes longer": (
+        {"dhcp:lease_time": 60},
+        "dhcp:lease_time",
+        "60 is not in 2m to 7101w, nor infinite",
+    ),
+    "lease that dnsmasq cannot count": (
+        {"dhcp:lease_time": "7102w"},
+        "dhcp:lease_time",
+        "7102w is not in 2m to 7101w, nor infinite",
+    ),
+    "route to everything": (
+        {"vpn:servers:main:routes": ["0.0.0.0/0"]},
+        "vpn:servers:main:routes:0",
+        "0.0.0.0/0 is everything; use full_tunnel",
+    ),
+    "route that holds the server": (
+        {"vpn:servers:main:routes": ["172.16.0.0/16", "198.51.100.2/32"]},
+        "vpn:servers:main:routes:1",
+        "198.51.100.2/32 holds 198.51.100.2, where clients find gw1: their tunnel would lead into"
+        " itself",
+    ),
+    "route that holds where clients find a node": (
+        {"nodes:gw2:remote": "203.0.113.9", "vpn:servers:main:routes": "203.0.113.0/24"},
+        "vpn:servers:main:routes",
+        "203.0.113.0/24 holds 203.0.113.9, where clients find gw2: their tunnel would lead into"
+        " itself",
+    ),
+    "route that holds the public virtual IP": (
+        {
+            "public:virtual_ip": "198.51.100.10",
+            "vpn:servers:main:routes": ["198.51.100.8/29"],
+        },
+        "vpn:servers:main:routes:0",
+        "198.51.100.8/29 holds 198.51.100.10, where clients find the virtual IP: their tunnel would"
+        " lead into itself",
+    ),
     "unit that has to run where it must not": (
         {"follow_virtual_ip": ["nginx"], "health": {"services": ["sshd", "nginx.service"]}},
         "health:services:1",

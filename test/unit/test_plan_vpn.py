@@ -518,3 +518,9 @@ def test_tls_crypt_of_version_2(plan):
     both = {"vpn:pki:tls_crypt_v2": pem("OpenVPN tls-crypt-v2 server key")}
     assert set(plan(both)["vpn"]["pki"]) >= {"tls_crypt", "tls_crypt_v2"}
     assert "tls_crypt" not in plan({**both, "vpn:pki:tls_crypt": ...})["vpn"]["pki"]
+
+
+def test_a_full_tunnel_may_have_routes_that_hold_the_server(plan):
+    """Its clients have a route of their own to the server."""
+    route = {"vpn:servers:main:routes": ["198.51.100.0/24"], "vpn:servers:main:full_tunnel": True}
+    assert plan(route)["vpn"]["servers"][0]["routes"] == ["198.51.100.0/24"]
