@@ -2404,6 +2404,13 @@ def _refuse_ntp(keyword: str) -> str | None:
     return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
 
 
+# Without what they need dnsmasq does not start, and its check does not look.
+_DNS_NEEDS = {
+    "dnssec": ("trust-anchor", " or conf-file: /usr/share/dnsmasq-base/trust-anchors.conf"),
+    "auth-zone": ("auth-server", ""),
+}
+
+
 def _read_dns(section: _Section) -> Dns:
     dns = Dns(
         forwarders=section.items("forwarders", _forwarder),
@@ -2411,6 +2418,11 @@ def _read_dns(section: _Section) -> Dns:
         settings=section.settings(_dnsmasq_setting, _refuse_dns),
     )
     section.close()
+    there = {keyword for keyword, _ in dns.settings}
+    for keyword, (needed, way) in _DNS_NEEDS.items():
+        # Another file may have it.
+        if keyword in there and not there & {needed, "conf-file", "conf-dir"}:
+            section.reader.fault(f"{section.at('settings')}:{keyword}", f"needs {needed}{way}")
     return dns
 
 

@@ -458,6 +458,16 @@ REJECTED = {
         "dns:settings:port",
         "is not possible: clients and the firewall know port 53",
     ),
+    "DNSSEC that trusts nobody": (
+        {"dns:settings": {"dnssec": True}},
+        "dns:settings:dnssec",
+        "needs trust-anchor or conf-file: /usr/share/dnsmasq-base/trust-anchors.conf",
+    ),
+    "zone without a server": (
+        {"dns:settings": {"auth-zone": "example.org"}},
+        "dns:settings:auth-zone",
+        "needs auth-server",
+    ),
     "program that a check would run": (
         {"dns:settings": {"conf-script": "/bin/true"}},
         "dns:settings:conf-script",
@@ -2330,6 +2340,12 @@ def test_settings(plan, key, where):
         ["ratio", "0.5"],
         ["sndbuf", "0"],
     ]
+
+
+@pytest.mark.parametrize("file", ["conf-file", "conf-dir"])
+def test_another_file_may_have_what_a_setting_needs(plan, file):
+    settings = {"dnssec": True, file: "/usr/share/dnsmasq-base/trust-anchors.conf"}
+    assert ["dnssec", ""] in plan({"dns:settings": settings})["dns"]["settings"]
 
 
 def test_full_names_of_hosts(plan):
