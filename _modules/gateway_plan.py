@@ -93,6 +93,9 @@ _SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
 # quote right behind a second one begins nothing.
 _QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{_QUOTED_PATTERN.pattern})*")
+# OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
+# and a path with that word in it do not.
+_SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
 # What xt_comment holds at most is 255 characters.
 _COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
 # A line of iptables-restore without its beginning, "-A CHAIN".
@@ -2759,7 +2762,7 @@ def _plan_client(client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
 
 def _has_ipv6(server: VpnServer) -> bool:
     """Whether the pillar has set IPv6 up in the tunnel by itself."""
-    return any("ipv6" in f"{keyword} {value}" for keyword, value in server.settings)
+    return any(_SETS_IPV6.search(f"{keyword} {value}") for keyword, value in server.settings)
 
 
 def _push_everything(server: VpnServer) -> list[str]:

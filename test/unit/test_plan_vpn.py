@@ -450,6 +450,23 @@ def test_a_full_tunnel_leaves_ipv6_to_who_has_set_it_up(plan):
     assert "redirect-gateway def1" in found["pushes"]
     assert "block-ipv6" not in found["pushes"]
     assert found["block_ipv6"] is False
+    for settings in (
+        {"ifconfig-ipv6": "fd00::1/64 fd00::2"},
+        {"ifconfig-ipv6-pool": "fd00::1000/64"},
+        {"push": ["tun-ipv6"]},
+    ):
+        changes["vpn:servers:main:settings"] = settings
+        assert server(plan, changes)["block_ipv6"] is False
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"push": ["block-ipv6"]}, {"block-ipv6": True}, {"log-append": "/var/log/ipv6.log"}],
+)
+def test_who_only_blocks_ipv6_has_not_set_it_up(plan, settings):
+    """Without the route of IPv6 into the tunnel there is nothing to be blocked, and it leaks."""
+    changes = {"vpn:servers:main:full_tunnel": True, "vpn:servers:main:settings": settings}
+    assert server(plan, changes)["block_ipv6"] is True
 
 
 def test_where_clients_look_for_the_pair_changes_no_node(plan):
