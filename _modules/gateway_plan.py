@@ -1125,7 +1125,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
-    names = _Names(reader, hosts, domain, servers, _client_addresses(clients, servers, nodes))
+    addresses = _client_addresses(clients, servers, nodes)
+    own = _own_names(internal, public, nodes)
+    names = _Names(reader, hosts, domain, own, servers, addresses)
     firewall = _read_firewall(top.section("firewall"), names)
     nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
@@ -1926,6 +1928,12 @@ def _claim_aliases(reader: _Reader, aliases: dict[str, str], domain: str | None)
         reader.claim("host name", alias.removesuffix(f".{domain}"), path)
 
 
+def _own_names(internal: Network, public: Network, nodes: tuple[Node, ...]) -> set[str]:
+    """What the gateways are called, and the virtual IPs."""
+    own = {name for node in nodes for name in (node.name.lower(), node.label, *node.aliases)}
+    return {name for name in (*own, *internal.aliases, *public.aliases) if name}
+
+
 class _Names:
     """What a rule of the firewall may name, and what the names of the pillar stand for."""
 
@@ -1936,11 +1944,13 @@ class _Names:
         reader: _Reader,
         hosts: tuple[Host, ...],
         domain: str | None,
+        own: set[str],
         servers: tuple[VpnServer, ...],
         clients: dict[str, tuple[str, ...]],
     ) -> None:
         self.reader = reader
         self.domain = domain
+        self.own = {self.short(name) for name in own}
         self.clients = clients
         self.hosts = {
             self.short(name): host
@@ -2028,6 +2038,8 @@ class _Names:
                 raise
         if text == "vpn":
             raise ValueError("this site has no VPN server")
+        if self.short(text) in self.own:
+            raise ValueError(f"{text} is the gateway itself; a rule may name its address")
         hint = _did_you_mean(text, [*self.hosts, *self.groups, *self.kinds])
         raise ValueError(f"there is nothing called {_show(text)}{hint}")
 
@@ -2176,9 +2188,6 @@ def _read_nat(
     nat: _Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
 ) -> Nat:
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
-    called = {label for node in nodes for label in (node.name.lower(), node.label, *node.aliases)}
-    called.update(internal.aliases, public.aliases)
-    called = {names.short(label) for label in called if label}
 
     def target(value: object) -> tuple[str, IPv4Address]:
         name = names.short(_server_address(value))
@@ -2186,7 +2195,7 @@ def _read_nat(
         try:
             ip = host.ip if host else IPv4Address(name)
         except ValueError:
-            if name in called:
+            if name in names.own:
                 raise ValueError(f"{name} is the gateway itself; {_FOR_INPUT}") from None
             hint = _did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None

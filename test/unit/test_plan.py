@@ -547,6 +547,16 @@ REJECTED = {
         "nat:forwards:0:to",
         "gw2 is the gateway itself; what reaches it is for input rules",
     ),
+    "rule for a node by its name": (
+        {"firewall:input": [{"from": "GW2.example.internal"}]},
+        "firewall:input:0:from",
+        "gw2.example.internal is the gateway itself; a rule may name its address",
+    ),
+    "rule for the virtual IP by its name": (
+        {"internal:aliases": ["gateway"], "firewall:groups": {"own": ["gateway"]}},
+        "firewall:groups:own:0",
+        "gateway is the gateway itself; a rule may name its address",
+    ),
     "client and host of one name": (
         {
             "vpn:clients": {"backend01.example.internal": {"id": 5}},
