@@ -7,6 +7,7 @@ a plain dict. What users call is the execution module ``gateway``.
 
 import bisect
 import difflib
+import fnmatch
 import functools
 import hashlib
 import json
@@ -884,8 +885,9 @@ def _no_host(ip: IPv4Address, network: IPv4Network) -> str | None:
 def _did_you_mean(word: object, choices: Any) -> str:
     if len(choices) > _MOST_CHOICES:
         return ""
-    close = difflib.get_close_matches(_show(word), list(choices), n=1)
-    return f'; did you mean "{close[0]}"?' if close else ""
+    lower = {str(choice).lower(): choice for choice in choices}
+    close = difflib.get_close_matches(_show(word).lower(), list(lower), n=1)
+    return f'; did you mean "{lower[close[0]]}"?' if close else ""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -945,8 +947,10 @@ class _Reader:
             self.fault(path, fault)
 
 
-# Where to put what one key has no room for.
+# Where to put what one key has no room for; * is a name.
 MORE = {
+    "gateway:vpn:servers:*:port": "another one is another server of gateway:vpn:servers",
+    "gateway:vpn:servers:*:proto": "another one is another server of gateway:vpn:servers",
     "gateway:public:virtual_ip": "further ones are gateway:public:addresses",
     "gateway:dhcp:pool": "further ranges are dhcp-range lines of gateway:dhcp:settings",
     "gateway:vpn": "further servers are gateway:vpn:servers",
@@ -982,13 +986,15 @@ class _Section:
         try:
             return parse(self.values[key])
         except ValueError as error:
-            more = self._more(key) if isinstance(self.values[key], list) else ""
+            several = isinstance(self.values[key], list) or self.values[key] == "both"
+            more = self._more(key) if several else ""
             self.reader.fault(self.at(key), f"{error}{more}")
             return None
 
     def _more(self, key: str) -> str:
         """Where further values of a key go that has only one."""
-        return f"; {MORE[self.at(key)]}" if self.at(key) in MORE else ""
+        ways = (way for place, way in MORE.items() if fnmatch.fnmatchcase(self.at(key), place))
+        return next((f"; {way}" for way in ways), "")
 
     def items(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
         """What is right in the list under ``key``, parsed. A value may stand for a list of one."""

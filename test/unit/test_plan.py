@@ -333,8 +333,8 @@ REJECTED = {
         "must be one text, is a list",
     ),
     "list for one number": (
-        {"vpn:servers:main:port": [1194, 1195]},
-        "vpn:servers:main:port",
+        {"vpn:servers:main:prefix": [24, 25]},
+        "vpn:servers:main:prefix",
         "must be one whole number, is a list",
     ),
     "list for one of some": (
@@ -546,6 +546,21 @@ REJECTED = {
         {"nat:forwards:0:to": "gw2.example.internal"},
         "nat:forwards:0:to",
         "gw2 is the gateway itself; what reaches it is for input rules",
+    ),
+    "word in capitals": (
+        {"vpn:servers:main:proto": "UDP"},
+        "vpn:servers:main:proto",
+        'UDP is none of udp, tcp; did you mean "udp"?',
+    ),
+    "VPN server with two ports": (
+        {"vpn:servers:main:port": [1194, 443]},
+        "vpn:servers:main:port",
+        "must be one whole number, is a list; another one is another server of gateway:vpn:servers",
+    ),
+    "VPN server with both protocols": (
+        {"vpn:servers:main:proto": "both"},
+        "vpn:servers:main:proto",
+        "both is none of udp, tcp; another one is another server of gateway:vpn:servers",
     ),
     "rule for a node by its name": (
         {"firewall:input": [{"from": "GW2.example.internal"}]},
