@@ -345,8 +345,7 @@ def _lease_warnings(plan, links):
 
 def _resolver_warnings(plan, links):
     """Without forwarders dnsmasq asks whom resolv.conf names, and that may be the pair itself."""
-    asked = {"server", "resolv-file", "no-resolv"}
-    if plan["dns"]["forwarders"] or asked & {keyword for keyword, _ in plan["dns"]["settings"]}:
+    if plan["dns"]["forwarders"] or any(_asks_others(*pair) for pair in plan["dns"]["settings"]):
         return []
     servers = _nameservers(RESOLVERS[0])
     if RESOLVED in servers:
@@ -358,8 +357,15 @@ def _resolver_warnings(plan, links):
     key = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node"
     if set(servers) > set(ourselves):
         return [f"{key} names {each}, which is the gateway itself" for each in ourselves]
-    named = f"the gateway itself ({', '.join(ourselves)})" if ourselves else "nobody"
-    return [f"{key} names only {named}: names outside of the site are not found"]
+    named = f"only the gateway itself ({', '.join(ourselves)})" if ourselves else "nobody"
+    return [f"{key} names {named}: names outside of the site are not found"]
+
+
+def _asks_others(keyword, value):
+    """Whether a setting says whom dnsmasq is to ask; not if it is for some names only."""
+    if keyword == "server":
+        return not value.startswith("/")
+    return keyword in ("resolv-file", "no-resolv", "conf-file", "conf-dir")
 
 
 def _nameservers(path):

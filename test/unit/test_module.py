@@ -661,7 +661,12 @@ def test_the_shell_learns_that_something_is_wrong(module, node, break_pillar):
 
 def test_units_that_are_not_there(module, node, break_pillar):
     """Named, and no reason not to apply: the package may come with the same apply."""
-    states = {"a.service": "loaded", "b.timer": "not-found", "c.service": "not-found"}
+    states = {
+        "a.service": "loaded",
+        "d.service": "loaded",
+        "b.timer": "not-found",
+        "c.service": "not-found",
+    }
 
     def systemctl(arguments):
         units = [name for name in arguments if name in states]
@@ -670,7 +675,7 @@ def test_units_that_are_not_there(module, node, break_pillar):
     break_pillar(
         {
             "follow_virtual_ip": ["a.service", "b.timer"],
-            "health:services": ["a.service", "c.service"],
+            "health:services": ["d.service", "c.service"],
         }
     )
     assert module.validate() == []  # nobody answers
@@ -976,7 +981,7 @@ def test_the_end_of_the_link_is_in_another_network(module, node, break_pillar):
 
 
 MISSING = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node names"
-NOBODY = f"{MISSING} only {{}}: names outside of the site are not found"
+NOBODY = f"{MISSING} {{}}: names outside of the site are not found"
 
 
 @pytest.mark.parametrize(
@@ -984,16 +989,16 @@ NOBODY = f"{MISSING} only {{}}: names outside of the site are not found"
     [
         ("192.0.2.53", "", []),
         ("192.0.2.53 10.77.0.1", "", [f"{MISSING} 10.77.0.1, which is the gateway itself"]),
-        ("10.77.0.1", "", [NOBODY.format("the gateway itself (10.77.0.1)")]),
-        ("10.77.0.3", "", [NOBODY.format("the gateway itself (10.77.0.3)")]),
+        ("10.77.0.1", "", [NOBODY.format("only the gateway itself (10.77.0.1)")]),
+        ("10.77.0.3", "", [NOBODY.format("only the gateway itself (10.77.0.3)")]),
         (
             "10.77.0.2 127.0.0.1",
             "",
-            [NOBODY.format("the gateway itself (10.77.0.2, 127.0.0.1)")],
+            [NOBODY.format("only the gateway itself (10.77.0.2, 127.0.0.1)")],
         ),
-        ("::1", "", [NOBODY.format("the gateway itself (::1)")]),
+        ("::1", "", [NOBODY.format("only the gateway itself (::1)")]),
         ("127.0.0.53", "192.0.2.53", []),
-        ("127.0.0.53", "10.77.0.1", [NOBODY.format("the gateway itself (10.77.0.1)")]),
+        ("127.0.0.53", "10.77.0.1", [NOBODY.format("only the gateway itself (10.77.0.1)")]),
         ("", "", [NOBODY.format("nobody")]),
         ("nonsense", "", [NOBODY.format("nobody")]),
     ],
@@ -1018,6 +1023,8 @@ def test_nobody_is_left_to_ask(
     # Whoever says it to dnsmasq itself knows what they do.
     break_pillar({"dns:forwarders": [], "dns:settings": {"server": "192.0.2.53"}})
     assert module.validate() == []
+    break_pillar({"dns:forwarders": [], "dns:settings": {"server": "/corp.example/192.0.2.53"}})
+    assert module.validate() == expected
 
 
 @pytest.mark.parametrize("server", ["10.77.0.1", "198.51.100.1"])
@@ -1026,7 +1033,7 @@ def test_the_virtual_ip_is_ourselves_wherever_it_is(module, node, break_pillar, 
     node.resolvers[0].write_text(f"nameserver {server}\n")
     more = {"public:virtual_ip": "198.51.100.1", "state_sync": False}
     break_pillar({**more, "health:internal:targets": [], "dns:forwarders": []})
-    assert module.validate() == [NOBODY.format(f"the gateway itself ({server})")]
+    assert module.validate() == [NOBODY.format(f"only the gateway itself ({server})")]
 
 
 def test_a_resolver_of_somebody_else_on_the_node(module, node, break_pillar, monkeypatch):
