@@ -51,6 +51,13 @@ READ_BY_DNSMASQ = (
     *("addn-hosts", "hostsdir", "resolv-file", "tftp-root"),
     *("dhcp-hostsfile", "dhcp-hostsdir", "dhcp-optsfile", "dhcp-optsdir", "dhcp-script"),
 )
+# Keywords of OpenVPN's with a program that it calls without root's rights, and those whose words
+# are no files of the node's.
+CALLED_BY_OPENVPN = (
+    *("auth-user-pass-verify", "down", "ipchange", "learn-address"),
+    *("tls-crypt-v2-verify", "tls-verify"),
+)
+NO_FILES_OF_OPENVPN = ("echo", "push", "setenv")
 INTERFACES = "/sys/class/net"
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
 # The second one has whom systemd-resolved asks, where the first one names it.
@@ -484,7 +491,20 @@ def _vpn_warnings():
         if service and not any(os.path.exists(f"{folder}/{service}") for folder in PAM):
             key = f"gateway:vpn:servers:{server.name}:auth:pam"
             found.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
+        for keyword, value in server.settings:
+            key = f"gateway:vpn:servers:{server.name}:settings:{keyword}"
+            found += [f"{key}: {fault}" for fault in _option_faults(keyword, value)]
     return found
+
+
+def _option_faults(keyword, value):
+    """Files that OpenVPN's check sees, as root and outside of the unit, and the server does not."""
+    if keyword in NO_FILES_OF_OPENVPN:
+        return []
+    paths = [word for word in value.split() if word.startswith("/")]
+    if keyword in CALLED_BY_OPENVPN and paths:
+        return _script_faults(paths[0])
+    return [_out_of_sight(path) for path in paths if _out_of_sight(path)]
 
 
 def _unit_warnings(wanted):

@@ -1502,6 +1502,30 @@ def test_what_openvpn_s_unit_does_not_see(module, node, break_pillar, monkeypatc
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({"up": "/root/up dev"}, False),
+        ({"dh": "/home/alice/dh.pem"}, False),
+        ({"push": ["route 192.0.2.0 255.255.255.0"], "setenv": "HOME /root/x"}, True),
+        ({"log-append": "/var/log/openvpn.log"}, True),
+    ],
+)
+def test_files_of_settings_that_openvpn_s_unit_does_not_see(module, break_pillar, settings, seen):
+    break_pillar({"vpn:servers:main:settings": settings})
+    [(keyword, value)] = list(settings.items())[:1]
+    path = "" if seen else value.split()[0]
+    fault = f"{path} is in a home directory, and OpenVPN's unit sees none; put it elsewhere"
+    key = f"gateway:vpn:servers:main:settings:{keyword}"
+    assert module.validate() == ([] if seen else [f"{key}: {fault}"])
+
+
+def test_a_program_of_settings_that_openvpn_calls_as_nobody(module, node, break_pillar, tmp_path):
+    break_pillar({"vpn:servers:main:settings": {"learn-address": f"{tmp_path}/learn it"}})
+    key = "gateway:vpn:servers:main:settings:learn-address"
+    assert module.validate() == [f"{key}: {tmp_path}/learn is not there on this node"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
 @pytest.mark.parametrize(
     ("file", "folder", "text", "good"),
