@@ -793,8 +793,8 @@ def _profile(authority, name, site):
         "# Seconds: OpenVPN's own 120 and 60 are minutes without network when a gateway dies.",
         "server-poll-timeout 3",
         "hand-window 15",
-        # Without a pause where the first answer to silence is the other gateway.
-        f"connect-retry {0 if site.vpn_remote else 1} 2",
+        # No pause: what it asks first, after silence, is answered at once or not at all.
+        "connect-retry 0 2",
     ]
     if all(proto == "udp" for *_, proto in ordered):
         # OpenVPN 2.5 refuses it in a profile that has a TCP remote.

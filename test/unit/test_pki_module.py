@@ -437,7 +437,7 @@ def test_a_profile(pki):
         "remote-random",
         "server-poll-timeout 3",
         "hand-window 15",
-        "connect-retry 1 2",
+        "connect-retry 0 2",
         "explicit-exit-notify 1",
         "remote-cert-tls server",
         "tls-version-min 1.2",
