@@ -1790,17 +1790,19 @@ def test_what_is_shown_is_plain_and_not_secret(module, node, break_pillar):
 
 
 @pytest.fixture
-def takeover(module, node, monkeypatch):
+def takeover(module, node, monkeypatch, tmp_path):
     """A peer takes the virtual IP as soon as this node is worse; no time passes."""
 
     def sleep(seconds):
         clock[0] += seconds
-        assert node.draining.exists()
+        assert node.draining.read_text() == "4711\n"
         if node.peer and "10.77.0.1/32" in node.addresses["eth0"]:
             node.addresses["eth0"].remove("10.77.0.1/32")
 
     clock = [0.0]
     node.peer = True
+    (tmp_path / "uptime").write_text("4711.86 9000.50\n")
+    monkeypatch.setattr(module, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
         module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
     )
