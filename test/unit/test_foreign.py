@@ -289,6 +289,12 @@ def test_the_way_through_chains_of_iptables(find, rules, caught):
     assert refused(find("", legacy=ruleset(*rules))) == caught
 
 
+def test_what_the_node_sends_has_a_source_of_its_own(find):
+    for rule, caught in {"": OUTPUT | ANSWERS, "! ": set()}.items():
+        save = ruleset(f"-m addrtype {rule}--src-type LOCAL -j DROP", hook="OUTPUT")
+        assert refused(find("", legacy=save)) == caught
+
+
 def test_ours_come_behind_jumps_only(find):
     """The place of a new jump, as the loader's."""
     assert find(ruleset("-j DROP")) == []
@@ -381,6 +387,10 @@ DROP, ACCEPT, REJECT = {"drop": None}, {"accept": None}, {"reject": {"type": "ic
                {"set": [{"concat": ["eth0", 67]}, {"concat": ["eth1", 123]}]}), {"DHCP"}),
         (match({"concat": [meta("iifname"), load("udp", "dport")]},
                {"set": [{"concat": ["eth1", 1194]}]}, "!="), SYNC | INTERNAL),
+        (match({"concat": [meta("iifname"), load("udp", "dport")]}, {"set": ["eth0"]}), set()),
+        (match({"&": [load("ip", "dscp"), 3]}, 1, "!="), set()),
+        (match(load("ip", "saddr"), {"set": [{"unknown": 1}]}, "!="), set()),
+        (match(load("udp", "dport"), {"range": ["domain", "ntp"]}), set()),
         (match(meta("mark"), 1, "!="), set()),
         (match({"ct": {"key": "zone"}}, 1, "!="), set()),
         (match(load("udp", "dport"), 1, "<"), set()),
@@ -410,6 +420,7 @@ MAP = {"set": [["eth2", DROP], ["eth9", ACCEPT]]}
         ([JUMP], [[match(meta("iifname"), "eth2"), DROP]], SYNC),
         ([[{"vmap": {"key": meta("iifname"), "data": MAP}}]], [], SYNC),
         ([[{"vmap": {"key": meta("iifname"), "data": "@places"}}]], [], SYNC),
+        ([[{"vmap": {"key": load("tcp", "dport"), "data": {"set": [[67, DROP]]}}}]], [], set()),
         ([[{"vmap": {"key": meta("mark"), "data": MAP}}]], [], set()),
         ([[{"vmap": {"key": meta("iifname"), "data": "@unknown"}}]], [], set()),
         ([[{"queue": {"num": 1}}], [DROP]], [], set()),
