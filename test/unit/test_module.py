@@ -491,6 +491,9 @@ def test_pem(module, node, break_pillar):
     with pytest.raises(CommandExecutionError) as raised:
         module.pem("key", __pub_fun="gateway.pem")
     assert SECRET not in str(raised.value)
+    node.pillar["gateway"]["vpn"]["pki"]["key"] = "no PEM"
+    with pytest.raises(CommandExecutionError, match="there is no PEM text for key in the pillar"):
+        module.pem("key")
 
 
 @pytest.mark.parametrize("name", ["gateway_plan", "gateway_rules"])
@@ -1462,6 +1465,20 @@ def test_a_program_that_openvpn_calls_as_nobody(
     why = f"user nobody, as whom OpenVPN calls it, may not execute {path}"
     why = why if file else f"{path} is not there on this node"
     assert module.validate() == ([] if good else [f"{key}: {why}"])
+
+
+def test_a_program_that_openvpn_cannot_see(module, break_pillar, monkeypatch, tmp_path):
+    path = tmp_path / "check"
+    path.write_text("#!/bin/sh\n")
+    monkeypatch.setattr(module.os.path, "realpath", lambda name: name.replace(str(path), "/root/x"))
+    break_pillar({"vpn:servers:main:auth": {"script": str(path)}, "vpn:pki:auth_token": TOKEN})
+    said = "is in a home directory, and OpenVPN's unit sees none; put it elsewhere"
+    assert module.validate() == [f"gateway:vpn:servers:main:auth:script: {path} {said}"]
+
+
+def test_certificates_that_no_server_uses(module, break_pillar):
+    break_pillar({"vpn": {"pki": {"ca": "/nowhere/ca.pem"}}})
+    assert module.validate() == []
 
 
 def test_without_what_reads_certificates(load, module, pki, monkeypatch):

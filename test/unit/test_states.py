@@ -1125,6 +1125,20 @@ def test_somebody_elses_files_become_roots(machine, managed, module, monkeypatch
     assert (str(managed.parent), os.getuid() + 1, os.getgid()) in changed
 
 
+def test_files_are_roots(load):
+    """Tests have an owner of their own, who need not be root."""
+    assert load("_states/gateway.py").OWNER == (0, 0)
+
+
+def test_a_file_where_a_folder_is_to_be(machine, managed):
+    (machine.folder / "etc/gateway").mkdir(parents=True)
+    managed.parent.write_text("somebody's")
+    ret = machine.run("file", str(managed), contents="x")
+    assert ret["result"] is False
+    assert str(managed.parent) in ret["comment"]
+    assert managed.parent.read_text() == "somebody's"
+
+
 def test_of_a_secret_no_copy_is_kept(machine, managed):
     machine.run("file", str(managed), mode="0600", contents="x")
     # Not False: that would be the minion's setting.
@@ -1158,7 +1172,7 @@ def rendered(machine, tmp_path_factory):
 
     machine.states["file.managed"] = managed
     machine.functions |= {
-        "cp.cache_file": lambda source, saltenv: str(cache),
+        "cp.cache_file": lambda source, saltenv: "unknown" not in source and str(cache),
         "gateway.plan": lambda: rendered.plan,
     }
     return rendered
@@ -1211,7 +1225,7 @@ def test_a_file_without_a_template_or_with_a_check_is_always_compared(machine, r
         return {"name": name, "changes": {}, "result": True, "comment": "The same."}
 
     machine.states["file.managed"] = managed
-    for more in ({"check_cmd": "sh -n"}, {"template": None}):
+    for more in ({"check_cmd": "sh -n"}, {"template": None}, {"source": "salt://unknown"}):
         call = {key: value for key, value in (rendered.call | more).items() if value}
         rendered.times = 0
         for _ in range(2):
@@ -1322,6 +1336,7 @@ def elections(machine, module, monkeypatch):
         active=True,
         here=["10.77.0.1"],
         code=0,
+        shown=0,
         slow=3,
         clock=0.0,
         read=[],
@@ -1346,7 +1361,8 @@ def elections(machine, module, monkeypatch):
             return {"retcode": found.code, "stdout": "", "stderr": "no such keyword"}
         if arguments[0] == "show":
             state = "active" if found.active else "inactive"
-            return {"retcode": 0, "stdout": f"ActiveState={state}", "stderr": ""}
+            output = f"ActiveState={state}"
+            return {"retcode": found.shown, "stdout": output, "stderr": "no bus"}
         machine.calls.append(" ".join(arguments))
         found.left = found.slow
         return {"retcode": 0, "stdout": "", "stderr": ""}
@@ -1392,6 +1408,15 @@ def test_a_further_election_that_keepalived_does_not_take(machine, elections):
     assert "no such keyword" in ret["comment"]
     assert machine.calls == ["check"]
     assert elections.conf.read_text() == OLD
+
+
+def test_a_further_election_where_systemd_does_not_answer(machine, elections):
+    elections.shown = 1
+    for test in (True, False):
+        ret = machine.run(*elections.call, test=test)
+        assert ret["result"] is False
+        assert "no bus" in ret["comment"]
+    assert machine.calls == []
 
 
 @pytest.mark.parametrize(
