@@ -237,6 +237,8 @@ SPOILS = {
     "lost chains": lambda state: state["v6"].clear(),
     "lost member": lambda state: state["sets"]["gateway-few-1"].pop(),
     "another member": lambda state: state["sets"]["gateway-few-1"].append("192.0.2.7"),
+    "another first one": lambda state: state["sets"]["gateway-few-1"].__setitem__(1, "192.0.2.7"),
+    "another last one": lambda state: state["sets"]["gateway-few-1"].__setitem__(2, "192.0.2.7"),
     "another type": lambda state: state["sets"]["gateway-few-1"].__setitem__(0, "hash:ip"),
     "half a set": lambda state: state["sets"].update({"gateway-new": ["hash:net"]}),
 }
