@@ -123,6 +123,8 @@ def monitor(tool, root, tmp_path):
     text = (root / "gateway/health/files/health").read_text()
     (tmp_path / "keepalived").write_text("0\n")
     for old, new in {
+        "beat)) -lt 10": "beat)) -lt 2",
+        "sleep 4": "sleep 0.2",
         "-ge 2000": "-ge 300",
         "-ge 1000": "-ge 150",
         "patience=$((now + 2000))": "patience=$((now + 100))",
@@ -163,6 +165,7 @@ esac
 """,
     )
     tool("ping", f"! test -e {silent}")
+    tool("systemd-notify", f'echo "$*" >> {tmp_path}/notified')
     tool("announce", f'echo "$*" >> {tmp_path}/announced')
     settings = {
         "virtual_ip": "10.77.0.1",
@@ -198,6 +201,7 @@ esac
                     command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
                 )
             )
+        return processes[-1]
 
     def stop():
         process = processes.pop()
@@ -447,6 +451,33 @@ def test_keepalived_that_does_nothing_is_ended(monitor, works):
     if not works:
         assert killed.read_text().splitlines()[0] == "kill --signal=KILL keepalived"
         assert (monitor.run / "penalty").stat().st_ino != file
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_it_ends_with_any_of_its_workers(monitor, number):
+    """Without it something would not be looked at any more; systemd starts all of them again."""
+    process = monitor.start()
+    monitor.wait(0)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[number]), signal.SIGKILL)
+    assert process.wait(timeout=8) == 1
+
+
+def test_systemd_hears_of_it_while_its_loop_turns(monitor):
+    process = monitor.start()
+    monitor.wait(0)
+    notified = monitor.home / "notified"
+    assert set(notified.read_text().splitlines()) == {"WATCHDOG=1"}
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert uptime - 3 < int((monitor.run / "heartbeat").read_text()) <= uptime
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    before = notified.read_text()
+    time.sleep(0.6)
+    assert notified.read_text() == before
+    process.send_signal(signal.SIGCONT)
+    time.sleep(1.5)
+    assert notified.read_text() != before
 
 
 def test_peers_that_do_not_hear_it(monitor):
