@@ -465,19 +465,25 @@ def test_it_ends_with_any_of_its_workers(monitor, number):
 
 def test_systemd_hears_of_it_while_its_loop_turns(monitor):
     process = monitor.start()
-    monitor.wait(0)
     notified = monitor.home / "notified"
-    assert set(notified.read_text().splitlines()) == {"WATCHDOG=1"}
+
+    def heard(before):
+        end = time.monotonic() + 8
+        while (words := notified.read_text() if notified.exists() else "") == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return words
+
+    assert set(heard("").splitlines()) == {"WATCHDOG=1"}
     uptime = float(Path("/proc/uptime").read_text().split()[0])
-    assert uptime - 3 < int((monitor.run / "heartbeat").read_text()) <= uptime
+    assert uptime - 60 < int((monitor.run / "heartbeat").read_text()) <= uptime
     process.send_signal(signal.SIGSTOP)
     time.sleep(2.5)
     before = notified.read_text()
     time.sleep(0.6)
     assert notified.read_text() == before
     process.send_signal(signal.SIGCONT)
-    time.sleep(1.5)
-    assert notified.read_text() != before
+    heard(before)
 
 
 def test_peers_that_do_not_hear_it(monitor):

@@ -1568,6 +1568,7 @@ def test_a_unit_that_is_only_told(machine, unit):
     unit.write(unit.conf, "2")
     assert converges(machine, "service", "app", **call) == {"restarted": [str(unit.conf)]}
     assert machine.calls == RESTART
+    assert not (machine.read / "app.json").exists()
 
 
 def test_notes_that_cannot_be_read(machine, unit):
