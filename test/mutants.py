@@ -35,10 +35,11 @@ from queue import Queue
 import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
-# A file's own tests. Of a file that has several scripts' tests, those that say one of these words.
+# A file's own tests. Of tests with words behind a colon, those that say one of them.
 TESTED = {
     "_modules/gateway_plan.py": (
-        "test_plan.py test_plan_vpn.py test_plan_properties.py test_templates.py"
+        "test_plan.py test_plan_vpn.py test_sync.py:plan|errors test_health.py:plan|errors"
+        " test_templates.py test_plan_properties.py"
     ),
     "_modules/gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
     "_modules/gateway_foreign.py": "test_foreign.py",
@@ -274,14 +275,14 @@ def is_written_well(mutant: Mutant) -> bool:
 
 
 def files_of(path: str) -> list[str]:
-    return [f"test/unit/{name}" for name in TESTED[path].partition(":")[0].split()]
+    return [f"test/unit/{tests.partition(':')[0]}" for tests in TESTED[path].split()]
 
 
 def own_tests(path: str) -> set[str]:
     """The functions of a file's tests, with their file, as pytest names them."""
-    words = re.compile(TESTED[path].partition(":")[2])
     found = set()
-    for name in files_of(path):
+    for name, tests in zip(files_of(path), TESTED[path].split(), strict=True):
+        words = re.compile(tests.partition(":")[2])
         text = (ROOT / name).read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
