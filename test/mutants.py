@@ -48,7 +48,7 @@ TESTED = {
     "_modules/gateway_pki.py": "test_pki_module.py",
     "_states/gateway.py": "test_states.py",
     "gateway/firewall/files/firewall": "test_scripts.py:firewall|loaded",
-    "gateway/firewall/files/firewall-guard": "test_scripts.py:firewall-guard",
+    "gateway/firewall/files/firewall-guard": "test_scripts.py:guard",
     "gateway/follow/files/follow": "test_scripts.py:follower|FOLLOW",
     "gateway/follow/files/follow-tell": "test_scripts.py:teller",
     "gateway/openvpn/files/vpn-routes": "test_scripts.py:vpn_routes",
@@ -132,7 +132,7 @@ NUMBER = re.compile(r"(?<![\w.\"'&<>${-])\d+(?![\w.\"'<>\\])")
 # Of a script: lines whose numbers tell nothing apart. What is true, or has failed, is any number
 # but 0; messages; names of attempts. And lines that only make Perl or the shell stricter.
 NO_NUMBER = re.compile(r" = 1\b|\b(return|exit|result=|failed=)|echo \"|^ *for \w+ in [{\d]")
-STRICT = re.compile(r"use (strict|warnings);|set -e?u$")
+STRICT = re.compile(r"\s*(use (strict|warnings);|set -e?u$|local( \w+)+$)")
 NOT_FOUND = 4  # pytest's exit code
 CHECKS = {"sh": ["sh", "-n"], "bash": ["bash", "-n"], "perl": ["perl", "-c"]}
 
