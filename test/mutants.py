@@ -337,7 +337,7 @@ class Tests:
         return sorted((t for t in self.seconds if is_of(t, own)), key=self.seconds.__getitem__)
 
 
-def is_killed(mutant: Mutant, tests: list[str], seconds: float, copy: Path) -> bool:
+def is_killed(mutant: Mutant, tests: list[str], seconds: list[float], copy: Path) -> bool:
     """Whether a test fails in this copy of the repository while the line is wrong."""
     if not tests:
         return False
@@ -345,27 +345,32 @@ def is_killed(mutant: Mutant, tests: list[str], seconds: float, copy: Path) -> b
     text = path.read_text(encoding="utf-8")
     path.write_text(mutant.text(text), encoding="utf-8")
     try:
-        code = run_tests(tests, 60 + 5 * seconds, copy)
+        code = run_tests(tests, seconds, copy)
         # Where the line is what tests are made of, they may have other names.
-        return (code if code != NOT_FOUND else run_tests(files_of(mutant.path), 900, copy)) != 0
+        if code == NOT_FOUND:
+            code = run_tests(files_of(mutant.path), seconds, copy)
+        return code != 0
     finally:
         path.write_text(text, encoding="utf-8")
 
 
-def run_tests(tests: list[str], patience: float, copy: Path) -> int:
-    """pytest's exit code, after some seconds at most."""
+def run_tests(tests: list[str], seconds: list[float], copy: Path) -> int:
+    """pytest's exit code; in a test that takes five times as long as any, something is endless."""
     # Each in a line of a file: there may be more than a command can have.
     names = copy / "tests"
     names.write_text("\n".join(tests), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", f"@{names}"]
+    command += ["-o", f"faulthandler_timeout={60 + 5 * max(seconds)}"]
+    command += ["-o", "faulthandler_exit_on_timeout=true"]
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", f"@{names}"],
+        command,
         cwd=copy,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        return run.wait(patience)
+        return run.wait(60 + 5 * sum(seconds))
     except subprocess.TimeoutExpired:
         return 1
     finally:
@@ -398,7 +403,7 @@ def main() -> None:
             copy = copies.get()
             try:
                 meant = tests.of(mutant)
-                seconds = sum(tests.seconds[test] for test in meant)
+                seconds = [tests.seconds[test] for test in meant]
                 if not is_killed(mutant, meant, seconds, copy):
                     survivors.append(mutant)
                     print(f"\nsurvives {len(meant)} tests: {mutant}", flush=True)

@@ -110,7 +110,7 @@ def test_a_drain_is_tried_just_below_a_healthy_peer(plan, node, peer):
 
 
 @pytest.fixture
-def monitor(tool, root, tmp_path):
+def monitor(tool, root, tmp_path, monkeypatch):
     """The monitor on a node of the test's own, all of it in a folder."""
     run, net, checks = tmp_path / "run", tmp_path / "net", tmp_path / "health.d"
     for folder in (run, checks, net / "eth0", net / "eth1"):
@@ -160,11 +160,19 @@ esac
 case $1 in
     show) cat {tmp_path}/keepalived ;;
     kill) echo "$*" >> {tmp_path}/killed ;;
-    *) test -e {dead} && echo failed || echo active ;;
+    *)
+        echo "$*" >> {tmp_path}/asked-for
+        test -e {dead} && echo failed || echo active ;;
 esac
 """,
     )
-    tool("ping", f"! test -e {silent}")
+    tool(
+        "ping",
+        f"""
+[ "${{*%% -I *}}" = '-q -n -c 1 -W 1' ] || exit 64
+echo "$*" >> {tmp_path}/pinged
+! test -e {silent}""",
+    )
     tool("systemd-notify", f'echo "$*" >> {tmp_path}/notified')
     tool("announce", f'echo "$*" >> {tmp_path}/announced')
     settings = {
@@ -187,6 +195,7 @@ esac
         "drained": 16,
         "draining": 3,
     }
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     processes = []
     errors = tmp_path / "errors"
     errors.touch()
@@ -244,6 +253,7 @@ esac
         stop=stop,
         penalty=penalty,
         words=errors.read_text,
+        lines=lambda name: (tmp_path / name).read_text().splitlines(),
         health=health,
         published=published,
         wait=wait,
@@ -315,9 +325,13 @@ def test_uplink(monitor):
     monitor.says("uplink", "no carrier on eth1")
     (monitor.net / "eth1/carrier").write_text("1\n")
     monitor.wait(0)
+    answered = monitor.lines("pinged")
     monitor.silent.touch()
     monitor.wait(-4)
     monitor.says("uplink", "no answer from 192.0.2.1 on eth1")
+    assert monitor.lines("pinged")[-1] == "-q -n -c 1 -W 1 -I eth1 192.0.2.1"
+    # Three in a row, one of which may have been on its way.
+    assert 3 <= len(monitor.lines("pinged")) - len(answered) <= 5
     monitor.silent.unlink()
     monitor.wait(0)
 
@@ -349,12 +363,13 @@ def test_a_public_address_that_nobody_promised(monitor):
 def test_faults(monitor):
     monitor.address.touch()
     check = monitor.checks / "mine"
-    check.write_text("#!/bin/sh\nexit 3\n")
+    check.write_text(f"#!/bin/sh\necho >> {monitor.home}/checked\nexit 3\n")
     check.chmod(0o755)
     (monitor.checks / "other.dpkg-old").symlink_to(check)
     monitor.start()
     monitor.wait(-8)
     monitor.says("faults", "check mine fails")
+    assert len(monitor.lines("checked")) == 2
     assert monitor.words() == ""
     # A restart in the middle of it forgets nothing.
     monitor.stop()
@@ -363,9 +378,11 @@ def test_faults(monitor):
     assert monitor.penalty() == -8
     check.unlink()
     monitor.wait(0)
+    alive = monitor.lines("asked-for")
     monitor.dead.touch()
     monitor.wait(-8)
     monitor.says("faults", "service some.service is failed")
+    assert 4 <= len(monitor.lines("asked-for")) - len(alive) <= 6
 
 
 @pytest.mark.parametrize(
