@@ -471,6 +471,12 @@ def test_hooks_of_nftables(find, hook, caught):
     assert refused(find("", table(hook, "accept", [DROP]))) == caught
 
 
+def test_the_internet_has_its_port(find):
+    for key, caught in {"dport": {"the way to the internet"}, "sport": BACK}.items():
+        rule = [match(load("tcp", key), 443), DROP]
+        assert refused(find("", table("forward", "accept", rule))) == caught
+
+
 def test_whose_a_table_is():
     def listing(*tables):
         return json.dumps({"nftables": [{"metainfo": {}}, *({"table": t} for t in tables)]})

@@ -685,9 +685,10 @@ def test_firewall_does_not_mind_other_comments(machine, site):
     """An entry of the pillar has another number; the rules are the same."""
     apply(machine)
     renumbered = RULESET | {"v4": V4.replace("input:1", "input:7")}
-    site.commands.clear()
-    assert apply(machine, renumbered)["changes"] == {}
-    assert site.commands == [*SAVES, "ipset", "firewall"]
+    for same in (renumbered, dict(reversed(RULESET.items()))):
+        site.commands.clear()
+        assert apply(machine, same)["changes"] == {}
+        assert site.commands == [*SAVES, "ipset", "firewall"]
 
 
 @pytest.mark.parametrize("test", [True, False])
