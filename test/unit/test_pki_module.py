@@ -269,7 +269,11 @@ def test_a_passphrase_at_the_terminal(loaded, host, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "mode", "message"),
-    [("correct horse", 0o640, "is open to others"), ("abc\n", 0o600, "not 4 to 1023 bytes")],
+    [
+        ("correct horse", 0o640, "is open to others"),
+        ("abc\n", 0o600, "not 4 to 1023 bytes"),
+        (1024 * "a", 0o600, "not 4 to 1023 bytes"),
+    ],
 )
 def test_a_bad_passphrase_file(loaded, host, secret, text, mode, message):
     secret.write_text(text)
@@ -277,6 +281,12 @@ def test_a_bad_passphrase_file(loaded, host, secret, text, mode, message):
     with pytest.raises(CommandExecutionError, match=message) as caught:
         loaded.create_ca("example", encrypt=True, passphrase_file=str(secret))
     assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["abcd", 1023 * "a"], ids=len)
+def test_the_shortest_and_the_longest_passphrase(loaded, host, secret, text):
+    secret.write_text(text)
+    loaded.create_ca("example", encrypt=True, passphrase_file=str(secret))
 
 
 def test_a_due_crl_waits_for_the_passphrase_and_says_so(loaded, host, secret, caplog):
