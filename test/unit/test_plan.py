@@ -1510,6 +1510,49 @@ def test_no_name_breaks_out(edit, where, value, bad):
 # What is planned
 
 
+BOUNDS = {
+    "keepalived:router_id": (1, 255),
+    "nodes:gw2:id": (1, 200),
+    "nodes:gw2:priority": (1, 254),
+    "failover:down_adverts": (2, 100),
+    "failover:garp_repeat": (1, 20),
+    "failover:garp_delay": (0, 60),
+    "failover:garp_refresh": (0, 3600),
+    "failover:startup_delay": (0, 60),
+    "failover:realtime_priority": (0, 99),
+    "failover:preempt_delay": (0, 3600),
+    "firewall:mss": (536, 1460),
+    "firewall:confirm_timeout": (5, 600),
+    "firewall:ssh:port": (1, 65535),
+    "nat:forwards:0:port": (1, 65535),
+    "vpn:servers:main:port": (1, 65535),
+    "vpn:servers:main:prefix": (16, 29),
+    "vpn:servers:main:auth:token_lifetime": (600, 31_536_000),
+}
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_bounds(errors, key):
+    low, high = BOUNDS[key]
+
+    def said(number):
+        pam = {"vpn:servers:main:auth": {"pam": "openvpn"}} if "auth" in key else {}
+        return [line for line in errors(pam | {key: number}) if line.startswith(f"gateway:{key}:")]
+
+    for number in (low, high):
+        assert not any("is not in" in line for line in said(number))
+    for number in (low - 1, high + 1):
+        assert said(number)[0].startswith(f"gateway:{key}: {number} is not in {low} to {high}")
+
+
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [(0.01, True), (40, True), (0.29, True), (0.009, False), (40.01, False), (0.015, False)],
+)
+def test_seconds_between_adverts(errors, value, good):
+    assert (errors({"failover:advert_interval": value}) == []) is good
+
+
 def test_node(plan):
     found = plan(node="gw2")
     assert found["node"] == {
