@@ -1553,6 +1553,13 @@ def test_seconds_between_adverts(errors, value, good):
     assert (errors({"failover:advert_interval": value}) == []) is good
 
 
+def test_the_longest_names_of_interfaces(plan):
+    """Linux takes 15 characters."""
+    server = {"network": "10.9.0.0/16", "port": 1195}
+    found = plan({"internal:interface": 15 * "x", f"vpn:servers:{11 * 'x'}": server})
+    assert [each["device"] for each in found["vpn"]["servers"]] == ["vpn-main", "vpn-" + 11 * "x"]
+
+
 def test_node(plan):
     found = plan(node="gw2")
     assert found["node"] == {

@@ -309,7 +309,7 @@ def test_a_trial_is_taken_back(loaded):
     assert loaded.timers()[-1].endswith(f"{loaded.script} rollback two")
     assert json.loads(loaded.run("status").stdout)["pending"] is True
     assert sorted(loaded.read()["sets"]) == ["gateway-few-1", "gateway-few-2"]
-    loaded.run("rollback", "two")
+    assert loaded.run("rollback", "two").stdout == "ruleset two was taken back\n"
     assert picture(loaded) == before
     assert loaded.timers()[-1] == "stop gateway-firewall-back-two.timer"
     assert files(loaded) == ["backend", "closed", "current", "one", "src_valid_mark"]
