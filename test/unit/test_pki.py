@@ -169,6 +169,7 @@ def test_extensions(issued, name, usage):
     certificate = issued.issued(name).current
     assert gateway_ca.common_name(certificate.subject) == name
     assert list(extension(certificate, x509.ExtendedKeyUsage).value) == [usage]
+    assert not extension(certificate, x509.ExtendedKeyUsage).critical
     assert extension(certificate, x509.BasicConstraints).value.ca is False
     assert extension(certificate, x509.KeyUsage).value.digital_signature
     assert not extension(certificate, x509.KeyUsage).value.key_cert_sign
