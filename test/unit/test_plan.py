@@ -1553,6 +1553,15 @@ def test_seconds_between_adverts(errors, value, good):
     assert (errors({"failover:advert_interval": value}) == []) is good
 
 
+def test_ports_that_are_wrong_are_not_taken_either(errors):
+    two = {"network": "10.9.0.0/16", "port": 0}
+    found = errors({"vpn:servers:main:port": 0, "vpn:servers:two": two})
+    assert [line.split(": ")[0] for line in found] == [
+        "gateway:vpn:servers:main:port",
+        "gateway:vpn:servers:two:port",
+    ]
+
+
 def test_the_longest_names_of_interfaces(plan):
     """Linux takes 15 characters."""
     server = {"network": "10.9.0.0/16", "port": 1195}

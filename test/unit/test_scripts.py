@@ -1506,7 +1506,8 @@ def vpn_routes(root, tmp_path, tool):
     done.touch()
     tool(
         "ip",
-        f'case "$*" in *show*) echo "10.9.9.0/25 dev vpn-old scope link";; *) cat >>{done};; esac',
+        f'case "$*" in *show*) echo "$*" >>{tmp_path}/shown; echo "10.9.9.0/25 dev vpn-old scope link"'
+        f";; *) cat >>{done};; esac",
     )
     text = (root / "gateway/openvpn/files/vpn-routes").read_text()
     script = tmp_path / "vpn-routes"
@@ -1521,10 +1522,15 @@ def vpn_routes(root, tmp_path, tool):
     (clients / "two/host").write_text("# vpn-routes 10.60.0.1/32\n")
     (clients / "two/ou_Jörg Doe").write_text("# vpn-routes 10.60.0.1/32\n")
 
-    def run_it(count):
+    def run_it(count, meanwhile=None):
         process = subprocess.Popen(["perl", script], stderr=subprocess.PIPE, text=True)
         try:
             end = time.monotonic() + 10
+            while meanwhile and time.monotonic() < end:
+                if done.read_text():
+                    meanwhile()
+                    break
+                time.sleep(0.05)
             while done.read_text().count("\n") < count and time.monotonic() < end:
                 time.sleep(0.05)
         finally:
@@ -1545,6 +1551,20 @@ def test_routes_to_networks_of_who_is_connected(vpn_routes):
         "route replace 10.50.0.128/25 dev vpn-main proto 120",
         "route replace 10.60.0.1 dev vpn-two proto 120",
     ]
+
+
+def test_the_kernel_is_asked_when_somebody_comes_and_seldom_else(vpn_routes):
+    shown = vpn_routes.folder / "shown"
+
+    def come():
+        time.sleep(1.6)
+        assert len(shown.read_text().splitlines()) == 1
+        (vpn_routes.notes / "gateway-two/sessions/10.9.0.5").write_text("9 host\n")
+
+    start = time.monotonic()
+    assert "route replace 10.60.0.1 dev vpn-two proto 120" in vpn_routes.run(3, come)
+    assert time.monotonic() - start < 4.5  # not at the next look without a reason, after five
+    assert len(shown.read_text().splitlines()) == 2
 
 
 def test_a_note_that_is_none_does_no_harm(vpn_routes):
