@@ -743,6 +743,9 @@ def test_a_wrong_pillar_where_no_plan_is_known(
     assert status.keys() == before.keys()
     assert status["node"] == "gw1"
     assert status["firewall"] == before["firewall"]
+    assert status["sync"] == {"enabled": False}
+    assert (status["vrrp"], status["services"], status["routes"], status["vpn"]) == ({},) * 4
+    assert status["ntp"] == {"synchronised": False, "stratum": None, "source": None}
     assert status["digest"] == {"applied": digest, "pillar": None}
     problems = [*ERRORS, why] if why else ERRORS
     assert status["problems"] == problems

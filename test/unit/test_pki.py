@@ -67,9 +67,10 @@ def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monke
     def full(descriptor):
         raise OSError("no space left")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(gateway_ca.os, "fsync", full)
-        gateway_ca.write(path, "secret")
+        with pytest.raises(OSError, match="no space left"):
+            gateway_ca.write(path, "secret")
     assert list(tmp_path.iterdir()) == [victim]
 
     def noted(name, function):

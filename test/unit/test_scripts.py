@@ -136,6 +136,21 @@ def test_check_names_what_is_refused(firewall, texts, refused):
     assert all(line.split(" ", 2)[2] for line in lines)
 
 
+def test_check_says_why_where_no_line_is_refused(firewall, tool):
+    folder = firewall.home / ".one"
+    folder.mkdir(parents=True)
+    for name, text in {"v4": V4, "v6": V6, "sets": SETS, "closed4": "", "closed6": ""}.items():
+        (folder / name).write_text(text)
+    once, scratch = firewall.home / "once", firewall.home / "scratch"
+    tool(
+        "unshare",
+        f"[ -e {once} ] || {{ : >{once}; echo no memory >&2; exit 1; }}\n"
+        f'shift; rm -f {scratch}; FAKE_IPTABLES={scratch} "$@"',
+    )
+    done = firewall.run("check", folder, code=1)
+    assert (done.stdout, done.stderr) == ("", "no memory\n")
+
+
 def test_load(loaded):
     assert chain(loaded, "raw", "GATEWAY-PREROUTING") == ["-p vrrp -j CT --notrack"]
     assert chain(loaded, "filter", "GATEWAY-FORWARD") == ["-j GATEWAY-FORWARD-LOG"]
@@ -1506,8 +1521,8 @@ def vpn_routes(root, tmp_path, tool):
     done.touch()
     tool(
         "ip",
-        f'case "$*" in *show*) echo "$*" >>{tmp_path}/shown; echo "10.9.9.0/25 dev vpn-old scope link"'
-        f";; *) cat >>{done};; esac",
+        'case "$*" in *show*) echo "10.9.9.0/25 dev vpn-old scope link"; '
+        f"echo >>{tmp_path}/shown;; *) cat >>{done};; esac",
     )
     text = (root / "gateway/openvpn/files/vpn-routes").read_text()
     script = tmp_path / "vpn-routes"
