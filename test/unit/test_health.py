@@ -53,6 +53,7 @@ def test_every_value_of_a_profile_can_be_overridden(plan):
         ({"failover": {"preempt": "no"}}, "failover:preempt: must be true or false"),
         ({"failover": {"advert": 1}}, "failover:advert: unknown key"),
         ({"failover": {"reassert": 9}}, "failover:reassert: 9 is neither 0 nor in 10 to 86400"),
+        ({"failover": {"reassert": 1}}, "failover:reassert: 1 is neither 0 nor in 10 to 86400"),
         ({"failover": {"reassert": -1}}, "failover:reassert: -1 is not in 0 to 86400"),
         ({"failover": {"reassert": 86401}}, "failover:reassert: 86401 is not in 0 to 86400"),
         ({"failover": {"reassert": 60.0}}, "failover:reassert: must be a whole number, is a"),

@@ -1553,6 +1553,14 @@ def test_seconds_between_adverts(errors, value, good):
     assert (errors({"failover:advert_interval": value}) == []) is good
 
 
+def test_every_wrong_keyword_of_the_settings_is_named(errors):
+    found = errors({"dns:settings": {"a b": 1, "c d": 1}})
+    assert [line.split(": ")[0] for line in found] == [
+        "gateway:dns:settings:a b",
+        "gateway:dns:settings:c d",
+    ]
+
+
 def test_ports_that_are_wrong_are_not_taken_either(errors):
     two = {"network": "10.9.0.0/16", "port": 0}
     found = errors({"vpn:servers:main:port": 0, "vpn:servers:two": two})

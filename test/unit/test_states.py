@@ -1777,6 +1777,12 @@ def test_followers_of_a_run_that_was_killed(
     assert systemd.unread() <= {f"{TARGET}.d"}
 
 
+def test_followers_that_run_where_the_virtual_ip_is_go_on(machine, systemd):
+    systemd.active |= {TARGET, "app.service"}
+    machine.run("followers", TARGET, ["app.service"])
+    assert [call for call in machine.calls if call.startswith("stop")] == []
+
+
 @pytest.mark.parametrize("here", [{TARGET}, set()], ids=["holder", "other"])
 def test_followers_that_leave_the_list_stay_as_they_are(machine, systemd, here):
     systemd.active |= here
