@@ -15,7 +15,7 @@ help:
 	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
-	@echo 'make mutants           whether the unit tests notice a wrong line: a sample of 300, hours'
+	@echo 'make mutants           whether the unit tests notice a wrong line: 300 of them, half an hour'
 	@echo 'make golden            write the whole configurations that unit tests compare anew'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'

@@ -1038,9 +1038,8 @@ def _to_drain(kwargs):
         health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
         return health, [_vpn_unit(server) for server in wanted["vpn"]["servers"]]
     except KeyError:
-        if not errors:
-            raise
-    raise CommandExecutionError("\n".join(["The pillar of this site is wrong:", *errors]))
+        words = ["The pillar of this site is wrong:", *errors]
+    raise CommandExecutionError("\n".join(words))
 
 
 def _hand_over(health):

@@ -105,7 +105,7 @@ FAKE_IP = """
 file={rules}${{1#-}}; touch "$file"; shift
 case "$*" in
     'rule show')
-        printf '0:\\tfrom all lookup local\\n'; sort -n "$file"
+        printf '0:\\tfrom all lookup local\\n'; sort -n "$file" | sed 's/$/ /' # as some versions
         printf '32766:\\tfrom all lookup main \\n' ;;
     '-batch -' | '-force -batch -')
         while read -r _ verb _ pref rest; do

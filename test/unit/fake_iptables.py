@@ -111,7 +111,9 @@ def restore(family: str, options: list[str]) -> None:
             name = ""
             write(state)
         elif line.startswith(":"):
-            chain = line[1:].split(" ")[0]
+            chain, *policy = line[1:].split(" ")
+            if policy != ["-", "[0:0]"]:
+                fail(number, "no policy, and no counters, for a chain of ours")
             if chain not in BUILTIN[name]:
                 table[chain] = []
                 # New rules count from 0, unless they come with a count.

@@ -289,6 +289,12 @@ def test_the_way_through_chains_of_iptables(find, rules, caught):
     assert refused(find("", legacy=ruleset(*rules))) == caught
 
 
+def test_what_the_node_sends_has_a_source_of_its_own(find):
+    for rule, caught in {"": OUTPUT | ANSWERS, "! ": set()}.items():
+        save = ruleset(f"-m addrtype {rule}--src-type LOCAL -j DROP", hook="OUTPUT")
+        assert refused(find("", legacy=save)) == caught
+
+
 def test_ours_come_behind_jumps_only(find):
     """The place of a new jump, as the loader's."""
     assert find(ruleset("-j DROP")) == []
@@ -358,6 +364,10 @@ DROP, ACCEPT, REJECT = {"drop": None}, {"accept": None}, {"reject": {"type": "ic
         (match(load("ip", "saddr"), SET_10, "!="), VPN | OWN | {"VRRP of the peer 198.51.100.3"}),
         (match(load("ip", "saddr"), {"range": ["10.77.0.3", "10.77.0.5"]}),
          {"VRRP of the peer 10.77.0.3"}),
+        (match(load("ip", "saddr"), {"range": ["10.77.0.255", "10.77.1.5"]}, "!="),
+         INPUT - {"DNS", "time"} | OWN),
+        (match(load("ip", "saddr"), {"range": ["10.76.0.9", "10.77.0.0"]}, "!="),
+         INPUT - {"DNS", "time"} | OWN),
         (match(load("ip", "daddr"), "10.77.0.1"), {"DNS"}),
         (match(load("ip6", "daddr"), "fe80::", "!="), set()),
         (match(load("udp", "dport"), 67), {"DHCP"}),
@@ -381,6 +391,10 @@ DROP, ACCEPT, REJECT = {"drop": None}, {"accept": None}, {"reject": {"type": "ic
                {"set": [{"concat": ["eth0", 67]}, {"concat": ["eth1", 123]}]}), {"DHCP"}),
         (match({"concat": [meta("iifname"), load("udp", "dport")]},
                {"set": [{"concat": ["eth1", 1194]}]}, "!="), SYNC | INTERNAL),
+        (match({"concat": [meta("iifname"), load("udp", "dport")]}, {"set": ["eth0"]}), set()),
+        (match({"&": [load("ip", "dscp"), 3]}, 1, "!="), set()),
+        (match(load("ip", "saddr"), {"set": [{"unknown": 1}]}, "!="), set()),
+        (match(load("udp", "dport"), {"range": ["domain", "ntp"]}), set()),
         (match(meta("mark"), 1, "!="), set()),
         (match({"ct": {"key": "zone"}}, 1, "!="), set()),
         (match(load("udp", "dport"), 1, "<"), set()),
@@ -410,6 +424,7 @@ MAP = {"set": [["eth2", DROP], ["eth9", ACCEPT]]}
         ([JUMP], [[match(meta("iifname"), "eth2"), DROP]], SYNC),
         ([[{"vmap": {"key": meta("iifname"), "data": MAP}}]], [], SYNC),
         ([[{"vmap": {"key": meta("iifname"), "data": "@places"}}]], [], SYNC),
+        ([[{"vmap": {"key": load("tcp", "dport"), "data": {"set": [[67, DROP]]}}}]], [], set()),
         ([[{"vmap": {"key": meta("mark"), "data": MAP}}]], [], set()),
         ([[{"vmap": {"key": meta("iifname"), "data": "@unknown"}}]], [], set()),
         ([[{"queue": {"num": 1}}], [DROP]], [], set()),
@@ -454,6 +469,12 @@ def test_a_list_of_banned_addresses_is_read_once_for_all_packets(find, monkeypat
 def test_hooks_of_nftables(find, hook, caught):
     assert refused(find("", table(hook, "drop"))) == caught
     assert refused(find("", table(hook, "accept", [DROP]))) == caught
+
+
+def test_the_internet_has_its_port(find):
+    for key, caught in {"dport": {"the way to the internet"}, "sport": BACK}.items():
+        rule = [match(load("tcp", key), 443), DROP]
+        assert refused(find("", table("forward", "accept", rule))) == caught
 
 
 def test_whose_a_table_is():

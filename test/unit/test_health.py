@@ -53,6 +53,7 @@ def test_every_value_of_a_profile_can_be_overridden(plan):
         ({"failover": {"preempt": "no"}}, "failover:preempt: must be true or false"),
         ({"failover": {"advert": 1}}, "failover:advert: unknown key"),
         ({"failover": {"reassert": 9}}, "failover:reassert: 9 is neither 0 nor in 10 to 86400"),
+        ({"failover": {"reassert": 1}}, "failover:reassert: 1 is neither 0 nor in 10 to 86400"),
         ({"failover": {"reassert": -1}}, "failover:reassert: -1 is not in 0 to 86400"),
         ({"failover": {"reassert": 86401}}, "failover:reassert: 86401 is not in 0 to 86400"),
         ({"failover": {"reassert": 60.0}}, "failover:reassert: must be a whole number, is a"),
@@ -110,7 +111,7 @@ def test_a_drain_is_tried_just_below_a_healthy_peer(plan, node, peer):
 
 
 @pytest.fixture
-def monitor(tool, root, tmp_path):
+def monitor(tool, root, tmp_path, monkeypatch):
     """The monitor on a node of the test's own, all of it in a folder."""
     run, net, checks = tmp_path / "run", tmp_path / "net", tmp_path / "health.d"
     for folder in (run, checks, net / "eth0", net / "eth1"):
@@ -123,6 +124,8 @@ def monitor(tool, root, tmp_path):
     text = (root / "gateway/health/files/health").read_text()
     (tmp_path / "keepalived").write_text("0\n")
     for old, new in {
+        "beat)) -lt 10": "beat)) -lt 2",
+        "sleep 4": "sleep 0.2",
         "-ge 2000": "-ge 300",
         "-ge 1000": "-ge 150",
         "patience=$((now + 2000))": "patience=$((now + 100))",
@@ -158,11 +161,20 @@ esac
 case $1 in
     show) cat {tmp_path}/keepalived ;;
     kill) echo "$*" >> {tmp_path}/killed ;;
-    *) test -e {dead} && echo failed || echo active ;;
+    *)
+        echo "$*" >> {tmp_path}/asked-for
+        test -e {dead} && echo failed || echo active ;;
 esac
 """,
     )
-    tool("ping", f"! test -e {silent}")
+    tool(
+        "ping",
+        f"""
+[ "${{*%% -I *}}" = '-q -n -c 1 -W 1' ] || exit 64
+echo "$*" >> {tmp_path}/pinged
+! test -e {silent}""",
+    )
+    tool("systemd-notify", f'echo "$*" >> {tmp_path}/notified')
     tool("announce", f'echo "$*" >> {tmp_path}/announced')
     settings = {
         "virtual_ip": "10.77.0.1",
@@ -184,6 +196,7 @@ esac
         "drained": 16,
         "draining": 3,
     }
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     processes = []
     errors = tmp_path / "errors"
     errors.touch()
@@ -198,6 +211,7 @@ esac
                     command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
                 )
             )
+        return processes[-1]
 
     def stop():
         process = processes.pop()
@@ -240,6 +254,7 @@ esac
         stop=stop,
         penalty=penalty,
         words=errors.read_text,
+        lines=lambda name: (tmp_path / name).read_text().splitlines(),
         health=health,
         published=published,
         wait=wait,
@@ -311,9 +326,13 @@ def test_uplink(monitor):
     monitor.says("uplink", "no carrier on eth1")
     (monitor.net / "eth1/carrier").write_text("1\n")
     monitor.wait(0)
+    answered = monitor.lines("pinged")
     monitor.silent.touch()
     monitor.wait(-4)
     monitor.says("uplink", "no answer from 192.0.2.1 on eth1")
+    assert monitor.lines("pinged")[-1] == "-q -n -c 1 -W 1 -I eth1 192.0.2.1"
+    # Three in a row, one of which may have been on its way.
+    assert 3 <= len(monitor.lines("pinged")) - len(answered) <= 5
     monitor.silent.unlink()
     monitor.wait(0)
 
@@ -345,12 +364,13 @@ def test_a_public_address_that_nobody_promised(monitor):
 def test_faults(monitor):
     monitor.address.touch()
     check = monitor.checks / "mine"
-    check.write_text("#!/bin/sh\nexit 3\n")
+    check.write_text(f"#!/bin/sh\necho >> {monitor.home}/checked\nexit 3\n")
     check.chmod(0o755)
     (monitor.checks / "other.dpkg-old").symlink_to(check)
     monitor.start()
     monitor.wait(-8)
     monitor.says("faults", "check mine fails")
+    assert len(monitor.lines("checked")) == 2
     assert monitor.words() == ""
     # A restart in the middle of it forgets nothing.
     monitor.stop()
@@ -359,9 +379,11 @@ def test_faults(monitor):
     assert monitor.penalty() == -8
     check.unlink()
     monitor.wait(0)
+    alive = monitor.lines("asked-for")
     monitor.dead.touch()
     monitor.wait(-8)
     monitor.says("faults", "service some.service is failed")
+    assert 4 <= len(monitor.lines("asked-for")) - len(alive) <= 6
 
 
 @pytest.mark.parametrize(
@@ -447,6 +469,39 @@ def test_keepalived_that_does_nothing_is_ended(monitor, works):
     if not works:
         assert killed.read_text().splitlines()[0] == "kill --signal=KILL keepalived"
         assert (monitor.run / "penalty").stat().st_ino != file
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_it_ends_with_any_of_its_workers(monitor, number):
+    """Without it something would not be looked at any more; systemd starts all of them again."""
+    process = monitor.start()
+    monitor.wait(0)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[number]), signal.SIGKILL)
+    assert process.wait(timeout=8) == 1
+
+
+def test_systemd_hears_of_it_while_its_loop_turns(monitor):
+    process = monitor.start()
+    notified = monitor.home / "notified"
+
+    def heard(before):
+        end = time.monotonic() + 8
+        while (words := notified.read_text() if notified.exists() else "") == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return words
+
+    assert set(heard("").splitlines()) == {"WATCHDOG=1"}
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert uptime - 60 < int((monitor.run / "heartbeat").read_text()) <= uptime
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    before = notified.read_text()
+    time.sleep(0.6)
+    assert notified.read_text() == before
+    process.send_signal(signal.SIGCONT)
+    heard(before)
 
 
 def test_peers_that_do_not_hear_it(monitor):

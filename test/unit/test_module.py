@@ -519,6 +519,9 @@ def test_pem(module, node, break_pillar):
     with pytest.raises(CommandExecutionError) as raised:
         module.pem("key", __pub_fun="gateway.pem")
     assert SECRET not in str(raised.value)
+    node.pillar["gateway"]["vpn"]["pki"]["key"] = "no PEM"
+    with pytest.raises(CommandExecutionError, match="there is no PEM text for key in the pillar"):
+        module.pem("key")
 
 
 def test_pem_leaves_the_pillar_as_it_is(module, node, break_pillar, monkeypatch):
@@ -808,6 +811,9 @@ def test_a_wrong_pillar_where_no_plan_is_known(
     assert status.keys() == before.keys()
     assert status["node"] == "gw1"
     assert status["firewall"] == before["firewall"]
+    assert status["sync"] == {"enabled": False}
+    assert (status["vrrp"], status["services"], status["routes"], status["vpn"]) == ({},) * 4
+    assert status["ntp"] == {"synchronised": False, "stratum": None, "source": None}
     assert status["digest"] == {"applied": digest, "pillar": None}
     problems = [*ERRORS, why] if why else ERRORS
     assert status["problems"] == problems
@@ -1558,6 +1564,20 @@ def test_a_program_that_openvpn_calls_as_nobody(
     assert module.validate() == ([] if good else [f"{key}: {why}"])
 
 
+def test_a_program_that_openvpn_cannot_see(module, break_pillar, monkeypatch, tmp_path):
+    path = tmp_path / "check"
+    path.write_text("#!/bin/sh\n")
+    monkeypatch.setattr(module.os.path, "realpath", lambda name: name.replace(str(path), "/root/x"))
+    break_pillar({"vpn:servers:main:auth": {"script": str(path)}, "vpn:pki:auth_token": TOKEN})
+    said = "is in a home directory, and OpenVPN's unit sees none; put it elsewhere"
+    assert module.validate() == [f"gateway:vpn:servers:main:auth:script: {path} {said}"]
+
+
+def test_certificates_that_no_server_uses(module, break_pillar):
+    break_pillar({"vpn": {"pki": {"ca": "/nowhere/ca.pem"}}})
+    assert module.validate() == []
+
+
 def test_without_what_reads_certificates(load, module, pki, monkeypatch):
     """Over salt-ssh, with a Python of the node's that has no cryptography."""
     monkeypatch.setitem(sys.modules, "gateway_ca", None)
@@ -1884,17 +1904,19 @@ def test_what_is_shown_is_plain_and_not_secret(module, node, break_pillar):
 
 
 @pytest.fixture
-def takeover(module, node, monkeypatch):
+def takeover(module, node, monkeypatch, tmp_path):
     """A peer takes the virtual IP as soon as this node is worse; no time passes."""
 
     def sleep(seconds):
         clock[0] += seconds
-        assert node.draining.exists()
+        assert node.draining.read_text() == "4711\n"
         if node.peer and "10.77.0.1/32" in node.addresses["eth0"]:
             node.addresses["eth0"].remove("10.77.0.1/32")
 
     clock = [0.0]
     node.peer = True
+    (tmp_path / "uptime").write_text("4711.86 9000.50\n")
+    monkeypatch.setattr(module, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
         module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
     )

@@ -64,6 +64,15 @@ def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monke
         unfinished.unlink(missing_ok=True)
     done = []
 
+    def full(descriptor):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway_ca.os, "fsync", full)
+        with pytest.raises(OSError, match="no space left"):
+            gateway_ca.write(path, "secret")
+    assert list(tmp_path.iterdir()) == [victim]
+
     def noted(name, function):
         def call(*arguments):
             done.append(name)
@@ -161,6 +170,7 @@ def test_extensions(issued, name, usage):
     certificate = issued.issued(name).current
     assert gateway_ca.common_name(certificate.subject) == name
     assert list(extension(certificate, x509.ExtendedKeyUsage).value) == [usage]
+    assert not extension(certificate, x509.ExtendedKeyUsage).critical
     assert extension(certificate, x509.BasicConstraints).value.ca is False
     assert extension(certificate, x509.KeyUsage).value.digital_signature
     assert not extension(certificate, x509.KeyUsage).value.key_cert_sign
@@ -389,6 +399,17 @@ def test_a_broken_block_is_not_passed_over(issued, block):
     assert len(blocks) == 3
     blocks[block] = blocks[block].replace("-----END", "----END")
     path.write_text("".join(blocks))
+    with pytest.raises(ValueError, match=r"issued/alice.pem is damaged; restore it from a backup"):
+        issued.issued("alice")
+
+
+@pytest.mark.parametrize("what", ["the CA's", "nothing"])
+def test_a_file_with_another_certificate_is_damaged(issued, what):
+    path = issued.folder / "issued/alice.pem"
+    key = re.match(r"-----BEGIN .*?-----END [A-Z ]+-----\n", path.read_text(), re.DOTALL)[0]
+    nothing = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    other = issued.ca.public_bytes(serialization.Encoding.PEM).decode()
+    path.write_text(key + (nothing if what == "nothing" else other))
     with pytest.raises(ValueError, match=r"issued/alice.pem is damaged; restore it from a backup"):
         issued.issued("alice")
 

@@ -175,6 +175,21 @@ def test_a_server_that_is_no_minion(pki, host, tmp_path):
     (minions / "gw4").touch()
     assert "known are gw4. " in pki.issue_server("gw13")["warning"]
     assert "warning" not in pki.issue_server("gw4")
+    # salt-call brings the options of this host's minion: what the master has is in its own file.
+    minions = tmp_path / "master's/minions"
+    minions.mkdir(parents=True)
+    (minions / "gw5").touch()
+    (tmp_path / "master").write_text(f"pki_dir: {minions.parent}\n")
+    assert "known are gw5. " in pki.issue_server("gw14")["warning"]
+    host.opts["__cli"] = "salt-run"
+    assert "known are gw4. " in pki.issue_server("gw15", directory=str(host.base))["warning"]
+
+
+def test_the_clock_has_whole_seconds(load):
+    """As certificates do: what is compared with one must not be newer by a part of a second."""
+    now = load("_modules/gateway_pki.py")._now()
+    assert now.microsecond == 0
+    assert timedelta(0) <= datetime.now(timezone.utc) - now < timedelta(minutes=1)
 
 
 def test_what_is_written_where_it_cannot_be(pki, tmp_path):
@@ -254,7 +269,11 @@ def test_a_passphrase_at_the_terminal(loaded, host, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "mode", "message"),
-    [("correct horse", 0o640, "is open to others"), ("abc\n", 0o600, "not 4 to 1023 bytes")],
+    [
+        ("correct horse", 0o640, "is open to others"),
+        ("abc\n", 0o600, "not 4 to 1023 bytes"),
+        (1024 * "a", 0o600, "not 4 to 1023 bytes"),
+    ],
 )
 def test_a_bad_passphrase_file(loaded, host, secret, text, mode, message):
     secret.write_text(text)
@@ -262,6 +281,12 @@ def test_a_bad_passphrase_file(loaded, host, secret, text, mode, message):
     with pytest.raises(CommandExecutionError, match=message) as caught:
         loaded.create_ca("example", encrypt=True, passphrase_file=str(secret))
     assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["abcd", 1023 * "a"], ids=len)
+def test_the_shortest_and_the_longest_passphrase(loaded, host, secret, text):
+    secret.write_text(text)
+    loaded.create_ca("example", encrypt=True, passphrase_file=str(secret))
 
 
 def test_a_due_crl_waits_for_the_passphrase_and_says_so(loaded, host, secret, caplog):

@@ -1683,6 +1683,73 @@ def test_no_name_breaks_out(edit, where, value, bad):
 # What is planned
 
 
+BOUNDS = {
+    "keepalived:router_id": (1, 255),
+    "nodes:gw2:id": (1, 200),
+    "nodes:gw2:priority": (1, 254),
+    "failover:down_adverts": (2, 100),
+    "failover:garp_repeat": (1, 20),
+    "failover:garp_delay": (0, 60),
+    "failover:garp_refresh": (0, 3600),
+    "failover:startup_delay": (0, 60),
+    "failover:realtime_priority": (0, 99),
+    "failover:preempt_delay": (0, 3600),
+    "firewall:mss": (536, 1460),
+    "firewall:confirm_timeout": (5, 600),
+    "firewall:ssh:port": (1, 65535),
+    "nat:forwards:0:port": (1, 65535),
+    "vpn:servers:main:port": (1, 65535),
+    "vpn:servers:main:prefix": (16, 29),
+    "vpn:servers:main:auth:token_lifetime": (600, 31_536_000),
+}
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_bounds(errors, key):
+    low, high = BOUNDS[key]
+
+    def said(number):
+        pam = {"vpn:servers:main:auth": {"pam": "openvpn"}} if "auth" in key else {}
+        return [line for line in errors(pam | {key: number}) if line.startswith(f"gateway:{key}:")]
+
+    for number in (low, high):
+        assert not any("is not in" in line for line in said(number))
+    for number in (low - 1, high + 1):
+        assert said(number)[0].startswith(f"gateway:{key}: {number} is not in {low} to {high}")
+
+
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [(0.01, True), (40, True), (0.29, True), (0.009, False), (40.01, False), (0.015, False)],
+)
+def test_seconds_between_adverts(errors, value, good):
+    assert (errors({"failover:advert_interval": value}) == []) is good
+
+
+def test_every_wrong_keyword_of_the_settings_is_named(errors):
+    found = errors({"dns:settings": {"a b": 1, "c d": 1}})
+    assert [line.split(": ")[0] for line in found] == [
+        "gateway:dns:settings:a b",
+        "gateway:dns:settings:c d",
+    ]
+
+
+def test_ports_that_are_wrong_are_not_taken_either(errors):
+    two = {"network": "10.9.0.0/16", "port": 0}
+    found = errors({"vpn:servers:main:port": 0, "vpn:servers:two": two})
+    assert [line.split(": ")[0] for line in found] == [
+        "gateway:vpn:servers:main:port",
+        "gateway:vpn:servers:two:port",
+    ]
+
+
+def test_the_longest_names_of_interfaces(plan):
+    """Linux takes 15 characters."""
+    server = {"network": "10.9.0.0/16", "port": 1195}
+    found = plan({"internal:interface": 15 * "x", f"vpn:servers:{11 * 'x'}": server})
+    assert [each["device"] for each in found["vpn"]["servers"]] == ["vpn-main", "vpn-" + 11 * "x"]
+
+
 def test_node(plan):
     found = plan(node="gw2")
     assert found["node"] == {

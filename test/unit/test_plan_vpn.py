@@ -503,6 +503,8 @@ def test_firewall_of_a_network_behind_a_client(plan):
         "-A GATEWAY-BRANCH -d 10.77.0.0/24 -j GATEWAY-INSIDE",
         "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
         "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
+        "# 10.50.0.0/24, behind a VPN client.",
+        "# 10.50.0.0/24, behind a client, asks by a forward.",
     ]:
         assert line in text
     assert "10.50." not in rules["v6"]

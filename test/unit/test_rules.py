@@ -1069,6 +1069,8 @@ CLOSED = [
     ("lo 10.77.0.1>10.77.0.1 tcp/9999", "accepted"),
     ("eth1 2001:db8::1>fd51::1 tcp/22", "dropped"),
     ("eth1 fe80::1>fd51::1 icmp/135 hops=255", "accepted"),
+    ("eth1 fe80::1>fd51::1 udp/546 from=547", "accepted"),
+    ("eth1 192.0.2.1>198.51.100.2 udp/68 from=67", "dropped"),
     ("eth0 fd77::9>fd77::1 udp/53", "dropped"),
 ]
 
@@ -1079,6 +1081,13 @@ def test_closed(node, flow, expected):
     ssh = {"ssh": {"from": ["few", "203.0.113.9"]}, "groups": {"few": ["192.0.2.0/29"]}}
     found = closed(node({"firewall": ssh | {"input": [{"from": "public", "ports": 8080}]}}))
     assert found.meets(packet(flow)) == expected
+
+
+def test_a_closed_node_keeps_the_address_that_it_gets_by_dhcp(node):
+    found = closed(node({"nodes:gw1:public": ..., "nodes:gw2:public": ...}))
+    flow = "198.51.100.1>255.255.255.255 udp/68 from=67"
+    assert found.meets(packet(f"eth1 {flow}")) == "accepted"
+    assert found.meets(packet(f"eth0 {flow}")) == "dropped"
 
 
 def closed(found):

@@ -136,6 +136,21 @@ def test_check_names_what_is_refused(firewall, texts, refused):
     assert all(line.split(" ", 2)[2] for line in lines)
 
 
+def test_check_says_why_where_no_line_is_refused(firewall, tool):
+    folder = firewall.home / ".one"
+    folder.mkdir(parents=True)
+    for name, text in {"v4": V4, "v6": V6, "sets": SETS, "closed4": "", "closed6": ""}.items():
+        (folder / name).write_text(text)
+    once, scratch = firewall.home / "once", firewall.home / "scratch"
+    tool(
+        "unshare",
+        f"[ -e {once} ] || {{ : >{once}; echo no memory >&2; exit 1; }}\n"
+        f'shift; rm -f {scratch}; FAKE_IPTABLES={scratch} "$@"',
+    )
+    done = firewall.run("check", folder, code=1)
+    assert (done.stdout, done.stderr) == ("", "no memory\n")
+
+
 def test_load(loaded):
     assert chain(loaded, "raw", "GATEWAY-PREROUTING") == ["-p vrrp -j CT --notrack"]
     assert chain(loaded, "filter", "GATEWAY-FORWARD") == ["-j GATEWAY-FORWARD-LOG"]
@@ -237,6 +252,8 @@ SPOILS = {
     "lost chains": lambda state: state["v6"].clear(),
     "lost member": lambda state: state["sets"]["gateway-few-1"].pop(),
     "another member": lambda state: state["sets"]["gateway-few-1"].append("192.0.2.7"),
+    "another first one": lambda state: state["sets"]["gateway-few-1"].__setitem__(1, "192.0.2.7"),
+    "another last one": lambda state: state["sets"]["gateway-few-1"].__setitem__(2, "192.0.2.7"),
     "another type": lambda state: state["sets"]["gateway-few-1"].__setitem__(0, "hash:ip"),
     "half a set": lambda state: state["sets"].update({"gateway-new": ["hash:net"]}),
 }
@@ -307,7 +324,7 @@ def test_a_trial_is_taken_back(loaded):
     assert loaded.timers()[-1].endswith(f"{loaded.script} rollback two")
     assert json.loads(loaded.run("status").stdout)["pending"] is True
     assert sorted(loaded.read()["sets"]) == ["gateway-few-1", "gateway-few-2"]
-    loaded.run("rollback", "two")
+    assert loaded.run("rollback", "two").stdout == "ruleset two was taken back\n"
     assert picture(loaded) == before
     assert loaded.timers()[-1] == "stop gateway-firewall-back-two.timer"
     assert files(loaded) == ["backend", "closed", "current", "one", "src_valid_mark"]
@@ -448,33 +465,133 @@ def test_the_gate_comes_with_the_rules(loaded):
     loaded.run("gate", code=1)
 
 
-@pytest.mark.parametrize("end", ["kill -9 $$", "exit 2", "exit 1"])
-def test_the_guard_asks_again_where_nothing_was_repaired(root, tmp_path, end):
-    """The kernel says once that something has changed."""
+@pytest.fixture
+def guard(root, tmp_path):
+    """firewall-guard, whose loader notes its calls and does as `says` says; seconds are shorter."""
     calls, script = tmp_path / "calls", tmp_path / "firewall"
-    script.write_text(f"#!/bin/sh\necho $1 >>{calls}\n[ $(wc -l <{calls}) -gt 1 ] || {end}\n")
-    script.chmod(0o755)
+    (tmp_path / "health").mkdir()
     text = (root / "gateway/firewall/files/firewall-guard").read_text()
-    for path, stand_in in {
+    for old, new in {
         "/usr/lib/gateway/firewall": script,
         "/var/lib/gateway/firewall": tmp_path,
         "/run/gateway": tmp_path,
+        "$rest = 0.2;": "$rest = 0.02;",
+        "$closed_rest = 2;": "$closed_rest = 0.1;",
+        "$calm = 60;": "$calm = 1;",
+        "silent() ? 1 :": "silent() ? 0.1 :",
         # It hears those of nftables only as root.
         "NETLINK_NETFILTER, NFTABLES": "NETLINK_ROUTE, RULES",
     }.items():
-        text = text.replace(path, str(stand_in))
-    (tmp_path / "backend").write_text("nft\n")
+        assert old in text
+        text = text.replace(old, str(new))
     (tmp_path / "guard").write_text(text)
-    with subprocess.Popen(["perl", str(tmp_path / "guard")]) as guard:
-        try:
-            limit = time.monotonic() + 20
-            while time.monotonic() < limit:
-                if calls.exists() and len(calls.read_text().splitlines()) > 1:
-                    break
-                time.sleep(0.05)
-        finally:
-            guard.kill()
-    assert calls.read_text() == "repair\nrepair\n"
+    (tmp_path / "backend").write_text("nft\n")
+    processes = []
+
+    def says(shell):
+        new = script.with_name("firewall.next")
+        new.write_text(f"#!/bin/sh\necho $1 >>{calls}\n{shell}\n")
+        new.chmod(0o755)
+        new.replace(script)
+
+    def start(*command):
+        processes.append(subprocess.Popen([*command, "perl", str(tmp_path / "guard")]))
+        return processes[-1]
+
+    def count():
+        return len(calls.read_text().splitlines()) if calls.exists() else 0
+
+    def wait(condition):
+        limit = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+
+    def end():
+        for process in processes:
+            process.kill()
+            process.wait()
+        processes.clear()
+
+    says("exit 0")
+    yield SimpleNamespace(says=says, start=start, count=count, wait=wait, end=end, calls=calls)
+    end()
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 2", "exit 1"])
+def test_the_guard_asks_again_where_nothing_was_repaired(guard, end):
+    """The kernel says once that something has changed."""
+    guard.says(f"[ $(wc -l <{guard.calls}) -gt 1 ] || {end}")
+    guard.start()
+    guard.wait(lambda: guard.count() == 2)
+    time.sleep(0.7)
+    assert guard.calls.read_text() == "repair\nrepair\n"
+
+
+@pytest.mark.parametrize(
+    ("backend", "sets", "often"), [("nft", "", False), ("nft", "x", True), ("legacy", "", True)]
+)
+def test_the_guard_looks_often_where_the_kernel_says_nothing(guard, tmp_path, backend, sets, often):
+    (tmp_path / "backend").write_text(f"{backend}\n")
+    (tmp_path / "current/kernel").mkdir(parents=True)
+    (tmp_path / "current/kernel/sets").write_text(sets)
+    guard.start()
+    guard.wait(guard.count)
+    time.sleep(1)
+    assert (guard.count() > 3) is often
+    assert not (tmp_path / "firewall.restored").exists()
+
+
+def test_the_guard_waits_where_there_is_no_firewall_yet(guard, tmp_path):
+    (tmp_path / "backend").unlink()
+    guard.start()
+    guard.wait(guard.count)
+    time.sleep(0.5)
+    assert guard.count() == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a network of its own")
+def test_the_guard_hears_the_kernel(guard):
+    process = guard.start("unshare", "--net")
+    guard.wait(guard.count)
+    time.sleep(0.3)
+    for calls in (2, 3):
+        command = f"nsenter --net=/proc/{process.pid}/ns/net ip rule add pref {calls} lookup main"
+        subprocess.run(command.split(), check=True)
+        guard.wait(lambda calls=calls: guard.count() == calls)
+        time.sleep(0.3)
+        assert guard.count() == calls
+
+
+def test_who_takes_rules_away_again_and_again_is_a_fault_of_the_node(guard, tmp_path):
+    (tmp_path / "backend").write_text("legacy\n")
+    restored, fault = tmp_path / "firewall.restored", tmp_path / "health/firewall"
+    restored.write_text("5\n")
+    fault.write_text("of an earlier guard\n")
+    os.mkfifo(tmp_path / "health.fifo")
+    monitor = os.open(tmp_path / "health.fifo", os.O_RDWR | os.O_NONBLOCK)
+    guard.says(f"[ $(wc -l <{guard.calls}) -gt 2 ] || exit 10")
+    guard.start()
+    guard.wait(lambda: guard.count() > 4)
+    assert restored.read_text() == "7\n"
+    assert not fault.exists()
+    guard.says("exit 10")
+    guard.wait(fault.exists)
+    assert fault.read_text() == "something takes the firewall rules away again and again\n"
+    assert int(restored.read_text()) >= 8
+    time.sleep(0.5)
+    assert os.read(monitor, 100) == b"firewall\n"  # once
+    guard.says("exit 0")
+    time.sleep(0.5)
+    assert fault.exists()
+    guard.wait(lambda: not fault.exists())
+    assert os.read(monitor, 100) == b"firewall\n"
+    # What was before counts no more.
+    guard.says(f"[ -e {tmp_path}/once ] && exit 0; : >{tmp_path}/once; exit 10")
+    guard.wait((tmp_path / "once").exists)
+    time.sleep(0.5)
+    assert not fault.exists()
+    os.close(monitor)
 
 
 @pytest.mark.parametrize(
@@ -1404,7 +1521,8 @@ def vpn_routes(root, tmp_path, tool):
     done.touch()
     tool(
         "ip",
-        f'case "$*" in *show*) echo "10.9.9.0/25 dev vpn-old scope link";; *) cat >>{done};; esac',
+        'case "$*" in *show*) echo "10.9.9.0/25 dev vpn-old scope link"; '
+        f"echo >>{tmp_path}/shown;; *) cat >>{done};; esac",
     )
     text = (root / "gateway/openvpn/files/vpn-routes").read_text()
     script = tmp_path / "vpn-routes"
@@ -1419,10 +1537,15 @@ def vpn_routes(root, tmp_path, tool):
     (clients / "two/host").write_text("# vpn-routes 10.60.0.1/32\n")
     (clients / "two/ou_Jörg Doe").write_text("# vpn-routes 10.60.0.1/32\n")
 
-    def run_it(count):
+    def run_it(count, meanwhile=None):
         process = subprocess.Popen(["perl", script], stderr=subprocess.PIPE, text=True)
         try:
             end = time.monotonic() + 10
+            while meanwhile and time.monotonic() < end:
+                if done.read_text():
+                    meanwhile()
+                    break
+                time.sleep(0.05)
             while done.read_text().count("\n") < count and time.monotonic() < end:
                 time.sleep(0.05)
         finally:
@@ -1443,6 +1566,20 @@ def test_routes_to_networks_of_who_is_connected(vpn_routes):
         "route replace 10.50.0.128/25 dev vpn-main proto 120",
         "route replace 10.60.0.1 dev vpn-two proto 120",
     ]
+
+
+def test_the_kernel_is_asked_when_somebody_comes_and_seldom_else(vpn_routes):
+    shown = vpn_routes.folder / "shown"
+
+    def come():
+        time.sleep(1.6)
+        assert len(shown.read_text().splitlines()) == 1
+        (vpn_routes.notes / "gateway-two/sessions/10.9.0.5").write_text("9 host\n")
+
+    start = time.monotonic()
+    assert "route replace 10.60.0.1 dev vpn-two proto 120" in vpn_routes.run(3, come)
+    assert time.monotonic() - start < 4.5  # not at the next look without a reason, after five
+    assert len(shown.read_text().splitlines()) == 2
 
 
 def test_a_note_that_is_none_does_no_harm(vpn_routes):

@@ -685,9 +685,10 @@ def test_firewall_does_not_mind_other_comments(machine, site):
     """An entry of the pillar has another number; the rules are the same."""
     apply(machine)
     renumbered = RULESET | {"v4": V4.replace("input:1", "input:7")}
-    site.commands.clear()
-    assert apply(machine, renumbered)["changes"] == {}
-    assert site.commands == [*SAVES, "ipset", "firewall"]
+    for same in (renumbered, dict(reversed(RULESET.items()))):
+        site.commands.clear()
+        assert apply(machine, same)["changes"] == {}
+        assert site.commands == [*SAVES, "ipset", "firewall"]
 
 
 @pytest.mark.parametrize("test", [True, False])
@@ -1129,6 +1130,20 @@ def test_somebody_elses_files_become_roots(machine, managed, module, monkeypatch
     assert (str(managed.parent), os.getuid() + 1, os.getgid()) in changed
 
 
+def test_files_are_roots(load):
+    """Tests have an owner of their own, who need not be root."""
+    assert load("_states/gateway.py").OWNER == (0, 0)
+
+
+def test_a_file_where_a_folder_is_to_be(machine, managed):
+    (machine.folder / "etc/gateway").mkdir(parents=True)
+    managed.parent.write_text("somebody's")
+    ret = machine.run("file", str(managed), contents="x")
+    assert ret["result"] is False
+    assert str(managed.parent) in ret["comment"]
+    assert managed.parent.read_text() == "somebody's"
+
+
 def test_of_a_secret_no_copy_is_kept(machine, managed):
     machine.run("file", str(managed), mode="0600", contents="x")
     # Not False: that would be the minion's setting.
@@ -1166,7 +1181,7 @@ def rendered(machine, tmp_path_factory):
 
     machine.states["file.managed"] = managed
     machine.functions |= {
-        "cp.cache_file": lambda source, saltenv: str(cache),
+        "cp.cache_file": lambda source, saltenv: "unknown" not in source and str(cache),
         "gateway.plan": lambda: rendered.plan,
         "gateway.pem": rendered.pem.__getitem__,
     }
@@ -1261,6 +1276,13 @@ def test_a_file_that_is_no_template(machine, rendered):
         assert machine.run("file", str(rendered.file), source="salt://conf")["changes"]
         assert not machine.run("file", str(rendered.file), source="salt://conf")["changes"]
     assert len(calls) == 3
+
+
+def test_a_source_that_is_not_there_is_for_salt_to_name(machine, rendered):
+    call = rendered.call | {"source": "salt://unknown"}
+    for _ in range(2):
+        machine.run("file", str(rendered.file), **call)
+    assert rendered.times == 2
 
 
 @pytest.mark.usefixtures("umask")
@@ -1366,6 +1388,7 @@ def elections(machine, module, monkeypatch):
         active=True,
         here=["10.77.0.1"],
         code=0,
+        shown=0,
         slow=3,
         clock=0.0,
         read=[],
@@ -1390,7 +1413,8 @@ def elections(machine, module, monkeypatch):
             return {"retcode": found.code, "stdout": "", "stderr": "no such keyword"}
         if arguments[0] == "show":
             state = "active" if found.active else "inactive"
-            return {"retcode": 0, "stdout": f"ActiveState={state}", "stderr": ""}
+            output = f"ActiveState={state}"
+            return {"retcode": found.shown, "stdout": output, "stderr": "no bus"}
         machine.calls.append(" ".join(arguments))
         found.left = found.slow
         return {"retcode": 0, "stdout": "", "stderr": ""}
@@ -1436,6 +1460,15 @@ def test_a_further_election_that_keepalived_does_not_take(machine, elections):
     assert "no such keyword" in ret["comment"]
     assert machine.calls == ["check"]
     assert elections.conf.read_text() == OLD
+
+
+def test_a_further_election_where_systemd_does_not_answer(machine, elections):
+    elections.shown = 1
+    for test in (True, False):
+        ret = machine.run(*elections.call, test=test)
+        assert ret["result"] is False
+        assert "no bus" in ret["comment"]
+    assert machine.calls == []
 
 
 @pytest.mark.parametrize(
@@ -1587,6 +1620,7 @@ def test_a_unit_that_is_only_told(machine, unit):
     unit.write(unit.conf, "2")
     assert converges(machine, "service", "app", **call) == {"restarted": [str(unit.conf)]}
     assert machine.calls == RESTART
+    assert not (machine.read / "app.json").exists()
 
 
 def test_notes_that_cannot_be_read(machine, unit):
@@ -1792,6 +1826,12 @@ def test_followers_of_a_run_that_was_killed(
     assert systemd.active == here | ({"app.service", "report.timer"} if here else set())
     # Of the target's own gateway.service sees that.
     assert systemd.unread() <= {f"{TARGET}.d"}
+
+
+def test_followers_that_run_where_the_virtual_ip_is_go_on(machine, systemd):
+    systemd.active |= {TARGET, "app.service"}
+    machine.run("followers", TARGET, ["app.service"])
+    assert [call for call in machine.calls if call.startswith("stop")] == []
 
 
 @pytest.mark.parametrize("here", [{TARGET}, set()], ids=["holder", "other"])
