@@ -365,7 +365,7 @@ def test_commands_are_recognised():
 
 def test_every_function_is_documented():
     pages = "\n".join(path.read_text() for path in PAGES)
-    missing = [each for each in FUNCTIONS if not re.search(rf"^\| .*`{each}[` ]", pages, re.M)]
+    missing = [each for each in FUNCTIONS if not re.search(rf"^\| [^|]*`{each}[` ]", pages, re.M)]
     assert missing == []
 
 
@@ -387,7 +387,8 @@ def test_targets_of_make_are_there(path):
 
 def test_every_target_is_documented():
     internals = (ROOT / "docs/internals.md").read_text()
-    assert {each for each in targets() if f"`make {each}" not in internals} == {"help"}
+    rows = set(re.findall(r"^\| `make ([\w-]+)[` ]", internals, re.MULTILINE))
+    assert targets() - rows == {"help"}
 
 
 def test_lines_of_shell_can_be_read():
