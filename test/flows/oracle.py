@@ -1,7 +1,7 @@
-"""What README.md's tables say of the first packet of a connection, read from the pillar alone.
+"""What docs/firewall.md says of the first packet of a connection, read from the pillar alone.
 
 This is a second reading of the policy. It shares no code with the planner or the compiler, and
-says things in the order of the README, not in that of iptables.
+says things in the order of that page, not in that of iptables.
 """
 
 from __future__ import annotations

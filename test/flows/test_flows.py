@@ -1,4 +1,4 @@
-"""Packets through the firewall of sites by chance, and what README.md says of each.
+"""Packets through the firewall of sites by chance, and what docs/firewall.md says of each.
 
 FLOWS_SEED=7 makes other sites; FLOWS_PILLARS=1000 more of them.
 """

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A cloud with one address, which belongs to the server that claimed it last.
 
-On the lab's internet this file is its API; on the gateways, which have no curl, it is what README's
-example of an executable calls under that name.
+On the lab's internet this file is its API; on the gateways, which have no curl, it is what the
+example of an executable in docs/failover.md calls under that name.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CURL = "/usr/local/bin/curl"
 
 
 def example() -> str:
-    """README's executable, for this cloud."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    """The executable of docs/failover.md, for this cloud."""
+    text = (Path(__file__).parents[2] / "docs/failover.md").read_text(encoding="utf-8")
     script = text.partition(f"{HOOK}`")[2].split("```")[1].removeprefix("sh\n")
     return script.replace("https://api.cloud.example", URL)
 

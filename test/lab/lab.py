@@ -502,7 +502,7 @@ class Lab:
         return (REPOSITORY / "pillar.example").read_text()
 
     def with_authority(self) -> str:
-        """Return pillar.example with README's line in the place of certificates of one's own."""
+        """Return pillar.example with the line of docs/vpn.md in the place of certificates."""
         line = "    pki: {{ salt['gateway_pki.pillar']('example', opts.id) | tojson }}\n"
         text, times = re.subn(r"^    pki:.*\n(      .*\n)+", line, self.example(), flags=re.M)
         assert times == 1

@@ -1,5 +1,5 @@
-"""The certificates of the lab's VPN and its clients, made as README tells: `gateway_pki` on the
-master, one line in the pillar, a profile for each client."""
+"""The certificates of the lab's VPN and its clients, made as docs/vpn.md tells: `gateway_pki` on
+the master, one line in the pillar, a profile for each client."""
 
 from __future__ import annotations
 

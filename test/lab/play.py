@@ -2,7 +2,7 @@
 
     play.py
 
-Run as a program it prints what the last `make faults` found as a table for README.md.
+Run as a program it prints what the last `make faults` found as a table for docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def line(outcome: Outcome) -> str:
     return f"{outcome.name:50}{''.join(figures)}  {outcome.masters}{verdict}"
 
 
-# --- the table in README.md ---------------------------------------------------------------------
+# --- the table in docs/measurements.md ----------------------------------------------------------
 
 
 def in_words(outcome: dict[str, Any]) -> str:

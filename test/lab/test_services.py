@@ -290,7 +290,7 @@ MAY_NOT = ["touch /usr/lab", "mount -t tmpfs lab /mnt", "unshare --net true", "l
 
 @pytest.mark.parametrize("folder", ["follow.d", "health.d"])
 def test_what_executables_of_the_user_may_do(site: Lab, folder: str) -> None:
-    """As README says; it is what such things do."""
+    """As docs/security.md says; it is what such things do."""
     gw1, path = site.host("gw1"), f"/etc/gateway/{folder}/lab"
     script = "".join(
         f"timeout 20 bash -c {shlex.quote(command)} >/dev/null 2>&1; echo $? >>/run/lab.new\n"

@@ -351,8 +351,8 @@ def test_adverts_from_beyond_a_router_move_nothing(synced: Lab, card: str) -> No
 
 
 def test_who_takes_the_peer_s_address_on_the_lan_can_move_the_virtual_ip(synced: Lab) -> None:
-    """What README says of it: as with ARP, nobody can tell. It ends with the liar's adverts, and no
-    session ends with it."""
+    """What docs/security.md says of it: as with ARP, nobody can tell. It ends with the liar's
+    adverts, and no session ends with it."""
     with synced.sessions(COUNT) as sessions:
         wait_known(synced, "gw2")
         with hostile.Sending("gw1", "eth0", adverts("gw1", "eth0", checks.INTERNAL["gw2"]), 30):

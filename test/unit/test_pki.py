@@ -406,7 +406,7 @@ def test_a_broken_block_is_not_passed_over(issued, block):
 @pytest.mark.parametrize("what", ["the CA's", "nothing"])
 def test_a_file_with_another_certificate_is_damaged(issued, what):
     path = issued.folder / "issued/alice.pem"
-    key = re.match(r"-----BEGIN .*?-----END [A-Z ]+-----\n", path.read_text(), re.DOTALL)[0]
+    (key, *_) = re.findall(r"-----BEGIN .*?-----END [A-Z ]+-----\n", path.read_text(), re.DOTALL)
     nothing = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     other = issued.ca.public_bytes(serialization.Encoding.PEM).decode()
     path.write_text(key + (nothing if what == "nothing" else other))

@@ -4,9 +4,7 @@ import re
 from functools import reduce
 
 import gateway_plan
-import gateway_rules
 import pytest
-import yaml
 
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
 
@@ -2761,29 +2759,3 @@ def test_errors_never_show_a_key(errors, where, broken):
     assert len(found) == 1
     assert "is neither an absolute path nor PEM text" in found[0]
     assert SECRET not in found[0]
-
-
-# --------------------------------------------------------------------------------------------------
-# README
-
-
-def test_the_second_example_of_the_readme(root):
-    text = (root / "README.md").read_text()
-    (block,) = re.findall(r"```yaml\n(# second example\n.*?)```", text, re.DOTALL)
-    site, errors = gateway_plan.read(yaml.safe_load(block)["gateway"])
-    assert errors == []
-    assert site
-    for node in ("gw1", "gw2"):
-        found = gateway_plan.plan(site, node)
-        assert found["sync"]["enabled"]
-        assert [server["name"] for server in found["vpn"]["servers"]] == ["hotel", "main"]
-        gateway_rules.ruleset(found)
-
-
-def test_links_of_the_readme(root):
-    """Every link to a section leads to one."""
-    text = re.sub(r"```.*?```", "", (root / "README.md").read_text(), flags=re.DOTALL)
-    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
-    linked = set(re.findall(r"\]\(#([^)]+)\)", text))
-    assert linked - anchors == set()

@@ -1482,7 +1482,7 @@ def test_the_event_of_the_last_role_is_the_last(teller, tool):
         ("primary", "gw2 comes back", ["GET", "PUT", "GET"], 1),
     ],
 )
-def test_the_executable_of_the_readme(root, tmp_path, tool, role, owner, calls, code):
+def test_the_executable_of_the_documentation(root, tmp_path, tool, role, owner, calls, code):
     """It looks who has the address, claims it, and says so if that was in vain."""
     state, log, hook = (tmp_path / name for name in ("owner", "log", "hook"))
     state.write_text(owner)
@@ -1501,7 +1501,7 @@ def test_the_executable_of_the_readme(root, tmp_path, tool, role, owner, calls, 
             PUT,*) echo gw1 >{state} ;;
         esac""",
     )
-    text = (root / "README.md").read_text()
+    text = (root / "docs/failover.md").read_text()
     script = text[text.index("/etc/gateway/follow.d/cloud-address`") :].split("```")[1]
     hook.write_text(script.removeprefix("sh\n"))
     hook.chmod(0o755)
