@@ -34,6 +34,11 @@ for _library in filter(None, (gateway_ca, gateway_foreign, gateway_plan, gateway
     if getattr(_library, "WRITTEN", None) != os.stat(_library.__file__).st_mtime_ns:
         importlib.reload(_library)
 
+# The files that the formula has in _states: a part of them is not enough.
+STATES = (
+    *("_gateway_state", "gateway", "gateway_firewall", "gateway_network", "gateway_openvpn"),
+    "gateway_service",
+)
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 CRL = "/etc/gateway/openvpn/crl.pem"
 LEASES = "/var/lib/gateway/dhcp.leases"
@@ -810,8 +815,9 @@ def _faults_of_the_pillar(by_a_person, warnings):
 
 def has_states(**kwargs):
     """
-    Whether the formula's states are where Salt looks for them. They may not be where its modules
-    are: over salt-ssh, or where a minion could not fetch them. Nothing may be applied then.
+    Whether the formula's states, all of them, are where Salt looks for them. They may not be where
+    its modules are: over salt-ssh, or where a minion could not fetch them. Nothing may be applied
+    then.
 
     CLI Example:
 
@@ -827,7 +833,7 @@ def has_states(**kwargs):
         *(__opts__.get("states_dirs") or []),
         f"{__opts__['extension_modules']}/states",
     ]
-    return any(os.path.exists(f"{folder}/gateway.py") for folder in folders)
+    return any(all(os.path.exists(f"{folder}/{name}.py") for name in STATES) for folder in folders)
 
 
 def plan(node=None, **kwargs):

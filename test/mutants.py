@@ -46,7 +46,15 @@ TESTED = {
     "_modules/gateway.py": "test_module.py test_sync.py",
     "_modules/gateway_ca.py": "test_pki.py test_pki_module.py",
     "_modules/gateway_pki.py": "test_pki_module.py",
+    "_states/_gateway_state.py": (
+        "test_states.py test_states_network.py test_states_service.py test_states_openvpn.py"
+        " test_states_firewall.py"
+    ),
     "_states/gateway.py": "test_states.py",
+    "_states/gateway_firewall.py": "test_states_firewall.py",
+    "_states/gateway_network.py": "test_states_network.py",
+    "_states/gateway_openvpn.py": "test_states_openvpn.py",
+    "_states/gateway_service.py": "test_states_service.py",
     "gateway/firewall/files/firewall": "test_scripts.py:firewall|loaded",
     "gateway/firewall/files/firewall-guard": "test_scripts.py:guard",
     "gateway/follow/files/follow": "test_scripts.py:follower|FOLLOW",

@@ -6,7 +6,7 @@ include:
   - gateway.loaded
 
 no state sync:
-  gateway.service_off:
+  gateway_service.off:
     - names:
       - gateway-sync
       - {{ os.conntrackd.service }}
@@ -16,7 +16,7 @@ conntrackd configuration as before:
   gateway.original_restored:
     - name: {{ os.conntrackd.config }}
     - require:
-      - gateway: no state sync
+      - gateway_service: no state sync
 
 state sync files are gone:
   file.absent:
@@ -26,7 +26,7 @@ state sync files are gone:
       - /usr/lib/gateway/sync
       - /run/gateway/sync.json
     - require:
-      - gateway: no state sync
+      - gateway_service: no state sync
 
 # Last: it says that there is something to clean.
 conntrackd unit settings are gone:

@@ -49,7 +49,7 @@ conntrackd configuration:
 
 # It cannot read a configuration anew. A restart loses no connection: they are in the kernel.
 conntrackd service:
-  gateway.service:
+  gateway_service.running:
     - name: {{ conntrackd.service }}
     - reads:
       - {{ conntrackd.config }}
@@ -74,13 +74,13 @@ state sync unit:
         sandbox: {{ sandbox | tojson }}
 
 state sync service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-sync
     - reads:
       - /usr/lib/gateway/sync
       - /etc/systemd/system/gateway-sync.service
     - require:
-      - gateway: conntrackd service
+      - gateway_service: conntrackd service
       - gateway: state sync
       - gateway: state sync unit
 {%- elif plan %}

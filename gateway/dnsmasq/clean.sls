@@ -5,7 +5,7 @@ include:
   - gateway.loaded
 
 dns and dhcp are stopped:
-  gateway.service_off:
+  gateway_service.off:
     - names:
       - gateway-dns
       - gateway-dhcp
@@ -14,4 +14,4 @@ dns and dhcp files are gone:
   file.absent:
     - names: {{ os.dnsmasq.dns_files + os.dnsmasq.dhcp_files }}
     - require:
-      - gateway: dns and dhcp are stopped
+      - gateway_service: dns and dhcp are stopped

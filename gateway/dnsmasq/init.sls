@@ -46,7 +46,7 @@ dns unit:
         sandbox: {{ sandbox | tojson }}
 
 dns service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-dns
     - reads:
       - /etc/gateway/dns.conf
@@ -86,7 +86,7 @@ dhcp unit:
 
 # It runs only where the virtual IP is.
 dhcp service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-dhcp
     - target: gateway-virtual-ip.target
     - reads:
@@ -101,13 +101,13 @@ dhcp service:
 {%- else %}
 
 no dhcp service:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-dhcp
 
 no dhcp files:
   file.absent:
     - names: {{ os.dnsmasq.dhcp_files }}
     - require:
-      - gateway: no dhcp service
+      - gateway_service: no dhcp service
 {%- endif %}
 {%- endif %}

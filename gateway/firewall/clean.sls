@@ -6,20 +6,20 @@ include:
 
 # First: it would put the rules back.
 no firewall guard:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-firewall-guard
 
 no firewall rules of ours:
-  gateway.firewall:
+  gateway_firewall.loaded:
     - ruleset: {}
     - require:
-      - gateway: no firewall guard
+      - gateway_service: no firewall guard
 
 no firewall at boot:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-firewall
     - require:
-      - gateway: no firewall rules of ours
+      - gateway_firewall: no firewall rules of ours
 
 firewall files are gone:
   file.absent:
@@ -32,4 +32,4 @@ firewall files are gone:
       - /run/gateway/firewall.restored
       - /run/gateway/health/firewall
     - require:
-      - gateway: no firewall at boot
+      - gateway_service: no firewall at boot

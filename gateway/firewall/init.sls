@@ -25,7 +25,7 @@ firewall loader:
     - failhard: True
 
 firewall rules:
-  gateway.firewall:
+  gateway_firewall.loaded:
     - ruleset: {{ ruleset | tojson }}
     - peers: {{ plan.peers | map(attribute='internal') | list | tojson }}
     - confirm_timeout: {{ plan.firewall.confirm_timeout }}
@@ -47,16 +47,16 @@ firewall units:
     - failhard: True
 
 firewall at boot:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-firewall
     - units: [gateway-firewall.service]
     - failhard: True
     - require:
       - gateway: firewall units
-      - gateway: firewall rules
+      - gateway_firewall: firewall rules
 
 firewall guard:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-firewall-guard
     - reads:
       - /usr/lib/gateway/firewall-guard
@@ -65,5 +65,5 @@ firewall guard:
     - require:
       - gateway: firewall loader
       - gateway: firewall units
-      - gateway: firewall at boot
+      - gateway_service: firewall at boot
 {%- endif %}

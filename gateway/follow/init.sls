@@ -28,7 +28,7 @@ virtual IP target:
     - source: salt://gateway/follow/files/gateway-virtual-ip.target
 
 units that follow the virtual IP:
-  gateway.followers:
+  gateway_network.followers:
     - name: gateway-virtual-ip.target
     - units: {{ plan.follow.units | tojson }}
     - require:
@@ -69,7 +69,7 @@ follower unit:
         event: {{ (salt_call and True or False) | tojson }}
 
 follower service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-follow
     - reads:
       - /usr/lib/gateway/follow
@@ -95,6 +95,6 @@ nobody tells a Salt master:
   file.absent:
     - name: /etc/systemd/system/gateway-follow-event.service
     - require:
-      - gateway: follower service
+      - gateway_service: follower service
 {%- endif %}
 {%- endif %}

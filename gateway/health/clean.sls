@@ -2,7 +2,7 @@ include:
   - gateway.loaded
 
 health service is stopped:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-health
 
 health files are gone:
@@ -17,4 +17,4 @@ health files are gone:
       - /run/gateway/health.json
       - /run/gateway/health
     - require:
-      - gateway: health service is stopped
+      - gateway_service: health service is stopped

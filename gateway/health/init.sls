@@ -36,7 +36,7 @@ health unit:
         sandbox: {{ sandbox | tojson }}
 
 health service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-health
     - reads:
       - /usr/lib/gateway/health

@@ -5,7 +5,7 @@ include:
   - gateway.loaded
 
 keepalived is stopped:
-  gateway.service_off:
+  gateway_service.off:
     - name: {{ os.keepalived.service }}
 
 keepalived configuration is as it was:
@@ -13,10 +13,10 @@ keepalived configuration is as it was:
     - name: {{ os.keepalived.config }}
     - or_none: True
     - require:
-      - gateway: keepalived is stopped
+      - gateway_service: keepalived is stopped
 
 keepalived unit settings are gone:
   gateway.drop_in_gone:
     - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - require:
-      - gateway: keepalived is stopped
+      - gateway_service: keepalived is stopped

@@ -30,7 +30,7 @@ keepalived configuration as it was:
 
 # What has no public virtual IP yet gets it in two steps.
 keepalived elections side by side:
-  gateway.election_added:
+  gateway_network.election_added:
     - name: {{ os.keepalived.config }}
     - source: salt://gateway/keepalived/files/keepalived.conf.jinja
     - check: keepalived --config-test --use-file
@@ -39,7 +39,7 @@ keepalived elections side by side:
     - patience: {{ plan.health.takeover }}
     - require:
       - gateway: configuration checks change nothing
-      - gateway: health service
+      - gateway_service: health service
       - gateway: keepalived unit settings
       - gateway: keepalived configuration as it was
     - require_in:
@@ -59,14 +59,14 @@ keepalived configuration:
       - gateway: health scripts
 
 keepalived service:
-  gateway.service:
+  gateway_service.running:
     - name: {{ os.keepalived.service }}
     - rereads:
       - {{ os.keepalived.config }}
       - /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
     - require:
-      - gateway: follower service
-      - gateway: health service
+      - gateway_service: follower service
+      - gateway_service: health service
       - gateway: keepalived unit settings
       - gateway: keepalived configuration
 {%- endif %}

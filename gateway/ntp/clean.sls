@@ -18,7 +18,7 @@ include:
 {%- endif %}
 
 {{ provider }} takes its own configuration again:
-  gateway.service:
+  gateway_service.running:
     - name: {{ ntp.service }}
     - enable: null
     - start: False

@@ -39,7 +39,7 @@ ntp unit settings:
     - context:
         sandbox: {{ sandbox | tojson }}
     - require_in:
-      - gateway: ntp service
+      - gateway_service: ntp service
 {%- endif %}
 
 ntp configuration:
@@ -52,7 +52,7 @@ ntp configuration:
       - gateway: ntp configuration as it was
 
 ntp service:
-  gateway.service:
+  gateway_service.running:
     - name: {{ ntp.service }}
     - reads:
       - {{ ntp.config }}
@@ -68,14 +68,14 @@ ntp service:
   gateway.original_restored:
     - name: {{ os.ntp[other].config }}
     - require:
-      - gateway: ntp service
+      - gateway_service: ntp service
 {%- if os.ntp[other].unit_settings is defined %}
 
 no {{ other }} unit settings:
   gateway.drop_in_gone:
     - name: {{ os.ntp[other].unit_settings }}
     - require:
-      - gateway: ntp service
+      - gateway_service: ntp service
 {%- endif %}
 {%- endfor %}
 {%- endif %}

@@ -5,18 +5,18 @@ include:
   - gateway.loaded
 
 no openvpn servers of ours:
-  gateway.openvpn_servers_only:
+  gateway_openvpn.servers_only:
     - name: {{ os.openvpn.folder }}
     - service: {{ os.openvpn.service }}
     - instances: []
 
 no openvpn routes service:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-vpn-routes
 
 openvpn files are gone:
   file.absent:
     - names: {{ (os.openvpn.files + os.openvpn.routes_files) | tojson }}
     - require:
-      - gateway: no openvpn servers of ours
-      - gateway: no openvpn routes service
+      - gateway_openvpn: no openvpn servers of ours
+      - gateway_service: no openvpn routes service

@@ -43,7 +43,7 @@ openvpn notes of who is connected:
 
 # OpenVPN reads it as user nobody, and a server with a list that it cannot read refuses every client.
 openvpn revocation list:
-  gateway.openvpn_crl:
+  gateway_openvpn.crl:
     - name: /etc/gateway/openvpn/crl.pem
     - source: salt://gateway/openvpn/files/pem.jinja
     - path: {{ crl.path | default(None) | tojson }}
@@ -53,7 +53,7 @@ openvpn revocation list:
 {%- for server in plan.vpn.servers %}
 
 openvpn clients of {{ server.name }}:
-  gateway.openvpn_clients:
+  gateway_openvpn.clients:
     - name: /etc/gateway/openvpn/{{ server.name }}
     - source: salt://gateway/openvpn/files/clients.jinja
     - context: &clients_of_{{ loop.index }}
@@ -75,9 +75,9 @@ openvpn configuration of {{ server.name }}:
       - gateway: openvpn configuration check
       # What it names is there first: it may be read at any moment, by a reboot say.
       - gateway: openvpn notes of who is connected
-      - gateway: openvpn clients of {{ server.name }}
+      - gateway_openvpn: openvpn clients of {{ server.name }}
 {%- if crl %}
-      - gateway: openvpn revocation list
+      - gateway_openvpn: openvpn revocation list
 {%- endif %}
 
 openvpn unit settings of {{ server.name }}:
@@ -87,7 +87,7 @@ openvpn unit settings of {{ server.name }}:
 
 {#- On a drained node gateway.undrain starts it, and it reads its configuration then. #}
 openvpn server {{ server.name }}:
-  gateway.service:
+  gateway_service.running:
     - name: {{ os.openvpn.service }}{{ server.instance }}
     - start: {{ not drained }}
     - reads:
@@ -100,7 +100,7 @@ openvpn server {{ server.name }}:
 
 # Also where the server's new configuration was refused: the old one goes on.
 openvpn sessions of {{ server.name }}:
-  gateway.openvpn_sessions:
+  gateway_openvpn.sessions:
     - name: /run/{{ server.instance }}/control/management
     - source: salt://gateway/openvpn/files/clients.jinja
     - context: *clients_of_{{ loop.index }}
@@ -125,7 +125,7 @@ openvpn routes unit:
         sandbox: {{ sandbox | tojson }}
 
 openvpn routes service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-vpn-routes
     - reads:
       - /usr/lib/gateway/vpn-routes
@@ -136,18 +136,18 @@ openvpn routes service:
 {%- else %}
 
 no openvpn routes service:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-vpn-routes
 
 no openvpn routes files:
   file.absent:
     - names: {{ os.openvpn.routes_files }}
     - require:
-      - gateway: no openvpn routes service
+      - gateway_service: no openvpn routes service
 {%- endif %}
 
 no other openvpn servers of ours:
-  gateway.openvpn_servers_only:
+  gateway_openvpn.servers_only:
     - name: {{ os.openvpn.folder }}
     - service: {{ os.openvpn.service }}
     - instances: {{ plan.vpn.servers | map(attribute='instance') | list | tojson }}
@@ -158,9 +158,9 @@ no openvpn revocation list of ours:
   file.absent:
     - name: /etc/gateway/openvpn/crl.pem
     - require:
-      - gateway: no other openvpn servers of ours
+      - gateway_openvpn: no other openvpn servers of ours
 {%- for server in plan.vpn.servers %}
-      - gateway: openvpn server {{ server.name }}
+      - gateway_service: openvpn server {{ server.name }}
 {%- endfor %}
 {%- endif %}
 {%- endif %}

@@ -254,3 +254,126 @@ def plan(edit: Edit) -> Callable[..., dict[str, Any]]:
         return gateway_plan.plan(site, node)
 
     return planned
+
+
+# --------------------------------------------------------------------------------------------------
+# The machine of the states
+
+
+@pytest.fixture
+def umask():
+    """The run has the umask of a careful administrator."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def snapshot(folder):
+    """Every file below a folder, its mode, and what is in it."""
+    return {
+        str(path): (path.stat().st_mode, path.stat().st_ino, path.read_bytes())
+        if path.is_file()
+        else path.lstat().st_mode
+        for path in folder.rglob("*")
+    }
+
+
+def mode(path):
+    return os.stat(path).st_mode & 0o7777
+
+
+class Killed(BaseException):
+    """What ends a run at once, as SIGKILL does."""
+
+
+@pytest.fixture
+def machine(module, monkeypatch, tmp_path, tmp_path_factory):
+    """What the states work on; ``run`` calls one and checks what each of them has to keep to.
+    Whoever uses it has a fixture ``module`` with the file of states."""
+    machine = SimpleNamespace(
+        folder=tmp_path,
+        opts={"test": False},
+        functions={},
+        states={},
+        calls=[],
+        running={},
+        context={},
+        low=[],
+    )
+    # Notes for later runs are no change of the machine.
+    machine.read = tmp_path_factory.mktemp("read")
+    for constant, path in {
+        "STATE_FOLDER": "state",
+        "PROC_SYS": "proc",
+        "SYSTEMD": "etc/systemd",
+        "UNITS": "etc/systemd/system",
+        "FIREWALL": "firewall",
+        "CLIENTS": "openvpn",
+        "NETWORKD": "etc/systemd/network",
+        "NETWORKD_LINKS": "links",
+        "INTERFACES": "net",
+        "READ": machine.read,
+        "RENDERED": machine.read / "rendered.json",
+    }.items():
+        for place in (module, module.state):
+            if hasattr(place, constant):
+                monkeypatch.setattr(place, constant, str(tmp_path / path))
+    ours = [str(tmp_path / path) for path in ("state", "openvpn", "etc/gateway")]
+    monkeypatch.setattr(module.state, "FOLDERS", ours)
+    monkeypatch.setattr(module.state, "OWNER", (os.getuid(), os.getgid()))
+    for name, value in {
+        "__opts__": machine.opts,
+        "__salt__": machine.functions,
+        "__states__": machine.states,
+        "__env__": "base",
+        "__running__": machine.running,
+        "__context__": machine.context,
+        "__lowstate__": machine.low,
+    }.items():
+        monkeypatch.setattr(module, name, value, raising=False)
+
+    def run(function, *arguments, test=False, **keywords):
+        machine.opts["test"] = test
+        machine.context.clear()  # each is a run of its own
+        before = snapshot(tmp_path)
+        calls = len(machine.calls)
+        ret = getattr(module, function)(*arguments, **keywords)
+        assert set(ret) == {"name", "changes", "result", "comment"}
+        assert ret["comment"]
+        assert (ret["result"] is None) == bool(test and ret["changes"])
+        assert ret["result"] is not False or not ret["changes"]
+        if test or (ret["result"] and not ret["changes"]):
+            assert machine.calls[calls:] == []
+            assert snapshot(tmp_path) == before
+        return ret
+
+    def converges(*arguments, **keywords):
+        """The idiom: test mode predicts what a run then does, a second run has nothing to do."""
+        predicted = machine.run(*arguments, test=True, **keywords)
+        assert predicted["result"] is None
+        real = machine.run(*arguments, **keywords)
+        assert real["result"] is True, real["comment"]
+        assert real["changes"] == predicted["changes"]
+        assert real["comment"] != predicted["comment"]
+        for test in (False, True):
+            again = machine.run(*arguments, test=test, **keywords)
+            assert (again["result"], again["changes"]) == (True, {})
+        return real["changes"]
+
+    def killed_at(patch, place, name, number):
+        """The call with this number of a function is the last thing that a run does."""
+        if not hasattr(place, name):
+            place = place.state
+        real, calls = getattr(place, name), []
+
+        def call(*arguments, **keywords):
+            calls.append(1)
+            if len(calls) == number:
+                raise Killed
+            return real(*arguments, **keywords)
+
+        patch.setattr(place, name, call)
+
+    machine.run, machine.converges, machine.killed_at = run, converges, killed_at
+    machine.Killed, machine.mode = Killed, mode
+    return machine

@@ -1598,8 +1598,14 @@ def test_whether_the_states_have_come_along(module, node, tmp_path, where):
         setattr(node, where, [str(own[where])])
     if where:
         folder.mkdir(parents=True)
-        (folder / "gateway.py").touch()
+        for name in module.STATES:
+            assert module.has_states() is False
+            (folder / f"{name}.py").touch()
     assert module.has_states() is (where is not None)
+
+
+def test_no_state_file_is_forgotten(module, root):
+    assert sorted(module.STATES) == sorted(path.stem for path in root.glob("_states/*.py"))
 
 
 @pytest.mark.parametrize("service", SERVICES)

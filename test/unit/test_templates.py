@@ -277,7 +277,7 @@ def render(compiler, module, kept, edit):
                 clients={
                     chunk["name"]: compiler.render({**chunk, "fun": "checked_file"}, calls)
                     for chunk in low
-                    if chunk["fun"] == "openvpn_clients"
+                    if (chunk["state"], chunk["fun"]) == ("gateway_openvpn", "clients")
                 },
                 apart=[
                     compiler.render(
@@ -293,6 +293,10 @@ def render(compiler, module, kept, edit):
         return kept[key]
 
     return rendered
+
+
+def is_service(chunk, fun="running"):
+    return (chunk["state"], chunk["fun"]) == ("gateway_service", fun)
 
 
 # A minion with a master, for whose messages salt-call is needed.
@@ -327,17 +331,17 @@ def test_files_are_tidy(site):
         assert "Managed by Salt (gateway)" in text.splitlines()[0 if text[0:2] != "#!" else 1]
 
 
-def test_states_are_sound(site, load):
+def test_states_are_sound(site, load, root):
     """Salt has compiled them; this is what it would only find out while they run."""
     ids = [chunk["__id__"] for chunk in site.low]
     names = [(chunk["state"], chunk["fun"], chunk["name"]) for chunk in site.low]
     assert len(set(names)) == len(names)
-    ours = load("_states/gateway.py")
+    ours = {path.stem: load(f"_states/{path.name}") for path in root.glob("_states/gateway*.py")}
     for chunk in site.low:
-        place = ours if chunk["state"] == "gateway" else None
+        place = ours.get(chunk["state"])
         place = place or importlib.import_module(f"salt.states.{chunk['state']}")
         function = getattr(place, chunk["fun"])
-        if place is ours:
+        if chunk["state"] in ours:
             signature = inspect.signature(function)
             signature.bind(**{key: chunk[key] for key in set(chunk) - INTERNAL})
         if chunk.keys() & {"onlyif", "unless", "creates"}:
@@ -374,7 +378,7 @@ def test_units_have_in_force_what_is_written(site):
     """Each file that a unit starts with or reads is one that it is restarted or reloaded for, and
     comes before it."""
     states = {chunk["name"]: chunk["__id__"] for chunk in site.low if "file" in chunk["fun"]}
-    services = [chunk for chunk in site.low if chunk["fun"] == "service"]
+    services = [chunk for chunk in site.low if is_service(chunk)]
     read = set()
     for chunk in services:
         units = {f"/etc/systemd/system/{unit}" for unit in chunk.get("units", [])}
@@ -770,30 +774,30 @@ def test_clean_takes_back_all_that_was_written(render, compiler, name, sls):
     done = [chunk for chunk in done if sls == "gateway" or chunk["__sls__"] == sls]
     undone = render(name, f"{sls}.clean").low
     removed = {chunk["name"] for chunk in undone if chunk["fun"] in {"absent", *RESTORED}}
-    stopped = {chunk["name"] for chunk in undone if chunk["fun"] == "service_off"}
+    stopped = {chunk["name"] for chunk in undone if is_service(chunk, "off")}
     kept = {"chrony", "ntpsec"}  # the distribution's, with its own configuration again
     for chunk in done:
         if "openvpn-server@" in chunk["name"] or chunk["name"].startswith("/etc/openvpn/"):
-            continue  # by openvpn_servers_only
+            continue  # by gateway_openvpn.servers_only
         if chunk["fun"] == "folder" and sls != "gateway":
             continue  # what is in it is the user's
         if chunk["fun"] in ("file", "folder", "checked_file", "kernel_settings"):
             folders = [str(parent) for parent in PurePath(chunk["name"]).parents]
             assert removed & {chunk["name"], *folders}
-        elif chunk["fun"] == "service":
+        elif is_service(chunk):
             assert chunk["name"] in stopped | kept
     called = {(chunk["state"], chunk["fun"]) for chunk in undone}
     for make, unmake in {
-        "firewall": "firewall",
-        "original_kept": "original_restored",
-        "kernel_settings": "kernel_settings_restored",
-        "openvpn_servers_only": "openvpn_servers_only",
-        "routes": "routes",
-        "followers": "followers",
-        "networkd": "networkd",
+        ("gateway_firewall", "loaded"): "loaded",
+        ("gateway", "original_kept"): "original_restored",
+        ("gateway_network", "kernel_settings"): "kernel_settings_restored",
+        ("gateway_openvpn", "servers_only"): "servers_only",
+        ("gateway_network", "routes"): "routes",
+        ("gateway_network", "followers"): "followers",
+        ("gateway_network", "networkd"): "networkd",
     }.items():
-        if any(chunk["fun"] == make for chunk in done):
-            assert ("gateway", unmake) in called
+        if any((chunk["state"], chunk["fun"]) == make for chunk in done):
+            assert (make[0], unmake) in called
     for chunk in undone:
         for argument in ("routes", "instances", "ruleset", "units", "interfaces"):
             assert not chunk.get(argument)
@@ -1160,7 +1164,7 @@ def test_routes(render):
 
 
 def test_routes_have_one_protocol_number(load, render):
-    number = load("_states/gateway.py").ROUTE_PROTOCOL
+    number = load("_states/gateway_network.py").ROUTE_PROTOCOL
     assert f"proto {number}\n" in render("example").files["/etc/gateway/routes"]
 
 
@@ -1496,7 +1500,7 @@ def test_dhcp(render, name, expected):
 def test_no_dhcp(render, name):
     found = render(name)
     assert not [path for path in found.files if "dhcp" in path]
-    assert "gateway-dhcp" in [chunk["name"] for chunk in found.low if chunk["fun"] == "service_off"]
+    assert "gateway-dhcp" in [chunk["name"] for chunk in found.low if is_service(chunk, "off")]
     gone = {chunk["name"] for chunk in found.low if chunk["fun"] == "absent"}
     written = {path for path in render("example").files if "dhcp" in path}
     assert written < gone

@@ -1,0 +1,363 @@
+"""States of the VPN servers: which there are, their clients, revocation lists and sessions."""
+
+import glob
+import importlib
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from datetime import datetime, timezone
+
+import _gateway_state as state
+from salt.exceptions import CommandExecutionError
+
+# A long-running minion would go on with the library that it loaded first.
+if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
+    importlib.reload(state)
+
+# Salt's own Python has it. Over salt-ssh the node's does the work, which may not, or an old one.
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+except ImportError:
+    x509 = None
+
+STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
+CLIENTS = "/etc/gateway/openvpn"
+GRACE = 1  # seconds between telling a client to leave and cutting it off
+# What somebody without privileges says is taken up to here.
+ANSWER_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
+ANSWER_SECONDS = 10
+
+
+def servers_only(name, service, instances):
+    """
+    Of our OpenVPN servers there are no others than these: stopped, disabled, files removed. Of the
+    configurations, which may hold keys, there are no copies by Salt.
+
+    name
+        The folder of OpenVPN's server configurations. Ours begin with ``gateway-``.
+    service
+        What comes before an instance's name in the name of its unit.
+    instances
+        List of the instances that stay.
+    """
+    found = sorted(
+        file.removesuffix(".conf")
+        for file in (os.listdir(name) if os.path.isdir(name) else [])
+        if file.startswith("gateway-") and file.endswith(".conf")
+    )
+    stale = [instance for instance in found if instance not in instances]
+    # By backup_mode, before there was a word against it; and by a run that was killed.
+    copies = glob.glob(f"{__opts__.get('cachedir', '')}/file_backup{name}/gateway-*.conf_*")
+    copies += [
+        path
+        for path in glob.glob(f"{name}/gateway-*.conf*")
+        if re.search(r"\.conf[a-z0-9_]{8}$", path)  # as Salt calls it before it renames it
+    ]
+
+    def act():
+        state.remove(*copies)
+        for instance in stale:
+            unit = service + instance
+            __salt__["service.stop"](unit)
+            __salt__["service.disable"](unit)
+            drop_in = f"{state.UNITS}/{unit}.service.d"
+            state.remove(f"{drop_in}/gateway.conf", f"{STATUS}/status-{instance}.log")
+            state.remove_if_empty(drop_in)
+            server = instance.removeprefix("gateway-")
+            shutil.rmtree(f"{CLIENTS}/{server}", ignore_errors=True)
+            # Last: a run that is killed before that is finished by the next one.
+            state.remove(f"{name}/{instance}.conf")
+
+    changes = dict.fromkeys([*copies, *stale], "removed")
+    return state.result(__opts__, name, changes, "Removed.", "They would be removed.", act)
+
+
+# --------------------------------------------------------------------------------------------------
+# Clients
+
+
+def _rendered(source, context):
+    """
+    The text of a template, which may be secret: nothing of it stays on the disk. In one run it is
+    rendered once, whoever asks for it.
+    """
+    known = __context__.setdefault("gateway_rendered", {})
+    key = json.dumps([source, context])
+    if key not in known:
+        with tempfile.TemporaryDirectory() as folder:
+            path = state.render(__salt__, __env__, f"{folder}/text", source, context)
+            if not path:
+                raise CommandExecutionError(f"{source} cannot be rendered")
+            known[key] = state.read(path)
+    return known[key]
+
+
+def _client_files(source, context):
+    """The files of a server's clients: what follows each line ``## NAME`` of the template."""
+    _, *parts = re.split(r"^## (.+)\n", _rendered(source, context), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def clients(name, source, context=None):
+    """
+    The folder ``name`` has one file for each client of an OpenVPN server, and nothing else. OpenVPN
+    reads a client's file when that client connects, so nothing has to be restarted.
+
+    source
+        Template of all the files: each begins with a line ``## NAME``.
+    """
+    try:
+        wanted = _client_files(source, context)
+        found = sorted(os.listdir(name)) if os.path.isdir(name) else []
+    except (CommandExecutionError, OSError) as error:
+        return state.failed(name, str(error))
+    changes = {client: "removed" for client in found if client not in wanted}
+    # OpenVPN has dropped its privileges when it reads them.
+    for client, text in wanted.items():
+        if state.read(f"{name}/{client}") != text:
+            changes[client] = "changed" if client in found else "added"
+        elif wrong := state.access(f"{name}/{client}", 0o644):
+            changes[client] = wrong
+    changes |= state.folder_changes(__opts__, __running__, f"{name}/client")
+
+    def act():
+        state.make_folders(f"{name}/client")
+        for client in changes:
+            if client in wanted:
+                # Not beside it: any name there may be a client's.
+                state.write(f"{name}/{client}", wanted[client], f"{name}.new")
+            elif client in found:
+                state.remove(f"{name}/{client}")
+
+    return state.result(__opts__, name, changes, "Clients set.", "Clients would be set.", act)
+
+
+# --------------------------------------------------------------------------------------------------
+# Revocation lists
+
+
+def _need_cryptography():
+    lists = getattr(x509, "CertificateRevocationList", None)
+    if not hasattr(lists, "next_update_utc"):
+        raise CommandExecutionError("a revocation list takes Python's cryptography, 42 or newer")
+
+
+def _material(name, source=None, path=None):
+    """The text of a certificate or list: of the file ``path`` on this node, or of the pillar."""
+    if not path:
+        return _rendered(source, {"material": name})
+    text = state.read(path)
+    if text is None:
+        raise CommandExecutionError(f"{path} is not there")
+    return text
+
+
+def _crls(text):
+    """
+    The revocation lists in a PEM text, one for each CA: OpenVPN reads them all. Raises
+    CommandExecutionError where there is none, or where one is broken.
+    """
+    _need_cryptography()
+    begin, end = "-----BEGIN X509 CRL-----", "-----END X509 CRL-----"
+    blocks = re.findall(f"{begin}.*?{end}", text, re.DOTALL)
+    try:
+        if not blocks or text.count(begin) != len(blocks):
+            raise ValueError("its PEM text has no beginning or no end")
+        return [x509.load_pem_x509_crl(block.encode()) for block in blocks]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CommandExecutionError(f"this is no revocation list: {error}") from error
+
+
+def _crl_errors(crl, authorities):
+    """With such a list OpenVPN would refuse every client."""
+    issuer = [ca for ca in authorities if ca.subject == crl.issuer]
+    if not any(crl.is_signature_valid(ca.public_key()) for ca in issuer):
+        yield "the revocation list is not of the CA in gateway:vpn:pki:ca"
+    now = datetime.now(timezone.utc)
+    begin, end = crl.last_update_utc, crl.next_update_utc
+    if end and end < now:
+        yield f"the revocation list is out of date since {end:%Y-%m-%d %H:%M} UTC"
+    if begin > now:
+        yield (
+            f"the revocation list is not valid before {begin:%Y-%m-%d %H:%M} UTC, and this node's"
+            f" clock says {now:%Y-%m-%d %H:%M}: one of the two is wrong, that clock or the clock of"
+            " the machine that made the list"
+        )
+
+
+def crl(name, source, path=None, ca=None):
+    """
+    The certificate revocation list ``name``, swapped in one step; OpenVPN reads it when a client
+    connects, as user nobody. One with which OpenVPN would refuse every client is an error, and the
+    old one stays.
+
+    source
+        Template of the list (with the context ``material: crl``) and of the CA's certificate.
+    path, ca
+        The list and the CA's certificate on this node, where the pillar has a path and not text.
+    """
+    try:
+        text = _material("crl", source, path)
+        authority = _material("ca", source, ca)
+        _need_cryptography()
+        authorities = x509.load_pem_x509_certificates(authority.encode())
+        errors = [error for crl in _crls(text) for error in _crl_errors(crl, authorities)]
+    except (CommandExecutionError, OSError, ValueError) as error:
+        errors = [str(error)]
+    if errors:
+        return state.failed(name, "\n".join(errors))
+    wrong = state.file_changes(__opts__, __running__, {name: text}, {})
+    changes = {"revocation list": wrong[name]} if wrong else {}
+
+    def act():
+        state.write(name, text)
+
+    return state.result(__opts__, name, changes, "List written.", "The list would be written.", act)
+
+
+# --------------------------------------------------------------------------------------------------
+# Sessions
+
+
+class _Management:
+    """OpenVPN's management interface; see its management-notes.txt. OpenVPN has no privileges: an
+    answer has a size and a time."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(ANSWER_SECONDS)
+        self.socket.connect(path)
+        self.lines = self._lines()
+        self.deadline = self.room = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def _lines(self):
+        rest = b""
+        while True:
+            self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
+            chunk = self.socket.recv(65536)
+            self.room -= len(chunk)
+            if not chunk or self.room < 0:
+                raise OSError("OpenVPN closed its management socket, or says too much there")
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+
+    def ask(self, command, last):
+        """Send a command and return the lines of its answer, up to one that begins with ``last``"""
+        self.deadline = time.monotonic() + ANSWER_SECONDS
+        self.room = ANSWER_SIZE
+        self.socket.sendall(f"{command}\n".encode())
+        answer = []
+        for line in self.lines:
+            if not line or line.startswith(b">"):  # what happens meanwhile
+                continue
+            answer.append(line.decode(errors="replace").rstrip("\r"))
+            if answer[-1].startswith(last):
+                break
+        return answer
+
+    def sessions(self):
+        """Who is connected, as mappings with ``client``, ``address``, ``real`` and ``id``."""
+        rows = [line.split("\t") for line in self.ask("status 3", "END")]
+        header = next((row[2:] for row in rows if row[:2] == ["HEADER", "CLIENT_LIST"]), [])
+        if not set(header) >= {"Common Name", "Virtual Address", "Real Address", "Client ID"}:
+            raise OSError("OpenVPN does not say who is connected")
+        found = [
+            dict(zip(header, row[1:], strict=False)) for row in rows if row[0] == "CLIENT_LIST"
+        ]
+        return [
+            {
+                "client": row["Common Name"],
+                "address": row["Virtual Address"],
+                "real": row["Real Address"],
+                "id": row["Client ID"],
+            }
+            for row in found
+            if row.get("Virtual Address") and "Client ID" in row  # others are not let in yet
+        ]
+
+    def end(self, sessions):
+        """End sessions: the clients are told to connect again, whoever stays is cut off."""
+        for session in sessions:
+            self.ask(f"client-kill {session['id']}", ("SUCCESS", "ERROR"))
+        # Whoever does not obey would stay for another five seconds.
+        time.sleep(GRACE)
+        ids = {session["id"] for session in sessions}
+        for session in self.sessions():
+            if session["id"] in ids:
+                self.ask(f"kill {session['real']}", ("SUCCESS", "ERROR"))
+
+
+def _serial(folder, session):
+    """A session's certificate serial as ``vpn-session`` noted it; None if that is not known."""
+    text = state.read_foreign(f"{folder}/{os.path.basename(session['address'])}")
+    found = re.fullmatch(r"([0-9]{1,60}) (.+)", (text or "").strip())
+    return int(found[1]) if found and found[2] == session["client"] else None
+
+
+def _refusal(session, serial, files, revoked, dynamic):
+    """Why a session could not be opened now; None where it could."""
+    client = session["client"].replace("/", "_")  # as OpenVPN calls its file
+    lines = files.get(client, "").splitlines()
+    if "disable" in lines:
+        return "disabled"
+    if not dynamic and client not in files:
+        return "not in gateway:vpn:clients"
+    if serial in revoked:
+        return "revoked"
+    owners = [
+        other
+        for other, text in files.items()
+        if other != client and f"\nifconfig-push {session['address']} " in f"\n{text}"
+    ]
+    return f"its address is {owners[0]}'s now" if owners else None
+
+
+def sessions(name, source, context, notes, dynamic=True, crl=None):
+    """
+    Nobody is connected to an OpenVPN server who could not connect now. It ends a session whose
+    client is disabled, revoked, or has an address that is another's now; no other one notices.
+
+    name
+        OpenVPN's management socket.
+    source, context
+        As for ``clients``.
+    notes
+        Folder with the serials of the clients' certificates.
+    dynamic
+        Whether clients without a file are let in.
+    crl
+        ``{source: template}`` or ``{path: file}`` of the revocation list.
+    """
+    if not os.path.exists(name):
+        return state.unchanged(name)
+    try:
+        files = _client_files(source, context)
+        lists = _crls(_material("crl", **crl)) if crl else []
+        revoked = {entry.serial_number for each in lists for entry in each}
+        with _Management(name) as management:
+            sessions = management.sessions()
+    except (CommandExecutionError, OSError) as error:
+        return state.failed(name, str(error))
+    changes, refused = {}, []
+    for session in sessions:
+        why = _refusal(session, _serial(notes, session), files, revoked, dynamic)
+        if why:
+            refused.append(session)
+            changes[f"{session['client']} {session['address']}"] = why
+
+    def act():
+        with _Management(name) as management:
+            management.end(refused)
+
+    return state.result(__opts__, name, changes, "Sessions ended.", "Sessions would be ended.", act)

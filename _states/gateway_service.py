@@ -1,0 +1,171 @@
+"""Units of systemd's: what ``service.running`` and ``service.dead`` cannot say."""
+
+import importlib
+import json
+import os
+import time
+
+import _gateway_state as state
+from salt.exceptions import CommandExecutionError
+
+# A long-running minion would go on with the library that it loaded first.
+if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
+    importlib.reload(state)
+
+READ = "/run/gateway/read"  # what the running units have read of their files
+
+
+def _units(*names):
+    """
+    What systemd knows of these units, in this order.
+
+    Asking takes longer than all else in a state that has nothing to do. So all that the run will
+    want to know is asked at once, and the answer counts until something has changed or failed.
+    """
+    if any(ret["changes"] or ret["result"] is False for ret in __running__.values()):
+        return state.show_units(__salt__, names)
+    known = __context__.setdefault("gateway_units", {})
+    if not set(names) <= known.keys():
+        ours = {
+            name
+            for chunk in __lowstate__
+            if chunk["state"] == "gateway_service"
+            for name in (
+                chunk["name"],
+                *chunk.get("units", ()),
+                *filter(None, [chunk.get("target")]),
+            )
+        }
+        wanted = sorted(ours.union(names))
+        known.update(zip(wanted, state.show_units(__salt__, wanted), strict=True))
+    return [known[name] for name in names]
+
+
+def _written_by_this_run():
+    """The files whose text this run has changed, or would."""
+    access = {"user", "group", "mode", "folders"}
+    return {ret["name"] for ret in __running__.values() if ret["changes"].keys() - access}
+
+
+def _not_in_force(note, unit, files, unknown):
+    """
+    Those of the files that a running unit has not read as they are now.
+
+    What a run has seen to is in a note, which counts until the unit is started or reloaded by
+    somebody else. Then it has read what is older than that: after a boot, a crash, an update. (A
+    clock that was set meanwhile makes one restart too many.)
+    """
+    since = unit["StateChangeTimestampMonotonic"]
+    known = note["files"] if note.get("since") == since else {}
+    loaded = time.time() - time.monotonic() + int(since) / 1_000_000
+    unread = unit["NeedDaemonReload"] == "yes"
+    written = _written_by_this_run()
+
+    def differs(path):
+        if path in known:
+            return known[path] != files[path]
+        if (unread and path.startswith(f"{state.UNITS}/")) or path in unknown:
+            return True
+        return os.path.exists(path) and os.stat(path).st_mtime > loaded
+
+    return [path for path in files if path in written or differs(path)]
+
+
+def running(name, reads=(), rereads=(), units=(), enable=True, start=True, target=None):
+    """
+    A unit of systemd's is enabled, runs, and has in force what its files say. That is judged by
+    what it has read, not by what this run has changed: a run that was killed or has failed after it
+    had written a file is finished by the next one.
+
+    reads
+        Files that the unit reads when it starts, its own and systemd's: it is restarted for them.
+    rereads
+        Files that it reads when it is reloaded.
+    units
+        Further units, with files of ours, of which systemd has to know all.
+    enable
+        Whether it starts at boot; None: as it is.
+    start
+        Whether it is started if it does not run.
+    target
+        A unit that starts and stops it. Where that is not active, it is not started.
+    """
+    note_path = f"{READ}/{name}.json"
+    try:
+        unit, *others = _units(name, *units, *filter(None, [target]))
+        note = json.loads(state.read(note_path) or "{}")
+    except (CommandExecutionError, OSError, ValueError) as error:
+        return state.failed(name, str(error))
+    files = {path: state.digest(path) for path in (*reads, *rereads)}
+    unit_files = {f"{state.UNITS}/{other}" for other in units} | {
+        path for path in files if path.startswith(f"{state.UNITS}/")
+    }
+    start = start and (not target or state.is_active(others[-1]))
+    # Of a folder of drop-ins that is new, systemd does not say that it has to be read.
+    drop_ins = {path for path in files if f"/{name}.service.d/" in path and os.path.exists(path)}
+    unknown = drop_ins - set(unit["DropInPaths"].split())
+    changes, verb, stale = {}, None, []
+    if enable and unit["UnitFileState"] != "enabled":
+        changes["enabled"] = True
+    if state.is_active(unit):
+        stale = _not_in_force(note, unit, files, unknown)
+        verb = "try-restart" if set(stale) & set(reads) else "reload" if stale else None
+        if stale:
+            changes["restarted" if verb == "try-restart" else "reloaded"] = stale
+    elif start:
+        changes["started"], verb = True, "start"
+    unread = unit_files & (_written_by_this_run() | set(stale)) | unknown
+    if unread or any(other["NeedDaemonReload"] == "yes" for other in (unit, *others)):
+        changes["systemd"] = "reads its units again"
+
+    def act():
+        if "systemd" in changes or "enabled" in changes or verb == "start":
+            state.run(__salt__, "systemctl", "daemon-reload")
+        if "enabled" in changes:
+            state.run(__salt__, "systemctl", "enable", name)
+        if verb:
+            state.run(__salt__, "systemctl", verb, name)
+        now, *rest = state.show_units(__salt__, (name, *filter(None, [target])))
+        if verb == "start" and target and not state.is_active(rest[-1]):
+            state.run(__salt__, "systemctl", "stop", name)  # the target went meanwhile
+        elif verb and not state.is_active(now) and start:
+            raise CommandExecutionError(f"{name} does not run; journalctl -u {name} says why")
+        write_note(now)
+
+    def write_note(unit):
+        new = {"since": unit["StateChangeTimestampMonotonic"], "files": files}
+        if enable and files and state.is_active(unit) and new != note:
+            state.write_json(note_path, new)
+
+    if not changes and not __opts__["test"]:
+        write_note(unit)
+    return state.result(__opts__, name, changes, "In force.", "The unit would be changed.", act)
+
+
+def off(name, ours=None):
+    """
+    A unit of systemd's does not run and does not start at boot; there may be none.
+
+    ours
+        The file without which the unit is somebody else's and stays as it is.
+    """
+    try:
+        (unit,) = _units(name)
+    except CommandExecutionError as error:
+        return state.failed(name, str(error))
+    changes = {}
+    if ours is None or os.path.exists(ours):
+        if unit["ActiveState"] not in ("inactive", "failed"):
+            changes["stopped"] = True
+        if unit["UnitFileState"] == "enabled":
+            changes["disabled"] = True
+
+    def act():
+        if "stopped" in changes:
+            state.run(__salt__, "systemctl", "stop", name)
+        if "disabled" in changes:
+            state.run(__salt__, "systemctl", "disable", name)
+
+    return state.result(
+        __opts__, name, changes, "It is off.", "The unit would be stopped or disabled.", act
+    )
