@@ -6,7 +6,6 @@ Each function works from the command line, from Jinja and over salt-ssh.
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import re
@@ -15,24 +14,22 @@ import time
 from datetime import datetime, timezone
 from ipaddress import ip_address, ip_interface, ip_network
 
-import gateway_foreign
-import gateway_plan
-import gateway_rules
+import _gateway_libraries
 import salt.pillar
 import salt.utils.args
 import salt.utils.path
 from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
 
-try:
-    import gateway_ca
-except ImportError:  # over salt-ssh: the node's own Python may not have what it needs
-    gateway_ca = None
+_gateway_libraries.forget_changed()
 
-# A long-running minion would go on with the planner that it loaded first. What is the same is kept:
-# in one apply Salt 3008 loads this module twice.
-for _library in filter(None, (gateway_ca, gateway_foreign, gateway_plan, gateway_rules)):
-    if getattr(_library, "WRITTEN", None) != os.stat(_library.__file__).st_mtime_ns:
-        importlib.reload(_library)
+import _gateway_foreign
+import _gateway_plan
+import _gateway_rules
+
+try:
+    import _gateway_ca
+except ImportError:  # over salt-ssh: the node's own Python may not have what it needs
+    _gateway_ca = None
 
 # The files that the formula has in _states: a part of them is not enough.
 STATES = (
@@ -135,7 +132,7 @@ def _in_force(kwargs):
         errors = [f"the Salt master gives no pillar: {error}"]
     if not errors:
         site, errors = _site()
-        errors = errors or gateway_plan.check_node(site, __opts__["id"])
+        errors = errors or _gateway_plan.check_node(site, __opts__["id"])
     if not errors:
         return plan(), []
     applied = _applied()
@@ -158,7 +155,7 @@ def _site():
     cached = __context__.get("gateway.site")
     if cached is None or cached[0] is not pillar:
         with _no_garbage():
-            cached = (pillar, *gateway_plan.read(pillar))
+            cached = (pillar, *_gateway_plan.read(pillar))
         __context__["gateway.site"] = cached
         __context__["gateway.plans"] = {}
         __context__.pop("gateway.foreign", None)
@@ -313,7 +310,7 @@ def _overlap_warnings(plan, routes):
         for found, device in routes
         if device != interface
         # The tunnels have theirs, also the one of a server that is called otherwise by now.
-        and not device.startswith(gateway_plan.DEVICE_PREFIX)
+        and not device.startswith(_gateway_plan.DEVICE_PREFIX)
         and found.subnet_of(ip_network(network))
     ]
 
@@ -438,7 +435,7 @@ def _ssh_errors(plan):
     client, port, to = connection[0], int(connection[3]), connection[2]
     route = json.loads(_output("ip", "-json", "route", "get", client) or "[{}]")[0]
     public = plan["public"]["interface"]
-    if route.get("dev") != public or gateway_rules.lets_in(plan, client, port, to):
+    if route.get("dev") != public or _gateway_rules.lets_in(plan, client, port, to):
         return []
     return [
         f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
@@ -452,9 +449,9 @@ def _foreign_errors(plan):
     legacy = _output("iptables-legacy-save") if _text(LEGACY_TABLES) else ""
     saves = {"nft": _output("iptables-nft-save"), "legacy": legacy}
     listing = _output("nft", "-j", "list", "tables")
-    tables = gateway_foreign.foreign_tables(listing, saves["nft"])
+    tables = _gateway_foreign.foreign_tables(listing, saves["nft"])
     listed = [_output("nft", "-j", "list", "table", *table) for table in tables]
-    return gateway_foreign.refusals(plan, _backend(saves), saves, listed)
+    return _gateway_foreign.refusals(plan, _backend(saves), saves, listed)
 
 
 def _foreign_errors_once(plan):
@@ -514,7 +511,7 @@ def _option_faults(keyword, value):
 
 def _unit_warnings(wanted):
     """Units of the user's that are not there. The package may be yet to come."""
-    services = [unit for unit in wanted["health"]["services"] if unit not in gateway_plan.WATCHED]
+    services = [unit for unit in wanted["health"]["services"] if unit not in _gateway_plan.WATCHED]
     keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
     found = []
     for key, units in keys.items():
@@ -618,9 +615,9 @@ def _faults(name, material):
     path = material.path
     try:
         text = material.text or _file_text(path)
-        if path and not gateway_plan.is_pem(text, name, alone=False):
+        if path and not _gateway_plan.is_pem(text, name, alone=False):
             raise ValueError(f"{path} is not PEM text of that kind, or is damaged")
-        items = gateway_ca.lifetimes(text, _now()) if gateway_ca and name in EXPIRING else []
+        items = _gateway_ca.lifetimes(text, _now()) if _gateway_ca and name in EXPIRING else []
     except ValueError as error:
         return [str(error)]
     faults = [_expiry(item) for item in items if not _is_lasting(item)]
@@ -792,7 +789,7 @@ def _faults_of_the_pillar(by_a_person, warnings):
     site, errors = _site()
     if errors:
         return errors
-    errors = gateway_plan.check_node(site, __opts__["id"])
+    errors = _gateway_plan.check_node(site, __opts__["id"])
     if errors:
         return errors
     here = plan()
@@ -859,7 +856,7 @@ def plan(node=None, **kwargs):
     if name not in plans:
         try:
             with _no_garbage():
-                plans[name] = gateway_plan.plan(site, name)
+                plans[name] = _gateway_plan.plan(site, name)
         except ValueError as error:
             raise CommandExecutionError(str(error)) from error
     return plans[name]
@@ -933,7 +930,7 @@ def ruleset(node=None, **kwargs):
     wanted = plan(node)
     # What another node's interfaces are is not known here.
     bridges = _bridges(wanted) if wanted["node"]["name"] == __opts__["id"] else []
-    return gateway_rules.ruleset(wanted, bridges)
+    return _gateway_rules.ruleset(wanted, bridges)
 
 
 def sync_ignored(**kwargs):
@@ -973,7 +970,7 @@ def pem(material, **kwargs):
     # Not from __pillar__[...]: Salt 3008 copies the whole pillar for that, and it is read again.
     for key in plan()["vpn"]["pki"][material]["pillar"][1:]:
         value = value[key]
-    text = gateway_plan.pem_blocks(value).strip()
+    text = _gateway_plan.pem_blocks(value).strip()
     if not text:
         raise CommandExecutionError(f"there is no PEM text for {material} in the pillar")
     return text
@@ -1524,7 +1521,7 @@ def _digest_status(wanted, problems):
 
 
 def _formula_status():
-    return {"applied": _applied().get("formula"), "version": gateway_plan.VERSION}
+    return {"applied": _applied().get("formula"), "version": _gateway_plan.VERSION}
 
 
 def _not_applied(applied, wanted):

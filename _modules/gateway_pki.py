@@ -45,25 +45,23 @@ the master, or of the minion for ``salt-call``:
 import contextlib
 import getpass
 import hashlib
-import importlib
 import logging
 import os
 import pathlib
 import sys
 from datetime import datetime, timezone
 
-import gateway_ca
-import gateway_plan
+import _gateway_libraries
 import salt.config
 import salt.pillar
 import salt.utils.args
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, NotImplemented
 
-# A long-running master would go on with the libraries that it loaded first.
-for _library in (gateway_ca, gateway_plan):
-    if getattr(_library, "WRITTEN", None) != os.stat(_library.__file__).st_mtime_ns:
-        importlib.reload(_library)
+_gateway_libraries.forget_changed()
+
+import _gateway_ca
+import _gateway_plan
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +78,7 @@ DEFAULTS = {
 MOST_REMOTES = 64
 CONFIG = "gateway_pki"
 # What an exported file is called; pillar.example has the same names.
-FILES = gateway_ca.KEYS | {
+FILES = _gateway_ca.KEYS | {
     "ca": "ca.crt",
     "certificate": "server.crt",
     "crl": "crl.pem",
@@ -133,7 +131,7 @@ def _open(site=None, directory=None):
             raise ValueError(f"say which site: {there} in {base}")
         name = sites[0]
     # The name is a part of a path, and may be a number for YAML.
-    return gateway_ca.Authority(base / os.path.basename(str(name)), _now()).check()
+    return _gateway_ca.Authority(base / os.path.basename(str(name)), _now()).check()
 
 
 def _open_to_sign(site, directory, passphrase_file):
@@ -142,7 +140,7 @@ def _open_to_sign(site, directory, passphrase_file):
     if not authority.encrypted:
         return authority
     passphrase = _passphrase(passphrase_file)
-    return gateway_ca.Authority(authority.folder, authority.now, passphrase)
+    return _gateway_ca.Authority(authority.folder, authority.now, passphrase)
 
 
 def _now():
@@ -187,7 +185,7 @@ def _refresh_crl(authority):
             path = _option("passphrase_file", None)
             if not path:
                 raise ValueError("the passphrase is needed; run gateway_pki.crl")
-            authority = gateway_ca.Authority(authority.folder, authority.now, _passphrase_of(path))
+            authority = _gateway_ca.Authority(authority.folder, authority.now, _passphrase_of(path))
         authority.renew_crl(_option("crl_days", None))
     except (ValueError, OSError) as error:
         # The one there is goes on for a while; gateway.status tells how long.
@@ -249,7 +247,7 @@ def create_ca(
         passphrase = _passphrase(passphrase_file, new=True) if encrypt else None
         if not isinstance(site, str) or "/" in site:
             raise ValueError(f"{site!r} is not a site's name")
-        authority = gateway_ca.Authority(base / site, _now(), passphrase)
+        authority = _gateway_ca.Authority(base / site, _now(), passphrase)
         ca_days, crl_days = _option("ca_days", days), _option("crl_days", crl_days)
         authority.create(algorithm, ca_days, crl_days, bool(tls_crypt_v2))
         return authority.entries()[0]
@@ -567,13 +565,13 @@ def _material(authority, node):
         raise ValueError(f"{node} is a client, not a gateway")
     found = {
         "ca": authority.read("ca.crt"),
-        "certificate": gateway_ca.pem(issued.current),
+        "certificate": _gateway_ca.pem(issued.current),
         "crl": authority.read("crl.pem"),
         "key": issued.key,
         **authority.keys(),
     }
     for name, text in found.items():
-        if not gateway_plan.is_pem(text, name):
+        if not _gateway_plan.is_pem(text, name):
             raise ValueError(f"{name} in {authority.folder} is damaged; restore it")
     return found
 
@@ -606,7 +604,7 @@ def export(node, folder, site=None, directory=None, **kwargs):
         target.mkdir(0o700, parents=True, exist_ok=True)
         paths = {name: target / FILES[name] for name in sorted(material)}
         for name, path in paths.items():
-            gateway_ca.write(path, material[name])
+            _gateway_ca.write(path, material[name])
         return {name: str(path) for name, path in paths.items()}
 
 
@@ -639,7 +637,7 @@ def profile(name, file=None, site=None, directory=None, **kwargs):
         text = _profile(authority, name, _site(authority))
         if not file:
             return text
-        gateway_ca.write(pathlib.Path(file), text)
+        _gateway_ca.write(pathlib.Path(file), text)
         return str(file)
 
 
@@ -675,7 +673,7 @@ def profiles(folder, site=None, directory=None, **kwargs):
             if entry["revoked"] or entry["days_left"] < 0:
                 path.unlink(missing_ok=True)
                 continue
-            gateway_ca.write(path, _profile(authority, entry["name"], described))
+            _gateway_ca.write(path, _profile(authority, entry["name"], described))
             written.append(str(path))
         return written
 
@@ -684,7 +682,7 @@ def _site(authority):
     """The site that the pillar describes: this minion's own pillar, or that of a gateway."""
     errors = []
     for found in _pillars(authority):
-        site, errors = gateway_plan.read(found)
+        site, errors = _gateway_plan.read(found)
         if site:
             return site
     if errors:
@@ -727,7 +725,7 @@ def _remotes(site):
         if site.vpn_remote:
             remotes.append(("", site.vpn_remote, server.port, server.proto))
         for node in site.nodes:
-            address = gateway_plan.plan(site, node.name)["node"]["remote"]
+            address = _gateway_plan.plan(site, node.name)["node"]["remote"]
             if not address:
                 raise ValueError(
                     f"gateway:nodes:{node.name}:remote: missing; its public address is not known,"
@@ -818,7 +816,7 @@ def _profile(authority, name, site):
         "#down-pre",
         "",
         *_inline("ca", authority.read("ca.crt")),
-        *_inline("cert", gateway_ca.pem(issued.current)),
+        *_inline("cert", _gateway_ca.pem(issued.current)),
         *_inline("key", issued.key),
         *_tls_crypt(authority),
         "",
@@ -830,9 +828,9 @@ def _tls_crypt(authority):
     keys = authority.keys()
     if "tls_crypt_v2" in keys:
         return _inline(
-            "tls-crypt-v2", gateway_ca.tls_crypt_v2_key(keys["tls_crypt_v2"], authority.now)
+            "tls-crypt-v2", _gateway_ca.tls_crypt_v2_key(keys["tls_crypt_v2"], authority.now)
         )
-    return _inline("tls-crypt", authority.read(gateway_ca.KEYS["tls_crypt"]))
+    return _inline("tls-crypt", authority.read(_gateway_ca.KEYS["tls_crypt"]))
 
 
 def _inline(tag, text):

@@ -37,14 +37,14 @@ import coverage
 ROOT = Path(__file__).resolve().parents[1]
 # A file's own tests. Of tests with words behind a colon, those that say one of them.
 TESTED = {
-    "_modules/gateway_plan.py": (
+    "_modules/_gateway_plan.py": (
         "test_plan.py test_plan_vpn.py test_sync.py:plan|errors test_health.py:plan|errors"
         " test_templates.py test_plan_properties.py"
     ),
-    "_modules/gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
-    "_modules/gateway_foreign.py": "test_foreign.py",
+    "_modules/_gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
+    "_modules/_gateway_foreign.py": "test_foreign.py",
     "_modules/gateway.py": "test_module.py test_sync.py",
-    "_modules/gateway_ca.py": "test_pki.py test_pki_module.py",
+    "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
     "_modules/gateway_pki.py": "test_pki_module.py",
     "_states/_gateway_state.py": (
         "test_states.py test_states_network.py test_states_service.py test_states_openvpn.py"

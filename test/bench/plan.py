@@ -14,8 +14,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "_modules"))
 
-import gateway_plan  # noqa: E402
-import gateway_rules  # noqa: E402
+import _gateway_plan  # noqa: E402
+import _gateway_rules  # noqa: E402
 
 SIZES = (10, 1), (100, 10), (1_000, 100), (10_000, 1_000), (10_000, 10_000)  # hosts, forwards
 RUNS = 5
@@ -112,13 +112,13 @@ KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
 def seconds(site: dict[str, Any]) -> tuple[float, float, float]:
     """How long reading the site, planning one node and compiling its rules take, in seconds."""
     start = time.perf_counter()
-    checked, errors = gateway_plan.read(site)
+    checked, errors = _gateway_plan.read(site)
     after_read = time.perf_counter()
     if checked is None:
         raise SystemExit("\n".join(errors))
-    plan = gateway_plan.plan(checked, "gw1")
+    plan = _gateway_plan.plan(checked, "gw1")
     after_plan = time.perf_counter()
-    gateway_rules.ruleset(plan)
+    _gateway_rules.ruleset(plan)
     return after_read - start, after_plan - after_read, time.perf_counter() - after_plan
 
 

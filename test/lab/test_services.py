@@ -10,7 +10,7 @@ import checks
 import pki
 import pytest
 from conftest import GATEWAYS, converge, ok, snapshot
-from lab import Host, Lab
+from lab import SALT_SERIES, Host, Lab
 
 Change = Callable[..., dict[str, Any]]
 SERIES = ("3006", "3007", "3008")
@@ -337,6 +337,28 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     }
     assert checks.local(gw1, f"{call} gateway.routes") == master["routes"]
     assert checks.local(gw1, f"{call} gateway.status")["problems"] == []
+
+
+@pytest.mark.parametrize("series", [series for series in SERIES if series != SALT_SERIES])
+def test_a_minion_of_every_series(site: Lab, series: str) -> None:
+    """It gets modules, states and their libraries from the master, and has nothing to do."""
+    gw1 = site.host("gw1")
+    digest = site.salt("gw1", "gateway.digest")
+    become = (
+        "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion;"
+        " rm -rf /var/cache/salt/minion/extmods;"
+        " ln -sfn /opt/salt/{} /opt/salt/current; systemctl start salt-minion"
+    )
+    gw1.run(become.format(series))
+    try:
+        site.wait_minions()
+        assert str(site.salt("gw1", "grains.get", "saltversion")["gw1"]).startswith(series)
+        results = ok(site.apply("gw1"), "gw1")["gw1"]
+        assert checks.changes(results).keys() <= WITHOUT_MASTER
+        assert site.salt("gw1", "gateway.digest") == digest
+    finally:
+        gw1.run(become.format(SALT_SERIES))
+        site.wait_minions()
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import gateway_plan
+import _gateway_plan
 import hypothesis
 import pytest
 import yaml
@@ -49,11 +49,11 @@ def put(pillar: Pillar, path: str, value: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def load() -> Callable[[str], ModuleType]:
+def load() -> Callable[[str | Path], ModuleType]:
     """Load a file as Salt's loader does, by its path: modules and states share their names."""
 
-    def loaded(path: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
+    def loaded(path: str | Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(str(path).replace("/", "_"), ROOT / path)
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -241,7 +241,7 @@ def edit(example: Pillar) -> Edit:
 @pytest.fixture
 def errors(edit: Edit) -> Callable[[dict[str, Any]], list[str]]:
     """What is wrong with the example after some changes."""
-    return lambda changes: gateway_plan.read(edit(changes))[1]
+    return lambda changes: _gateway_plan.read(edit(changes))[1]
 
 
 @pytest.fixture
@@ -249,9 +249,9 @@ def plan(edit: Edit) -> Callable[..., dict[str, Any]]:
     """A node's plan in the example after some changes."""
 
     def planned(changes: dict[str, Any] | None = None, node: str = "gw1") -> dict[str, Any]:
-        site, found = gateway_plan.read(edit(changes or {}))
+        site, found = _gateway_plan.read(edit(changes or {}))
         assert site, found
-        return gateway_plan.plan(site, node)
+        return _gateway_plan.plan(site, node)
 
     return planned
 

@@ -6,8 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import pytest
 import yaml
 
@@ -180,11 +180,11 @@ def test_pillars_are_right(block):
     assert list(pillar) == ["gateway"]
     whole = {"domain", "nodes", "internal", "public"} <= pillar["gateway"].keys()
     wanted = pillar["gateway"] if whole else merged(EXAMPLE, pillar["gateway"])
-    site, errors = gateway_plan.read(wanted)
+    site, errors = _gateway_plan.read(wanted)
     assert errors == []
     assert site
     for node in wanted["nodes"]:
-        gateway_rules.ruleset(gateway_plan.plan(site, node))
+        _gateway_rules.ruleset(_gateway_plan.plan(site, node))
 
 
 def test_there_are_examples():
@@ -197,11 +197,11 @@ def test_there_are_examples():
 
 def test_the_second_example():
     (block,) = (block for block in PILLARS.values() if "# second example\n" in block)
-    site, errors = gateway_plan.read(yaml.safe_load(block)["gateway"])
+    site, errors = _gateway_plan.read(yaml.safe_load(block)["gateway"])
     assert errors == []
     assert site
     for node in ("gw1", "gw2"):
-        found = gateway_plan.plan(site, node)
+        found = _gateway_plan.plan(site, node)
         assert found["sync"]["enabled"]
         assert [server["name"] for server in found["vpn"]["servers"]] == ["hotel", "main"]
 
@@ -265,14 +265,14 @@ def raw_chains():
 
 def test_the_reference_has_every_key_and_no_other(monkeypatch):
     known: dict[str, set[str]] = {}
-    close = gateway_plan._Section.close
+    close = _gateway_plan._Section.close
 
     def noted(section):
         known.setdefault(section_of(section.path), set()).update(section.known)
         close(section)
 
-    monkeypatch.setattr(gateway_plan._Section, "close", noted)
-    site, errors = gateway_plan.read(merged(EXAMPLE, RICH))
+    monkeypatch.setattr(_gateway_plan._Section, "close", noted)
+    site, errors = _gateway_plan.read(merged(EXAMPLE, RICH))
     assert errors == []
     assert site
     rules = known["gateway:firewall:input"]

@@ -3,7 +3,7 @@
 import re
 from functools import reduce
 
-import gateway_plan
+import _gateway_plan
 import pytest
 
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
@@ -1493,7 +1493,7 @@ def test_rejected(errors, changes, key, message):
     ids=["nothing", "text", "list", "empty"],
 )
 def test_rejected_as_a_whole(pillar, expected):
-    assert gateway_plan.read(pillar) == (None, expected)
+    assert _gateway_plan.read(pillar) == (None, expected)
 
 
 SECTIONS = [
@@ -1628,7 +1628,7 @@ def test_no_text_breaks_out(edit, bad):
         if path.startswith(("dhcp:settings", "dns:settings")) and bad in "'`{}\\":
             continue  # just a character for dnsmasq
         for broken in (text + bad, bad + text, text[:1] + bad + text[1:]):
-            site, errors = gateway_plan.read(edit({**EVERYTHING, path: broken}))
+            site, errors = _gateway_plan.read(edit({**EVERYTHING, path: broken}))
             assert site is None, path
             assert all(error.isprintable() for error in errors)
 
@@ -1668,7 +1668,7 @@ def test_no_name_breaks_out(edit, where, value, bad):
     def read(name):
         pillar = edit({"dns:settings": {}, "firewall:groups": {}})
         reduce(dict.__getitem__, where.split(":"), pillar)[name] = value
-        return gateway_plan.read(pillar)
+        return _gateway_plan.read(pillar)
 
     assert read("ab")[1] == []
     for broken in ("ab" + bad, bad + "ab", "a" + bad + "b"):
@@ -2589,13 +2589,13 @@ def test_public_networks_of_the_link(errors):
 
 
 def test_unknown_node(example):
-    site, _ = gateway_plan.read(example)
+    site, _ = _gateway_plan.read(example)
     assert site
     message = 'gateway:nodes: this minion, gw3, is not among them (gw1, gw2); did you mean "gw2"?'
-    assert gateway_plan.check_node(site, "gw1") == []
-    assert gateway_plan.check_node(site, "gw3") == [message]
+    assert _gateway_plan.check_node(site, "gw1") == []
+    assert _gateway_plan.check_node(site, "gw3") == [message]
     with pytest.raises(ValueError, match="this minion, gw3, is not among them"):
-        gateway_plan.plan(site, "gw3")
+        _gateway_plan.plan(site, "gw3")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2684,7 +2684,7 @@ def test_keys_as_text(plan, edit):
         "key": {"pillar": ["gateway", "nodes", "gw2", "pki", "key"]},
         "tls_crypt": {"pillar": ["gateway", "vpn", "pki", "tls_crypt"]},
     }
-    site, _ = gateway_plan.read(edit(changes))
+    site, _ = _gateway_plan.read(edit(changes))
     assert site
     assert [node.pki["key"].text for node in site.nodes if node.pki] == [pem("EC PRIVATE KEY")]
     for shown in (repr(site), str(site), repr(plan(changes)), repr(plan(changes, "gw2"))):

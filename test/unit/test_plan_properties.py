@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ CLOSE_NETWORKS = st.lists(
 
 @given(CLOSE_NETWORKS)
 def test_a_network_is_compared_with_all_before_it(networks):
-    reader = gateway_plan._Reader()
+    reader = _gateway_plan._Reader()
     for number, network in enumerate(networks):
         reader.claim_network(network, str(number))
     assert reader.errors == [
@@ -282,9 +282,9 @@ def pillars(draw, spare=False):
 
 def plans(pillar):
     """The plan of each node of a pillar that must be valid."""
-    site, errors = gateway_plan.read(pillar)
+    site, errors = _gateway_plan.read(pillar)
     assert site, errors
-    return {name: gateway_plan.plan(site, name) for name in pillar["nodes"]}
+    return {name: _gateway_plan.plan(site, name) for name in pillar["nodes"]}
 
 
 @given(pillars())
@@ -482,7 +482,7 @@ def by_key(text):
 
 
 def rulesets(pillar):
-    return {name: gateway_rules.ruleset(plan) for name, plan in plans(pillar).items()}
+    return {name: _gateway_rules.ruleset(plan) for name, plan in plans(pillar).items()}
 
 
 @given(pillars())
@@ -516,7 +516,7 @@ def test_every_set_that_a_rule_names_is_there(pillar):
 def test_who_is_named_is_meant(pillar):
     """A rule that names sources matches them, or is not there: it is never for everybody."""
     for name, plan in plans(pillar).items():
-        rules = gateway_rules.ruleset(plan)
+        rules = _gateway_rules.ruleset(plan)
         firewall = plan["firewall"]
         named = [rule for kind in ("input", "forward", "egress_allowed") for rule in firewall[kind]]
         named += [*plan["nat"]["forwards"], *plan["nat"]["outbound"]]
@@ -555,7 +555,7 @@ def test_a_set_s_name_changes_with_its_members_and_only_then(pillar, data):
         new = after["firewall"]["groups"][group]
         for version in (4, 6):
             names = {
-                gateway_rules._set_name(group, each[f"v{version}"], version) for each in (old, new)
+                _gateway_rules._set_name(group, each[f"v{version}"], version) for each in (old, new)
             }
             assert len(names) == 1 + (old[f"v{version}"] != new[f"v{version}"])
 
@@ -608,7 +608,7 @@ def leaves(value):
 
 def check(pillar):
     """A pillar, whatever it is, gives errors that can be read or plans that cannot do harm."""
-    site, errors = gateway_plan.read(pillar)
+    site, errors = _gateway_plan.read(pillar)
     assert (site is None) == bool(errors)
     for error in errors:
         assert error.startswith("gateway:")
@@ -617,7 +617,7 @@ def check(pillar):
     if site is None:
         return
     for node in site.nodes:
-        plan = gateway_plan.plan(site, node.name)
+        plan = _gateway_plan.plan(site, node.name)
         assert json.loads(json.dumps(plan, allow_nan=False)) == plan
         raw = {line["line"] for line in plan["firewall"]["raw"]}  # iptables' own words
         settings = {text for part in ("dns", "dhcp") for _, text in plan[part]["settings"]}
@@ -631,7 +631,7 @@ def check(pillar):
             bare = re.sub(r'"(\\.|[^"\\])*"', "", text)
             assert '"' not in bare
             assert " #" not in bare
-        rules = gateway_rules.ruleset(plan)
+        rules = _gateway_rules.ruleset(plan)
         for text in (rules["v4"], rules["v6"]):
             for lines in by_key(text).values():
                 assert all(LINE.fullmatch(line) for line in lines if not is_raw(line, raw))
@@ -790,12 +790,12 @@ def keys_of(source):
 
 def test_the_pillar_of_every_key_has_every_key():
     """A new key of the pillar is to be in it: what follows finds faults in what it has."""
-    source = Path(gateway_plan.__file__).read_text(encoding="utf-8")
+    source = Path(_gateway_plan.__file__).read_text(encoding="utf-8")
     have = {key for container, key in places(EVERY_KEY) if isinstance(container, dict)}
     # What cannot be beside others of these, and what rules of a test above have.
     assert keys_of(source) - have - {"error"} == set()
     assert {"public", "internal", "settings", "state_sync", "crl", "sync", "same_name"} <= have
-    site, errors = gateway_plan.read(EVERY_KEY)
+    site, errors = _gateway_plan.read(EVERY_KEY)
     assert site, errors
 
 
@@ -844,8 +844,8 @@ def test_garbage_in_a_good_pillar(pillar):
 
 @given(TEXT)
 def test_any_minion_may_ask(name):
-    site, _ = gateway_plan.read(EVERY_KEY)
+    site, _ = _gateway_plan.read(EVERY_KEY)
     assert site
-    errors = gateway_plan.check_node(site, name)
+    errors = _gateway_plan.check_node(site, name)
     assert bool(errors) == (name not in EVERY_KEY["nodes"])
     assert all(error.isprintable() for error in errors)

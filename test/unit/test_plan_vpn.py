@@ -4,8 +4,8 @@ import json
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import pytest
 
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
@@ -328,7 +328,7 @@ def test_names_that_openvpn_takes(plan):
 
 @pytest.mark.parametrize("bad", list("\n\r\0\u2028\ud800"), ids=ascii)
 def test_no_name_breaks_out(edit, bad):
-    site, found = gateway_plan.read(edit({"vpn:clients": {f"ali{bad}ce": {}}}))
+    site, found = _gateway_plan.read(edit({"vpn:clients": {f"ali{bad}ce": {}}}))
     assert site is None
     assert all(error.isprintable() for error in found)
 
@@ -341,7 +341,7 @@ def test_no_text_breaks_out(edit, bad):
         {"vpn:servers:main:auth": {"script": f"/x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
     ]
     for changes in cases:
-        site, found = gateway_plan.read(edit(changes))
+        site, found = _gateway_plan.read(edit(changes))
         assert site is None
         assert all(error.isprintable() for error in found)
 
@@ -420,7 +420,7 @@ def test_what_is_made_of_clients_grows_as_they_do(plan, entry):
         clients = {f"c{n:02}": entry(n) for n in range(10, 10 + count)}
         rules = [{"from": name, "to": "backend01", "ports": 22} for name in clients]
         found = plan({"vpn:clients": clients, "firewall:forward": rules})
-        return len(json.dumps(found)), len(gateway_rules.ruleset(found)["v4"].splitlines())
+        return len(json.dumps(found)), len(_gateway_rules.ruleset(found)["v4"].splitlines())
 
     some, more, most = size(20), size(40), size(80)
     for a, b, c in zip(some, more, most, strict=True):
@@ -492,7 +492,9 @@ def test_rules_name_clients(plan):
 
 
 def test_firewall_of_a_network_behind_a_client(plan):
-    rules = gateway_rules.ruleset(plan({"vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}}))
+    rules = _gateway_rules.ruleset(
+        plan({"vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}})
+    )
     text = rules["v4"].splitlines()
     for line in [
         "-A GATEWAY-PREROUTING -i eth0 -s 10.77.0.0/24 -d 10.50.0.0/24 -j CT --notrack",
@@ -509,7 +511,7 @@ def test_firewall_of_a_network_behind_a_client(plan):
         assert line in text
     assert "10.50." not in rules["v6"]
     alone = {"nodes:gw2": ..., "vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}}
-    single = gateway_rules.ruleset(plan(alone))["v4"]
+    single = _gateway_rules.ruleset(plan(alone))["v4"]
     assert "notrack" not in single.replace("-p 112 -j CT --notrack", "")
     assert "dscp" not in single
     assert "-s 10.50.0.0/24 ! -d 10.50.0.0/24 -j GATEWAY-BRANCH" in single
@@ -526,7 +528,7 @@ def test_authentication(plan, edit):
     }
     found = plan(changes)
     assert found["vpn"]["pki"]["auth_token"] == {"pillar": ["gateway", "vpn", "pki", "auth_token"]}
-    site, _ = gateway_plan.read(edit(changes))
+    site, _ = _gateway_plan.read(edit(changes))
     assert SECRET not in repr(found) + repr(site)
     changes["vpn:pki:auth_token"] = pem("OpenVPN auth-token server key", SECRET[::-1])
     assert plan(changes)["digest"] != found["digest"]

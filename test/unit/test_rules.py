@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import pytest
 
 # --------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class Node:
 
     def __init__(self, plan: dict[str, Any], bridges: Sequence[str] = ()) -> None:
         self.plan = plan
-        self.texts = gateway_rules.ruleset(plan, bridges)
+        self.texts = _gateway_rules.ruleset(plan, bridges)
         self.sets = read_sets(self.texts["sets"])
         self.chains = {
             version: read_rules(self.texts[f"v{version}"], version) for version in (4, 6)
@@ -1524,8 +1524,8 @@ def test_a_fixed_size_only_replaces_larger_ones(node):
 def test_only_a_node_that_needs_it_asks_for_bridged_frames(plan):
     """The match makes the kernel load a module, with which every bridge's frames pass iptables."""
     found = plan()
-    assert "physdev" not in str(gateway_rules.ruleset(found))
-    texts = gateway_rules.ruleset(found, ["eth0"])
+    assert "physdev" not in str(_gateway_rules.ruleset(found))
+    texts = _gateway_rules.ruleset(found, ["eth0"])
     for family in ("v4", "v6"):
         assert "-A GATEWAY-FORWARD -i eth0 -o eth0 -m physdev --physdev-is-bridged -j ACCEPT" in (
             texts[family].splitlines()
@@ -1557,11 +1557,11 @@ def test_a_bridge_does_not_make_forged_sources_welcome(plan, flow):
 def test_both_families_have_the_same_chains(node, site):
     """Empty ones as well: the jumps to them never change. The planner knows the same ones."""
     found = node(SITES[site])
-    chains = [(table, chain) for table, names in gateway_rules.CHAINS.items() for chain in names]
+    chains = [(table, chain) for table, names in _gateway_rules.CHAINS.items() for chain in names]
     assert list(found.chains[4]) == list(found.chains[6]) == chains
-    assert gateway_rules.CHAINS.keys() == gateway_plan.RAW_CHAINS.keys()
-    for table, names in gateway_plan.RAW_CHAINS.items():
-        assert gateway_rules.CHAINS[table][: len(names)] == names
+    assert _gateway_rules.CHAINS.keys() == _gateway_plan.RAW_CHAINS.keys()
+    for table, names in _gateway_plan.RAW_CHAINS.items():
+        assert _gateway_rules.CHAINS[table][: len(names)] == names
 
 
 def notes(text):
@@ -1601,12 +1601,12 @@ def test_raw_lines_have_every_chain(node):
     """Those of the pillar's first key are of IPv4, those of the second of IPv6."""
     lines = {
         table: {chain: ["-m addrtype --src-type LOCAL -j RETURN"] for chain in chains}
-        for table, chains in gateway_plan.RAW_CHAINS.items()
+        for table, chains in _gateway_plan.RAW_CHAINS.items()
     }
     for key, version in (("raw", 4), ("raw6", 6)):
         before, after = node().chains, node({"firewall": {key: lines}}).chains
         for place, rules in after[version].items():
-            more = place[1] in gateway_plan.RAW_CHAINS[place[0]]
+            more = place[1] in _gateway_plan.RAW_CHAINS[place[0]]
             assert len(rules) == len(before[version][place]) + more, place
         assert after[10 - version] == before[10 - version]
 
@@ -1751,14 +1751,14 @@ def test_who_is_let_in_says_what_the_rules_do(node, site, address, port):
         found.local.add("198.51.100.2")
         for to in (target, *(more if ":" not in address else ())):
             accepted = found.meets(packet(f"eth1 {address}>{to} tcp/{port}")) == "accepted"
-            assert gateway_rules.lets_in(found.plan, address, port, to) is accepted
+            assert _gateway_rules.lets_in(found.plan, address, port, to) is accepted
 
 
 def test_with_lines_of_iptables_nobody_can_tell(node):
     raw = {"filter": {"INPUT": ["-p tcp --dport 22 -j ACCEPT"]}}
     found = node({"firewall": {"raw": raw}})
-    assert gateway_rules.lets_in(found.plan, "192.0.2.1", 22, "198.51.100.2") is True
-    assert gateway_rules.lets_in(found.plan, "2001:db8::1", 22, "fd51::1") is False
+    assert _gateway_rules.lets_in(found.plan, "192.0.2.1", 22, "198.51.100.2") is True
+    assert _gateway_rules.lets_in(found.plan, "2001:db8::1", 22, "fd51::1") is False
     raw = {"nat": {"PREROUTING": ["-s 192.0.2.1 -j RETURN"]}}
     found = node({"firewall": {"raw": raw}})
-    assert gateway_rules.lets_in(found.plan, "192.0.2.1", 22, "198.51.100.2") is True
+    assert _gateway_rules.lets_in(found.plan, "192.0.2.1", 22, "198.51.100.2") is True

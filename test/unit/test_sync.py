@@ -6,7 +6,7 @@ import subprocess
 import time
 from types import SimpleNamespace
 
-import gateway_rules
+import _gateway_rules
 import pytest
 
 ADDRESS = {"public:virtual_ip": "198.51.100.10"}
@@ -46,7 +46,7 @@ def test_off(plan, changes):
     found = plan(changes)
     assert found["sync"] == {"enabled": False, "undecided": changes == ADDRESS}
     assert not SYSCTLS.keys() & found["kernel"].keys()
-    rules = gateway_rules.ruleset(found)
+    rules = _gateway_rules.ruleset(found)
     assert "3780" not in rules["v4"] + rules["v6"]
 
 
@@ -179,7 +179,7 @@ def test_it_is_decided_before_everything_else(plan):
         },
         "firewall:raw6": {"filter": {"INPUT": ["-j ACCEPT"]}},
     }
-    rules = gateway_rules.ruleset(plan({**LINK, **raw}))
+    rules = _gateway_rules.ruleset(plan({**LINK, **raw}))
     lines = {
         chain: [
             line
@@ -219,7 +219,7 @@ def test_it_is_decided_before_everything_else(plan):
 
 def test_so_it_is_where_the_rules_cannot_be_loaded(plan):
     """The nodes still hear each other, and nobody else is let in."""
-    rules = gateway_rules.ruleset(plan(LINK))
+    rules = _gateway_rules.ruleset(plan(LINK))
     for family in "46":
         usual, closed = (rules[f"{kind}{family}"].splitlines() for kind in ("v", "closed"))
         told = [line for line in usual if "3780" in line or "! -i eth3" in line]

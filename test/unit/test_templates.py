@@ -16,8 +16,8 @@ from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import jinja2
 import jinja2.meta
 import pytest
@@ -242,7 +242,7 @@ def render(compiler, module, kept, edit):
         return {
             "gateway.plan": module.plan,
             "gateway.has_states": lambda: True,
-            "gateway.validate": lambda warnings: warnings or gateway_plan.read(pillar)[1],
+            "gateway.validate": lambda warnings: warnings or _gateway_plan.read(pillar)[1],
             "gateway.pem": module.pem,
             "gateway.ruleset": module.ruleset,
             "gateway.sync_ignored": lambda: [*module.plan()["sync"]["ignored"], "172.17.0.1"],
@@ -272,7 +272,7 @@ def render(compiler, module, kept, edit):
                 ids={chunk["__id__"]: chunk for chunk in low},
                 files=files,
                 synced=len(synced),
-                plan=calls["gateway.plan"]() if gateway_plan.read(pillar)[0] else None,
+                plan=calls["gateway.plan"]() if _gateway_plan.read(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
                     chunk["name"]: compiler.render({**chunk, "fun": "checked_file"}, calls)
@@ -573,14 +573,16 @@ def test_modules_are_synced_before_one_of_ours_is_asked(root):
 @pytest.mark.parametrize("stale", ["modules", "states", "missing", None])
 def test_only_what_is_not_current_is_synced(render, tmp_path, stale):
     """A file that is another on the file server, or not there yet."""
-    served = {f"_{form}/gateway{name}.py" for form in ("modules", "states") for name in ("", "_b")}
-    copies = {f"{tmp_path}/{path[1:]}" for path in served}
+    names = ("gateway", "_gateway_b")
+    ours = {f"_{form}/{name}.py" for form in ("modules", "states") for name in names}
+    served = {*ours, "_modules/somebody_s.py"}
+    copies = {f"{tmp_path}/{path[1:]}" for path in ours}
     if stale == "missing":
-        copies.discard(f"{tmp_path}/states/gateway_b.py")
+        copies.discard(f"{tmp_path}/states/_gateway_b.py")
 
     def get_hash(path, kind):
         assert (kind, path in copies) == ("sha256", True)
-        return "old" if path == f"{tmp_path}/{stale}/gateway_b.py" else "new"
+        return "old" if path == f"{tmp_path}/{stale}/_gateway_b.py" else "new"
 
     stubs = {
         "cp.list_master": lambda prefix: [path for path in served if path.startswith(prefix)],
@@ -1145,7 +1147,7 @@ def test_what_the_monitor_reads(render, name, peers, announced):
     assert found_peers.split() == peers
     assert own.split()[1::2] == announced
     penalties = found.plan["health"]["penalties"]
-    assert lost.split() == [str(penalties[state]) for state in gateway_plan.PENALTIES]
+    assert lost.split() == [str(penalties[state]) for state in _gateway_plan.PENALTIES]
     # Where the monitor has not run yet, the node is cold.
     keepalived = found.files["/etc/keepalived/keepalived.conf"]
     assert f"    init_file -{penalties['cold']}\n" in keepalived
@@ -1207,7 +1209,7 @@ def test_the_firewall_goes_last(render):
 
 def test_the_gate_asks_for_the_mark_that_the_rules_set(root):
     loader = (root / "gateway/firewall/files/firewall").read_text()
-    assert f"\nmark={gateway_rules.MARK} " in loader
+    assert f"\nmark={_gateway_rules.MARK} " in loader
 
 
 # --------------------------------------------------------------------------------------------------

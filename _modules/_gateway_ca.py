@@ -37,8 +37,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
-
 if not hasattr(x509.Certificate, "not_valid_after_utc"):
     raise ImportError("cryptography 42 or newer is needed")
 
@@ -90,10 +88,6 @@ _SITE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,50}")
 _DNS_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PEM_PATTERN = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n[^-]+-----END \1-----\n?")
 _UNFINISHED = ".new"
-
-
-def __virtual__() -> tuple[bool, str]:
-    return False, "a library of the gateway_pki module"
 
 
 # --------------------------------------------------------------------------------------------------

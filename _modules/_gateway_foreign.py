@@ -1,6 +1,6 @@
 """What other firewalls on a node refuse although the gateway lives from it.
 
-A library in plain Python, like ``gateway_plan``. Packets without which a gateway is none walk
+A library in plain Python, like ``_gateway_plan``. Packets without which a gateway is none walk
 through what iptables-save and nft print: VRRP and state sync of the peers, DHCP, DNS and time of
 the internal network, the VPN, and the way to the internet. Whoever drops or rejects one of them,
 before our rules are asked or whatever they say, is named.
@@ -10,15 +10,12 @@ counts as one that does not match: it neither refuses nor lets through.
 """
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, ip_address, summarize_address_range
 from typing import Any
-
-WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
 
 PREFIX = "GATEWAY-"
 VRRP, TCP, UDP = 112, 6, 17
@@ -38,10 +35,6 @@ DEPTH = 20
 _Plan = dict[str, Any]
 _Ports = tuple[int, int]
 _Found = bool | None  # whether it matches; None: for some of these packets, or nobody knows
-
-
-def __virtual__() -> tuple[bool, str]:
-    return False, "a library of the gateway module"
 
 
 # --------------------------------------------------------------------------------------------------

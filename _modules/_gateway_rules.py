@@ -1,6 +1,6 @@
 """The firewall's compiler: from one node's plan to what iptables-restore and ipset restore read.
 
-A library in plain Python, like ``gateway_plan``. Chains of ours are called GATEWAY- and, where a
+A library in plain Python, like ``_gateway_plan``. Chains of ours are called GATEWAY- and, where a
 built-in chain leads to them, its name; the jumps are made where the rules are loaded. The others
 are called from these: DNAT has the forwards, SOURCES drops who has an address of the inside and
 comes from elsewhere, INSIDE accepts what stays inside, BRANCH what a network behind a client sends
@@ -8,13 +8,10 @@ there, EGRESS what is listed of what leaves.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import Any
-
-WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
 
 # Tables in the order in which they are loaded; the same chains in both families, empty or not.
 CHAINS = {
@@ -57,10 +54,6 @@ ICMP6_LINK = (*DISCOVERY, "130", "131", "132", "143", "148", "149", "151", "152"
 
 _UNJUDGED = f"-m mark --mark {UNJUDGED}/{UNJUDGED}"
 _Plan = dict[str, Any]
-
-
-def __virtual__() -> tuple[bool, str]:
-    return False, "a library of the gateway module"
 
 
 def ruleset(plan: _Plan, bridges: Sequence[str] = ()) -> dict[str, str]:

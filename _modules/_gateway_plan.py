@@ -11,14 +11,11 @@ import fnmatch
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
-
-WRITTEN = os.stat(__file__).st_mtime_ns  # loaded again when that is another
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
 
@@ -127,10 +124,6 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 _MOST_CHOICES = 1000
 
 _REQUIRED: Any = object()
-
-
-def __virtual__() -> tuple[bool, str]:
-    return False, "a library of the gateway module"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2824,7 +2817,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
 
 
 def _plan_firewall(site: Site, node: Node) -> dict[str, Any]:
-    """What ``gateway_rules`` makes iptables' rules of. Rates are packets per unit of time."""
+    """What ``_gateway_rules`` makes iptables' rules of. Rates are packets per unit of time."""
     firewall = site.firewall
     return {
         "confirm_timeout": firewall.confirm_timeout,
