@@ -565,11 +565,11 @@ def _address(value: object) -> IPv4Address:
 
 def _host_address(value: object, no_hosts: tuple[IPv4Network, ...] = NO_HOSTS) -> IPv4Address:
     """An address that a host may have."""
-    address = _address(value)
+    parsed = _address(value)
     for network in no_hosts:
-        if address in network:
-            raise ValueError(f"{address} is inside {network}, of which no host has an address")
-    return address
+        if parsed in network:
+            raise ValueError(f"{parsed} is inside {network}, of which no host has an address")
+    return parsed
 
 
 def _network(value: object) -> IPv4Network:
@@ -587,11 +587,11 @@ def _network(value: object) -> IPv4Network:
 
 def _host_network(value: object, no_hosts: tuple[IPv4Network, ...] = NO_HOSTS) -> IPv4Network:
     """A network whose addresses hosts may have."""
-    network = _network(value)
+    parsed = _network(value)
     for other in no_hosts:
-        if network.overlaps(other):
-            raise ValueError(f"{network} overlaps {other}, of which no host has an address")
-    return network
+        if parsed.overlaps(other):
+            raise ValueError(f"{parsed} overlaps {other}, of which no host has an address")
+    return parsed
 
 
 def _inside_network(value: object) -> IPv4Network:
@@ -1352,9 +1352,8 @@ def _check_names(
     for name, path in names:
         full = _full_name(name, domain)
         if domain and len(full) > LONGEST_NAME:
-            reader.fault(
-                path, f"{_show(full, 40)} has {len(full)} characters; DNS takes {LONGEST_NAME}"
-            )
+            length = f"{len(full)} characters; DNS takes {LONGEST_NAME}"
+            reader.fault(path, f"{_show(full, 40)} has {length}")
 
 
 def _check_own_ports(reader: _Reader, site: Site) -> None:
@@ -1473,12 +1472,12 @@ def _check_state_sync(
 
 def _read_failover(section: _Section) -> Failover:
     profile = section.get("profile", _one_of(*FAILOVER_PROFILES), "normal")
-    values = FAILOVER_PROFILES[profile or "normal"]
+    usual = FAILOVER_PROFILES[profile or "normal"]
     failover = Failover(
-        advert_interval=section.get("advert_interval", _advert, values["advert_interval"]),
-        down_adverts=section.get("down_adverts", _whole(2, 100), values["down_adverts"]),
+        advert_interval=section.get("advert_interval", _advert, usual["advert_interval"]),
+        down_adverts=section.get("down_adverts", _whole(2, 100), usual["down_adverts"]),
         garp_repeat=section.get("garp_repeat", _whole(1, 20), 5),
-        garp_delay=section.get("garp_delay", _whole(0, 60), values["garp_delay"]),
+        garp_delay=section.get("garp_delay", _whole(0, 60), usual["garp_delay"]),
         garp_refresh=section.get("garp_refresh", _whole(0, 3600), 0),
         startup_delay=section.get("startup_delay", _whole(0, 60), 1),
         realtime_priority=section.get("realtime_priority", _whole(0, 99), 50),
@@ -1665,8 +1664,7 @@ def _read_clients(
     vpn: _Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
 ) -> tuple[VpnClient, ...]:
     clients = []
-    subnets = _subnets(servers, nodes)
-    smallest = max(subnets, key=lambda pair: pair[1].prefixlen, default=None)
+    smallest = max(_subnets(servers, nodes), key=lambda pair: pair[1].prefixlen, default=None)
     for entry in vpn.entries("clients", _client_name):
         section = entry.section
         networks = section.placed("networks", _client_network)
@@ -2342,8 +2340,8 @@ def _dnsmasq_setting(value: object) -> str:
         raise ValueError(f"{_show(text)} is longer than {LONGEST_SETTING} characters")
     if not _DNSMASQ_PATTERN.fullmatch(text):
         raise ValueError(
-            f"{_show(text)} has a character that dnsmasq cannot have here (line breaks, anything"
-            " but ASCII), or a double quote without its second"
+            f"{_show(text)} has a character that dnsmasq cannot have here (line breaks,"
+            " anything but ASCII), or a double quote without its second"
         )
     if " #" in _QUOTED_PATTERN.sub("", text):
         raise ValueError(f"{_show(text)} has a comment in it ( #), which dnsmasq would leave out")
