@@ -6,7 +6,6 @@ a plain dict. What users call is the execution module ``gateway``.
 """
 
 import bisect
-import difflib
 import fnmatch
 import functools
 import hashlib
@@ -14,8 +13,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
+
+import _gateway_values as values
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
 
@@ -30,21 +31,12 @@ FOLLOWERS = (
     *("gateway-follow-event.service", "gateway-follow-hooks.service"),
 )
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
-DNS_PORT = 53
 SYNC_PORT = 3780  # conntrackd's customary one
-# What listens on every gateway, by IANA's numbers. 323 is chrony's for commands of the node itself.
-SERVICE_PORTS = {"53/udp": "DNS", "53/tcp": "DNS", "123/udp": "time", "323/udp": "time"}
-# Networks that no host has an address of: RFC 6890 section 2.2.2, RFC 5771 section 3.
-NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")))
-LOOPBACK = IPv4Network("127.0.0.0/8")
-LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 section 2.7
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
-LONGEST_SETTING = 900
 # Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
 SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
-LONGEST_NAME = 253  # of a name in DNS, without the dot at its end: RFC 1035 section 2.3.4
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
@@ -59,43 +51,17 @@ PUBLIC_MATERIAL = ("ca", "certificate", "crl")  # of vpn:pki; the rest is secret
 LONGEST_COMMON_NAME = 64
 TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
-# IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
-DEVICE_NAME_LENGTH = 15
-DEVICE_PREFIX = "vpn-"
 INSTANCE_PREFIX = "gateway-"
 
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_LABEL_PATTERN = re.compile(_LABEL)
-_DOMAIN_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_INTERFACE_PATTERN = re.compile(r"(?!(?:lo|all|default)$)[A-Za-z0-9][A-Za-z0-9._-]*")
-_MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
-_NUMBER_PATTERN = re.compile(r"-?[1-9][0-9]{0,9}|0")
-_DECIMAL_PATTERN = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
 _GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-# The kernel's limit is 10,000 a second.
-_RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
-_KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
-_UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.([a-z]+)")
-# Kinds of units that can be started and stopped with the virtual IP, and those that can be active.
-_FOLLOWING = ("service", "timer", "socket", "path", "target")
-_ACTIVE = (*_FOLLOWING, "mount", "automount", "swap")
-# Printable ASCII without what ends or opens something in a daemon's configuration file.
-_SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
-# dnsmasq's own syntax: printable ASCII; between double quotes a backslash hides what follows it. A
-# quote right behind a second one begins nothing.
-_QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
-_DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{_QUOTED_PATTERN.pattern})*")
+_DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 # OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
 # and a path with that word in it do not.
 _SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
-# What xt_comment holds at most is 255 characters.
-_COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
 # A line of iptables-restore without its beginning, "-A CHAIN".
 _RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
 _PEM_PATTERN = re.compile(
@@ -111,17 +77,6 @@ _PEM_LABELS = {
     "crl": ("X509 CRL",),
 }
 
-# What YAML's types are called in messages; a bool is an int too, so it comes first.
-_KINDS: tuple[tuple[Any, str], ...] = (
-    (bool, "true or false"),
-    ((int, float), "a number"),
-    (str, "text"),
-    (dict, "a mapping"),
-    (list, "a list"),
-    (type(None), "empty"),
-)
-# A suggestion compares a word with every choice: too slow for each typo among 10,000 hosts.
-_MOST_CHOICES = 1000
 
 _REQUIRED: Any = object()
 
@@ -160,7 +115,7 @@ class Node:
     def label(self) -> str | None:
         """The node's name in the site's DNS; None where its minion id cannot be one."""
         label = self.name.split(".")[0].lower()
-        return label if _LABEL_PATTERN.fullmatch(label) else None
+        return label if values.LABEL_PATTERN.fullmatch(label) else None
 
 
 @dataclass(frozen=True)
@@ -470,279 +425,58 @@ def _plain(value: Any) -> Any:
 # Reading: parsers of single values. Each returns the value or raises ValueError with what is wrong.
 
 
-def _show(value: object, longest: int = 60) -> str:
-    """A value as an error message shows it: short and on one line."""
-    if isinstance(value, (dict, list, tuple, set)):
-        return _kind(value)
-    # A space at an end is only to be seen between quotes.
-    clear = isinstance(value, str) and value.isprintable() and value and value == value.strip()
-    text = str(value) if clear else _repr(value)
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
-def _repr(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python refuses to print whole numbers of more than 4,300 digits.
-        return "a huge number"
-
-
-def _kind(value: object) -> str:
-    for kind, name in _KINDS:
-        if isinstance(value, kind):
-            return name
-    return f"a {type(value).__name__}"
-
-
-def _one(value: object, what: str) -> None:
-    """Raises ValueError where there are several values, or none, and one is wanted."""
-    if value is None or isinstance(value, (dict, list, tuple, set, frozenset)):
-        raise ValueError(f"must be {what}, is {_kind(value)}")
-
-
-def _text(value: object) -> str:
-    _one(value, "one text")
-    if not isinstance(value, str):
-        raise ValueError(f"must be text, is {_kind(value)} ({_show(value)}); put it in quotes")
-    return value
-
-
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if not pattern.fullmatch(_text(value)):
-            raise ValueError(f"{_show(value)} is not {what}")
-        return str(value)
-
-    return parse
-
-
-def _lower(parse: Callable[[object], str]) -> Callable[[object], str]:
-    return lambda value: parse(_text(value).lower())
-
-
-def _whole(lowest: int, highest: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        _one(value, "one whole number")
-        if isinstance(value, str) and _NUMBER_PATTERN.fullmatch(value):  # as Jinja gives it
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"must be a whole number, is {_kind(value)} ({_show(value)})")
-        if not lowest <= value <= highest:
-            raise ValueError(f"{_show(value)} is not in {lowest} to {highest}")
-        return value
-
-    return parse
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        _one(value, f"one of {', '.join(choices)}")
-        if value not in choices or not isinstance(value, str):
-            hint = _did_you_mean(value, choices)
-            raise ValueError(f"{_show(value)} is none of {', '.join(choices)}{hint}")
-        return value
-
-    return parse
-
-
-def _boolean(value: object) -> bool:
-    _one(value, "true or false")
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, is {_kind(value)} ({_show(value)})")
-    return value
-
-
-def _address(value: object) -> IPv4Address:
-    address, slash, _ = _text(value).partition("/")
-    try:
-        found = IPv4Address(address)
-    except ValueError as error:
-        raise ValueError(f"{_show(value)} is not an IPv4 address") from error
-    if slash:
-        raise ValueError(f"{_show(value)} is to be written without prefix length: {found}")
-    return found
-
-
-def _host_address(value: object, no_hosts: tuple[IPv4Network, ...] = NO_HOSTS) -> IPv4Address:
-    """An address that a host may have."""
-    parsed = _address(value)
-    for network in no_hosts:
-        if parsed in network:
-            raise ValueError(f"{parsed} is inside {network}, of which no host has an address")
-    return parsed
-
-
-def _network(value: object) -> IPv4Network:
-    text = _text(value)
-    try:
-        network = IPv4Network(text, strict=False)
-    except ValueError as error:
-        raise ValueError(f"{_show(value)} is not an IPv4 network such as 10.77.0.0/24") from error
-    if "/" not in text:
-        raise ValueError(f"{text} has no prefix length; write it as in 10.77.0.0/24")
-    if IPv4Address(text.split("/")[0]) != network.network_address:
-        raise ValueError(f"{text} has host bits set; the network is {network}")
-    return network
-
-
-def _host_network(value: object, no_hosts: tuple[IPv4Network, ...] = NO_HOSTS) -> IPv4Network:
-    """A network whose addresses hosts may have."""
-    parsed = _network(value)
-    for other in no_hosts:
-        if parsed.overlaps(other):
-            raise ValueError(f"{parsed} overlaps {other}, of which no host has an address")
-    return parsed
-
-
-def _inside_network(value: object) -> IPv4Network:
-    """A network that the gateways route."""
-    return _host_network(value, (*NO_HOSTS, LINK_LOCAL))
-
-
-def _mac(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f"YAML read a number ({_show(value)}); put the MAC address in quotes")
-    text = _text(value).lower().replace("-", ":")
-    if not _MAC_PATTERN.fullmatch(text):
-        raise ValueError(f"{_show(value)} is not a MAC address such as 02:00:00:00:00:10")
-    if int(text[:2], 16) & 1:
-        raise ValueError(f"{text} is a group address; no host has it")
-    return text
-
-
-_label = _lower(_matching(_LABEL_PATTERN, "a host name (letters, digits and inner hyphens)"))
-
-
-def _without_dot(text: str) -> str:
-    """The way out for a name as it is written where all names are."""
-    bare = text.removesuffix(".")
-    if text == bare or not _DOMAIN_PATTERN.fullmatch(bare.lower()):
-        return ""
-    return f"; write it without the dot at its end: {_show(bare)}"
-
-
-def _dns_name(value: object) -> str:
-    text = _text(value).lower()
-    if len(text) > LONGEST_NAME or not _DOMAIN_PATTERN.fullmatch(text):
-        raise ValueError(f"{_show(value)} is not a domain name{_without_dot(text)}")
-    if text.rsplit(".", 1)[-1].isdigit():
-        raise ValueError(f"{_show(value)} is not a domain name: its last label is a number")
-    return text
-
-
-def _alias(value: object) -> str:
-    """A name, or ``*.NAME`` for all names below it."""
-    text = _text(value)
-    return f"*.{_dns_name(text[2:])}" if text.startswith("*.") else _dns_name(text)
-
-
-def _full_name(name: str, domain: str | None) -> str:
-    """As DNS has it: a name without a dot is one of the site's domain."""
-    return name if "." in name.removeprefix("*.") else f"{name}.{domain}"
-
-
-def _any_network(value: object) -> str:
-    """A network or an address of either family, as text without needless prefix length."""
-    text = _text(value)
-    try:
-        if "%" in text:  # an interface's name would follow, and Python takes any text for one
-            raise ValueError
-        network = ip_network(text, strict=False)
-    except ValueError as error:
-        raise ValueError(f"{_show(value)} is not an address or network") from error
-    if ip_address(text.split("/")[0]) != network.network_address:
-        raise ValueError(f"{text} has host bits set; the network is {network}")
-    alone = network.prefixlen == network.max_prefixlen
-    return str(network.network_address if alone else network)
-
-
-_port = _whole(1, 65535)
-
-
-def _ports(value: object) -> tuple[int, int]:
-    """A port, or a range as in 8000-8100: the first and the last."""
-    if not isinstance(value, str):
-        return _port(value), _port(value)
-    first, dash, last = value.partition("-")
-    last = last if dash else first
-    if not (_NUMBER_PATTERN.fullmatch(first) and _NUMBER_PATTERN.fullmatch(last)):
-        raise ValueError(f"{_show(value)} is neither a port nor a range such as 8000-8100")
-    ports = _port(first), _port(last)
-    if ports[0] > ports[1]:
-        raise ValueError(f"{_show(value)} ends before it begins")
-    return ports
-
-
 def _protocol(value: object) -> str:
     """A protocol by its name in /etc/protocols, or by its number; ``both`` is tcp and udp."""
-    _one(value, "one protocol (both is tcp and udp)")
+    values.one(value, "one protocol (both is tcp and udp)")
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(_whole(1, 255)(value))
-    if isinstance(value, str) and _NUMBER_PATTERN.fullmatch(value):
-        return str(_whole(1, 255)(value))
-    return _matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(value)
+        return str(values.whole(1, 255)(value))
+    if isinstance(value, str) and values.NUMBER_PATTERN.fullmatch(value):
+        return str(values.whole(1, 255)(value))
+    return values.matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(
+        value
+    )
 
 
-_group_name = _matching(_GROUP_PATTERN, "a group name (small letters, digits, _ and -)")
-_comment = _matching(_COMMENT_PATTERN, "a comment (ASCII without quotes, braces, backslashes)")
-_rate = _matching(_RATE_PATTERN, "a rate such as 10/minute (second, minute, hour, day)")
-_raw_line = _matching(_RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP")
+_group_name = values.matching(_GROUP_PATTERN, "a group name (small letters, digits, _ and -)")
+_raw_line = values.matching(
+    _RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP"
+)
 
 
 def _mss(value: object) -> int | None:
     # RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
-    return None if value == "pmtu" else _whole(536, 1460)(value)
-
-
-def _server_address(value: object) -> str:
-    """An upstream server: an address or a name."""
-    text = _text(value)
-    if re.match(r"[0-9.]+/", text):
-        return str(_address(text))
-    for parse in (IPv4Address, _dns_name):
-        try:
-            found = str(parse(text))
-        except ValueError:
-            continue
-        return str(_host_address(found)) if parse is IPv4Address else found
-    kinds = "neither an IPv4 address nor a domain name"
-    raise ValueError(f"{_show(value)} is {kinds}{_without_dot(text)}")
+    return None if value == "pmtu" else values.whole(536, 1460)(value)
 
 
 def _forwarder(value: object) -> str:
     """An upstream DNS server as dnsmasq writes it: an address, and #PORT where that is not 53."""
-    text, mark, number = _text(value).partition("#")
+    text, mark, number = values.string(value).partition("#")
     try:
         # Another program of the node's may listen on the loopback interface.
-        address = _host_address(text, tuple(each for each in NO_HOSTS if each != LOOPBACK))
-        port = _port(number) if mark else DNS_PORT
+        address = values.host_address(
+            text, tuple(each for each in values.NO_HOSTS if each != values.LOOPBACK)
+        )
+        port = values.port(number) if mark else values.DNS_PORT
     except ValueError as error:
         raise ValueError(f"{error}; a forwarder is an address, or ADDRESS#PORT") from error
-    return str(address) if port == DNS_PORT else f"{address}#{port}"
-
-
-def _interface(value: object) -> str:
-    text = _text(value)
-    if len(text) > DEVICE_NAME_LENGTH:
-        raise ValueError(f"{_show(value)} is longer than {DEVICE_NAME_LENGTH} characters")
-    return _matching(_INTERFACE_PATTERN, "an interface name")(text)
+    return str(address) if port == values.DNS_PORT else f"{address}#{port}"
 
 
 def _server_name(value: object) -> str:
-    text = _matching(_SERVER_PATTERN, "a server name (small letters, digits, hyphens)")(value)
-    longest = DEVICE_NAME_LENGTH - len(DEVICE_PREFIX)
+    text = values.matching(_SERVER_PATTERN, "a server name (small letters, digits, hyphens)")(value)
+    longest = values.DEVICE_NAME_LENGTH - len(values.DEVICE_PREFIX)
     if len(text) > longest:
-        raise ValueError(f"{_show(value)} is longer than {longest} characters")
+        raise ValueError(f"{values.show(value)} is longer than {longest} characters")
     return text
 
 
 def _client_name(value: object) -> str:
     """A common name as OpenVPN sees it: it has made _ of what cannot be printed."""
-    text = _text(value)
+    text = values.string(value)
     fits = text.isprintable() and 0 < len(text.encode()) <= LONGEST_COMMON_NAME
     if not fits or text != text.strip():
         raise ValueError(
-            f"{_show(value)} is not a certificate's common name (printable characters,"
+            f"{values.show(value)} is not a certificate's common name (printable characters,"
             f" {LONGEST_COMMON_NAME} bytes at most, no space at its ends)"
         )
     if text in (".", ".."):
@@ -753,8 +487,8 @@ def _client_name(value: object) -> str:
 
 
 def _client_network(value: object) -> IPv4Network:
-    network = _network(value)
-    for other in (*NO_HOSTS, LINK_LOCAL):
+    network = values.network(value)
+    for other in (*values.NO_HOSTS, values.LINK_LOCAL):
         if network.subnet_of(other):
             raise ValueError(f"{network} is inside {other}, of which no host has an address")
     # A node on which the client is connected routes to both halves: a longer prefix wins.
@@ -766,8 +500,8 @@ def _client_network(value: object) -> IPv4Network:
 def _lease_time(value: object) -> str:
     """A number alone is seconds."""
     number = isinstance(value, int) and not isinstance(value, bool)
-    text = _matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(
-        _repr(value) if number else value
+    text = values.matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(
+        values.safe_repr(value) if number else value
     )
     if text == "infinite":
         return text
@@ -779,108 +513,40 @@ def _lease_time(value: object) -> str:
 
 
 def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
-    first, dash, last = _text(value).partition("-")
+    first, dash, last = values.string(value).partition("-")
     if not dash:
-        raise ValueError(f"{_show(value)} is not a range such as 10.77.0.100-10.77.0.199")
-    pool = _address(first.strip(" ")), _address(last.strip(" "))
+        raise ValueError(f"{values.show(value)} is not a range such as 10.77.0.100-10.77.0.199")
+    pool = values.address(first.strip(" ")), values.address(last.strip(" "))
     if pool[0] > pool[1]:
-        raise ValueError(f"{_show(value)} ends before it begins")
+        raise ValueError(f"{values.show(value)} ends before it begins")
     return pool
 
 
-_keyword = _matching(_KEYWORD_PATTERN, "a keyword")
-# What a daemon takes for the beginning of a comment, and leaves out with all that follows.
-_COMMENT_MARKS = re.compile(r"(?:^| )[#;]")
 _KEEPALIVED_MARKS = re.compile(r"[#!]")
 
 
-def _setting_text(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"must be text, a number, true, or a list of these; is {_kind(value)}")
-    return str(value)
-
-
-def _setting(value: object, marks: re.Pattern[str] = _COMMENT_MARKS) -> str:
-    if value is True:  # a keyword that stands alone
-        return ""
-    text = _setting_text(value)
-    found = marks.search(text)
-    if found:
-        raise ValueError(
-            f"{_show(text)} has a comment in it ({found[0].strip()}), which the daemon would leave"
-            " out"
-        )
-    if not _SETTING_PATTERN.fullmatch(text):
-        raise ValueError(
-            f"{_show(value)} has a character that a configuration file cannot hold here"
-            " (line breaks, quotes, braces, backslashes, anything but ASCII)"
-        )
-    return text
-
-
 def _keepalived_setting(value: object) -> str:
-    return _setting(value, _KEEPALIVED_MARKS)
-
-
-# What the formula itself starts, beside what is called gateway-; by each name that it has.
-OWN_UNITS = (
-    *("keepalived", "conntrackd"),
-    *("chrony", "chronyd", "ntpsec", "ntp", "ntpd", "chrony-wait", "ntpsec-wait"),
-)
-
-
-def _unit(value: object, kinds: tuple[str, ...] = _ACTIVE) -> str:
-    """The full name of a systemd unit. One without a dot is a service, as for systemctl."""
-    text = _text(value)
-    unit = text if "." in text else f"{text}.service"
-    found = _UNIT_PATTERN.fullmatch(unit)
-    if not found or found[1] not in kinds:
-        raise ValueError(
-            f"{_show(text)} is not the name of a systemd unit such as nginx.service"
-            f" ({', '.join(kinds)})"
-        )
-    if len(unit) > 200:  # systemd's limit is 255, a file's name too, and ours has a suffix
-        raise ValueError(f"{_show(text)} is longer than 200 characters")
-    return unit
+    return values.setting(value, _KEEPALIVED_MARKS)
 
 
 def _followed_unit(value: object) -> str:
-    unit = _unit(value, _FOLLOWING)
+    unit = values.unit(value, values.FOLLOWING)
     name = unit.rsplit(".", 1)[0]
-    if name in OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
+    if name in values.OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
         raise ValueError(f"{unit} is the formula's own")
     return unit
 
 
 def _push(value: object) -> str:
     """What OpenVPN would leave out when a client connects, and only its journal would say so."""
-    text = _setting(_text(value))
+    text = values.setting(values.string(value))
     if not text.strip():
         raise ValueError("is empty")
     if "," in text:
-        raise ValueError(f"{_show(text)} has a comma, which OpenVPN does not push")
+        raise ValueError(f"{values.show(text)} has a comma, which OpenVPN does not push")
     if len(text) > LONGEST_PUSH:
-        raise ValueError(f"{_show(text)} is longer than {LONGEST_PUSH} characters")
+        raise ValueError(f"{values.show(text)} is longer than {LONGEST_PUSH} characters")
     return text
-
-
-def _no_host(ip: IPv4Address, network: IPv4Network) -> str | None:
-    """Why no host in the network can have this address; None if one can."""
-    if ip not in network:
-        return f"{ip} is not inside {network}"
-    if network.prefixlen < 31 and ip == network.network_address:
-        return f"{ip} is the address of the network {network} itself"
-    if network.prefixlen < 31 and ip == network.broadcast_address:
-        return f"{ip} is the broadcast address of {network}"
-    return None
-
-
-def _did_you_mean(word: object, choices: Any) -> str:
-    if len(choices) > _MOST_CHOICES:
-        return ""
-    lower = {str(choice).lower(): choice for choice in choices}
-    close = difflib.get_close_matches(_show(word).lower(), list(lower), n=1)
-    return f'; did you mean "{lower[close[0]]}"?' if close else ""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -935,7 +601,7 @@ class _Reader:
         """Note it as a fault where ``ip`` cannot be a host's address in ``network``."""
         if ip is None or network is None:
             return
-        fault = _no_host(ip, network)
+        fault = values.no_host(ip, network)
         if fault:
             self.fault(path, fault)
 
@@ -961,10 +627,10 @@ class _Section:
         self.readable = isinstance(value, dict)
         self.values: dict[Any, Any] = value if isinstance(value, dict) else {}
         if not self.readable:
-            reader.fault(path, f"must be a mapping, is {_kind(value)}")
+            reader.fault(path, f"must be a mapping, is {values.kind(value)}")
 
     def at(self, key: object) -> str:
-        return f"{self.path}:{_show(key, 80)}"
+        return f"{self.path}:{values.show(key, 80)}"
 
     def get(self, key: str, parse: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
         """The parsed value of ``key``, the default, or None where it is missing or wrong."""
@@ -1000,7 +666,7 @@ class _Section:
             return {}
         value = self.values[key]
         if value is None or isinstance(value, (dict, tuple, set, frozenset)):
-            self.reader.fault(self.at(key), f"must be a list, is {_kind(value)}")
+            self.reader.fault(self.at(key), f"must be a list, is {values.kind(value)}")
             return {}
         items = {self.at(key): value}
         if isinstance(value, list):
@@ -1015,7 +681,7 @@ class _Section:
 
     def settings(
         self,
-        parse: Callable[[Any], Any] = _setting,
+        parse: Callable[[Any], Any] = values.setting,
         refuse: Callable[[str], str | None] = lambda keyword: None,
     ) -> tuple[tuple[str, str], ...]:
         """
@@ -1024,9 +690,9 @@ class _Section:
         """
         group = self.section("settings")
         pairs: list[tuple[str, str]] = []
-        for key in sorted(group.values, key=_repr):
+        for key in sorted(group.values, key=values.safe_repr):
             try:
-                keyword = _keyword(key)
+                keyword = values.keyword(key)
             except ValueError as error:
                 self.reader.fault(group.at(key), error)
                 continue
@@ -1044,7 +710,7 @@ class _Section:
         self.known.append(key)
         value = self.values.get(key, [])
         if not isinstance(value, list):
-            self.reader.fault(self.at(key), f"must be a list, is {_kind(value)}")
+            self.reader.fault(self.at(key), f"must be a list, is {values.kind(value)}")
             return
         for number, item in enumerate(value):
             yield _Section(self.reader, f"{self.at(key)}:{number}", item)
@@ -1069,7 +735,7 @@ class _Section:
         """The named sections under ``key`` whose name is right, in the order of their names."""
         group = self.section(key)
         self.single.discard(key)
-        for name in sorted(group.values, key=_repr):
+        for name in sorted(group.values, key=values.safe_repr):
             try:
                 parsed = parse_name(name)
             except ValueError as error:
@@ -1089,7 +755,7 @@ class _Section:
         for known in (one, f"{one}e"):
             if known in self.single:
                 return f'; there is only one "{known}"{self._more(known)}'
-        return _did_you_mean(key, self.known)
+        return values.did_you_mean(key, self.known)
 
 
 @dataclass(frozen=True)
@@ -1107,7 +773,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     if pillar is None:
         return None, ["gateway: missing; see pillar.example"]
     top = _Section(reader, "gateway", pillar)
-    domain = top.get("domain", _dns_name)
+    domain = top.get("domain", values.dns_name)
     internal = _read_internal(top.section("internal", required=True), domain)
     public = _read_public(top.section("public", required=True), domain)
     link = _read_sync_link(top)
@@ -1140,7 +806,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         nodes=nodes,
         internal=internal,
         public=public,
-        router_id=keepalived.get("router_id", _whole(1, 255), ROUTER_ID),
+        router_id=keepalived.get("router_id", values.whole(1, 255), ROUTER_ID),
         state_sync=state_sync,
         failover=_read_failover(top.section("failover")),
         health=_read_health(top.section("health")),
@@ -1154,8 +820,8 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         nat=nat,
         dns=_read_dns(top.section("dns")),
         dhcp=dhcp,
-        ntp=Service(ntp.items("servers", _server_address), ntp.settings(refuse=_refuse_ntp)),
-        ntp_provider=ntp.get("provider", _one_of("chrony", "ntpsec"), "chrony"),
+        ntp=Service(ntp.items("servers", values.server_address), ntp.settings(refuse=_refuse_ntp)),
+        ntp_provider=ntp.get("provider", values.one_of("chrony", "ntpsec"), "chrony"),
         keepalived=Service((), keepalived.settings(_keepalived_setting, _KEEPALIVED_OWN.get)),
         follow_virtual_ip=tuple(units.values()),
     )
@@ -1178,11 +844,11 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
 
 
 def _read_internal(section: _Section, domain: str | None) -> Network:
-    aliases = section.placed("aliases", _alias)
+    aliases = section.placed("aliases", values.alias)
     network = Network(
-        interface=section.get("interface", _interface),
-        network=section.get("network", _inside_network),
-        virtual_ip=section.get("virtual_ip", _address),
+        interface=section.get("interface", values.interface),
+        network=section.get("network", values.inside_network),
+        virtual_ip=section.get("virtual_ip", values.address),
         aliases=tuple(aliases.values()),
     )
     section.close()
@@ -1192,15 +858,15 @@ def _read_internal(section: _Section, domain: str | None) -> Network:
 
 
 def _read_public(section: _Section, domain: str | None) -> Network:
-    aliases = section.placed("aliases", _alias)
-    addresses = section.placed("addresses", _address)
+    aliases = section.placed("aliases", values.alias)
+    addresses = section.placed("addresses", values.address)
     network = Network(
-        interface=section.get("interface", _interface),
-        network=section.get("network", _host_network, None),
-        virtual_ip=section.get("virtual_ip", _address, None),
+        interface=section.get("interface", values.interface),
+        network=section.get("network", values.host_network, None),
+        virtual_ip=section.get("virtual_ip", values.address, None),
         aliases=tuple(aliases.values()),
         addresses=tuple(addresses.values()),
-        accept_ra=section.get("accept_ra", _boolean, None),
+        accept_ra=section.get("accept_ra", values.boolean, None),
     )
     section.close()
     _claim_aliases(section.reader, aliases, domain)
@@ -1230,8 +896,8 @@ def _read_nodes(
     top: _Section, internal: Network, public: Network, link: str | None, domain: str | None
 ) -> tuple[Node, ...]:
     nodes = []
-    for entry in top.entries("nodes", _matching(_MINION_PATTERN, "a minion id")):
-        aliases = entry.section.placed("aliases", _alias)
+    for entry in top.entries("nodes", values.matching(values.MINION_PATTERN, "a minion id")):
+        aliases = entry.section.placed("aliases", values.alias)
         nodes.append(
             _read_node(entry.name, entry.section, internal, public, link, tuple(aliases.values()))
         )
@@ -1252,19 +918,21 @@ def _read_node(
     aliases: tuple[str, ...],
 ) -> Node:
     reader = section.reader
-    number = section.get("id", _whole(1, HIGHEST_ID))
+    number = section.get("id", values.whole(1, HIGHEST_ID))
     node = Node(
         name=name,
         id=number,
-        internal=section.get("internal", _address),
-        public=section.get("public", _host_address, None),
+        internal=section.get("internal", values.address),
+        public=section.get("public", values.host_address, None),
         aliases=aliases,
-        remote=section.get("remote", _server_address, None),
-        priority=section.get("priority", _whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)),
-        internal_interface=section.get("internal_interface", _interface, internal.interface),
-        public_interface=section.get("public_interface", _interface, public.interface),
-        sync=section.get("sync", _host_address, None),
-        sync_interface=section.get("sync_interface", _interface, link),
+        remote=section.get("remote", values.server_address, None),
+        priority=section.get(
+            "priority", values.whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)
+        ),
+        internal_interface=section.get("internal_interface", values.interface, internal.interface),
+        public_interface=section.get("public_interface", values.interface, public.interface),
+        sync=section.get("sync", values.host_address, None),
+        sync_interface=section.get("sync_interface", values.interface, link),
         pki=_read_pki(
             section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
         ),
@@ -1315,7 +983,7 @@ def _check_places(
                     )
         for interface in (node.internal_interface, node.public_interface, node.sync_interface):
             for server in servers:
-                if interface == DEVICE_PREFIX + server.name:
+                if interface == values.DEVICE_PREFIX + server.name:
                     reader.fault(
                         f"gateway:vpn:servers:{server.name}",
                         f"its device would be {interface}, an interface of {node.name} already",
@@ -1350,15 +1018,15 @@ def _check_names(
     for path, aliases in aliased:
         names += [(alias, f"{path}:aliases:{number}") for number, alias in enumerate(aliases)]
     for name, path in names:
-        full = _full_name(name, domain)
-        if domain and len(full) > LONGEST_NAME:
-            length = f"{len(full)} characters; DNS takes {LONGEST_NAME}"
-            reader.fault(path, f"{_show(full, 40)} has {length}")
+        full = values.full_name(name, domain)
+        if domain and len(full) > values.LONGEST_NAME:
+            length = f"{len(full)} characters; DNS takes {values.LONGEST_NAME}"
+            reader.fault(path, f"{values.show(full, 40)} has {length}")
 
 
 def _check_own_ports(reader: _Reader, site: Site) -> None:
     """A VPN server listens on all addresses, also on those where a service of ours does."""
-    own = dict(SERVICE_PORTS)
+    own = dict(values.SERVICE_PORTS)
     if site.dhcp.enabled:
         own["67/udp"] = "DHCP"
     if not all(node.public for node in site.nodes):
@@ -1403,7 +1071,7 @@ def _read_sync_link(top: _Section) -> str | None:
     """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
     if isinstance(top.values.get("state_sync"), dict):
         section = top.section("state_sync")
-        interface: str | None = section.get("interface", _interface)
+        interface: str | None = section.get("interface", values.interface)
         section.close()
         return interface or ""
     return None if top.get("state_sync", _no_state_sync, False) is False else ""
@@ -1417,7 +1085,7 @@ def _no_state_sync(value: object) -> bool:
             " rule has let in"
         )
     if value is not False:
-        shown = f"{_kind(value)} ({_show(value)})"
+        shown = f"{values.kind(value)} ({values.show(value)})"
         raise ValueError(f"must be false or a mapping with interface, is {shown}")
     return False
 
@@ -1471,18 +1139,18 @@ def _check_state_sync(
 
 
 def _read_failover(section: _Section) -> Failover:
-    profile = section.get("profile", _one_of(*FAILOVER_PROFILES), "normal")
+    profile = section.get("profile", values.one_of(*FAILOVER_PROFILES), "normal")
     usual = FAILOVER_PROFILES[profile or "normal"]
     failover = Failover(
         advert_interval=section.get("advert_interval", _advert, usual["advert_interval"]),
-        down_adverts=section.get("down_adverts", _whole(2, 100), usual["down_adverts"]),
-        garp_repeat=section.get("garp_repeat", _whole(1, 20), 5),
-        garp_delay=section.get("garp_delay", _whole(0, 60), usual["garp_delay"]),
-        garp_refresh=section.get("garp_refresh", _whole(0, 3600), 0),
-        startup_delay=section.get("startup_delay", _whole(0, 60), 1),
-        realtime_priority=section.get("realtime_priority", _whole(0, 99), 50),
-        preempt=section.get("preempt", _boolean, True),
-        preempt_delay=section.get("preempt_delay", _whole(0, 3600), 5),
+        down_adverts=section.get("down_adverts", values.whole(2, 100), usual["down_adverts"]),
+        garp_repeat=section.get("garp_repeat", values.whole(1, 20), 5),
+        garp_delay=section.get("garp_delay", values.whole(0, 60), usual["garp_delay"]),
+        garp_refresh=section.get("garp_refresh", values.whole(0, 3600), 0),
+        startup_delay=section.get("startup_delay", values.whole(0, 60), 1),
+        realtime_priority=section.get("realtime_priority", values.whole(0, 99), 50),
+        preempt=section.get("preempt", values.boolean, True),
+        preempt_delay=section.get("preempt_delay", values.whole(0, 3600), 5),
         reassert=section.get("reassert", _reassert, 60),
     )
     section.close()
@@ -1491,7 +1159,7 @@ def _read_failover(section: _Section) -> Failover:
 
 def _reassert(value: object) -> int:
     """Seconds between two calls of executables that may ask somebody's API; 0 for no such calls."""
-    seconds = _whole(0, 86400)(value)
+    seconds = values.whole(0, 86400)(value)
     if 0 < seconds < 10:
         raise ValueError(f"{seconds} is neither 0 nor in 10 to 86400")
     return seconds
@@ -1499,15 +1167,17 @@ def _reassert(value: object) -> int:
 
 def _advert(value: object) -> float:
     """Seconds between two adverts. VRRP version 3 has 12 bits for hundredths (RFC 9568 5.2.7)."""
-    _one(value, "one number of seconds")
-    if isinstance(value, str) and _DECIMAL_PATTERN.fullmatch(value):
+    values.one(value, "one number of seconds")
+    if isinstance(value, str) and values.DECIMAL_PATTERN.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"must be a number of seconds, is {_kind(value)} ({_show(value)})")
+        raise ValueError(
+            f"must be a number of seconds, is {values.kind(value)} ({values.show(value)})"
+        )
     if not 0.01 <= value <= 40:
-        raise ValueError(f"{_show(value)} is not in 0.01 to 40 seconds")
+        raise ValueError(f"{values.show(value)} is not in 0.01 to 40 seconds")
     if abs(value * 100 - round(value * 100)) > 1e-6:
-        raise ValueError(f"{_show(value)} is not a whole number of hundredths of a second")
+        raise ValueError(f"{values.show(value)} is not a whole number of hundredths of a second")
     return round(value * 100) / 100
 
 
@@ -1516,14 +1186,14 @@ def _read_health(section: _Section) -> Health:
 
     def targets(side: str) -> tuple[IPv4Address, ...]:
         part = section.section(side)
-        found = part.items("targets", _host_address)
+        found = part.items("targets", values.host_address)
         part.close()
         if "targets" in part.values:
             said.add(side)
         return found
 
     health = Health(
-        services=section.items("services", _unit),
+        services=section.items("services", values.unit),
         public_targets=targets("public"),
         internal_targets=targets("internal"),
         undecided="internal" not in said,
@@ -1539,7 +1209,7 @@ def _read_routes(
     it is a full one: then the client has a route of its own to there."""
     places: list[tuple[object, str]] = [(public.virtual_ip, "the virtual IP")]
     places += [(where, node.name) for node in nodes for where in (node.public, node.remote)]
-    routes: dict[str, IPv4Network] = section.placed("routes", _network)
+    routes: dict[str, IPv4Network] = section.placed("routes", values.network)
     for path, network in routes.items() if section.values.get("full_tunnel") is not True else ():
         if not network.prefixlen:
             section.reader.fault(path, f"{network} is everything; use full_tunnel")
@@ -1568,14 +1238,14 @@ def _read_servers(vpn: _Section, nodes: tuple[Node, ...], public: Network) -> tu
         section = entry.section
         server = VpnServer(
             name=entry.name,
-            network=section.get("network", _inside_network),
-            prefix=section.get("prefix", _whole(*VPN_PREFIXES), 24),
-            port=section.get("port", _port, 1194),
-            proto=section.get("proto", _one_of("udp", "tcp"), "udp"),
+            network=section.get("network", values.inside_network),
+            prefix=section.get("prefix", values.whole(*VPN_PREFIXES), 24),
+            port=section.get("port", values.port, 1194),
+            proto=section.get("proto", values.one_of("udp", "tcp"), "udp"),
             subnets=_read_subnets(section.section("subnets"), nodes),
-            full_tunnel=section.get("full_tunnel", _boolean, False),
+            full_tunnel=section.get("full_tunnel", values.boolean, False),
             routes=_read_routes(section, nodes, public),
-            dynamic=section.get("dynamic", _boolean, True),
+            dynamic=section.get("dynamic", values.boolean, True),
             auth=_read_auth(section),
             settings=section.settings(),
         )
@@ -1647,10 +1317,12 @@ def _own_option(server: VpnServer, keyword: str, value: str) -> str | None:
 def _read_auth(server: _Section) -> VpnAuth | None:
     section = server.section("auth")
     auth = VpnAuth(
-        pam=section.get("pam", _matching(_PAM_PATTERN, "the name of a PAM service"), None),
-        script=section.get("script", _matching(_PATH_PATTERN, "an absolute path"), None),
-        token_lifetime=section.get("token_lifetime", _whole(600, 31_536_000), TOKEN_LIFETIME),
-        same_name=section.get("same_name", _boolean, False),
+        pam=section.get("pam", values.matching(_PAM_PATTERN, "the name of a PAM service"), None),
+        script=section.get(
+            "script", values.matching(values.PATH_PATTERN, "an absolute path"), None
+        ),
+        token_lifetime=section.get("token_lifetime", values.whole(600, 31_536_000), TOKEN_LIFETIME),
+        same_name=section.get("same_name", values.boolean, False),
     )
     section.close()
     if not section.readable:
@@ -1670,10 +1342,10 @@ def _read_clients(
         networks = section.placed("networks", _client_network)
         client = VpnClient(
             name=entry.name,
-            id=section.get("id", _whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1), None),
+            id=section.get("id", values.whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1), None),
             networks=tuple(networks.values()),
             pushes=section.items("pushes", _push),
-            disabled=section.get("disabled", _boolean, False),
+            disabled=section.get("disabled", values.boolean, False),
         )
         section.close()
         # A rule names it in small letters, as it does all names.
@@ -1746,7 +1418,7 @@ def _client_addresses(
 
 
 def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
-    found = {node.name: section.get(node.name, _network, None) for node in nodes}
+    found = {node.name: section.get(node.name, values.network, None) for node in nodes}
     section.close()
     return {name: subnet for name, subnet in found.items() if subnet}
 
@@ -1799,7 +1471,7 @@ def _way_out(server: VpnServer, nodes: int) -> str:
 
 def _read_remote(vpn: _Section, public: Network) -> str | None:
     """Where clients find the node that has the public virtual IP."""
-    remote: str | None = vpn.get("remote", _server_address, None)
+    remote: str | None = vpn.get("remote", values.server_address, None)
     if remote and not public.virtual_ip:
         vpn.reader.fault(
             vpn.at("remote"), "needs gateway:public:virtual_ip, the address that moves with it"
@@ -1810,8 +1482,8 @@ def _read_remote(vpn: _Section, public: Network) -> str | None:
 def _read_refusal(pki: _Section) -> str | None:
     """Why ``gateway_pki.pillar`` has no certificate for this node, where it has none. That keeps
     the VPN from being set up, and nothing else: it may come with time, on one node alone."""
-    error = pki.get("error", _text, None)
-    return _show(error, 300) if error is not None else None
+    error = pki.get("error", values.string, None)
+    return values.show(error, 300) if error is not None else None
 
 
 def _read_pki(
@@ -1832,7 +1504,7 @@ def _read_pki(
 
 def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
     """A certificate or key. Its messages never show the value: it may be a private key."""
-    if isinstance(value, str) and _PATH_PATTERN.fullmatch(value):
+    if isinstance(value, str) and values.PATH_PATTERN.fullmatch(value):
         return Material(path=value, keys=keys)
     if not is_pem(value, name):
         labels = " or ".join(_PEM_LABELS[name])
@@ -1892,13 +1564,13 @@ def _check_pki(
 def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
     hosts = []
     reader = top.reader
-    for entry in top.entries("hosts", _label):
+    for entry in top.entries("hosts", values.label):
         section = entry.section
-        macs = section.placed("mac", _mac)
-        aliases = section.placed("aliases", _alias)
+        macs = section.placed("mac", values.mac)
+        aliases = section.placed("aliases", values.alias)
         host = Host(
             name=entry.name,
-            ip=section.get("ip", _address),
+            ip=section.get("ip", values.address),
             macs=tuple(macs.values()),
             aliases=tuple(aliases.values()),
         )
@@ -1976,7 +1648,7 @@ class _Names:
     def read_groups(self, firewall: _Section) -> None:
         """Read ``groups``: lists of networks, hosts and other groups, in any order."""
         section = firewall.section("groups")
-        for name in sorted(section.values, key=_repr):
+        for name in sorted(section.values, key=values.safe_repr):
             try:
                 group = _group_name(name)
                 if group in self.kinds or group in self.hosts:
@@ -2000,7 +1672,7 @@ class _Names:
 
     def _read_members(self, section: _Section, group: str) -> tuple[tuple[str, str], ...]:
         def parse(value: object) -> tuple[str, str]:
-            text = _text(value).lower()
+            text = values.string(value).lower()
             if text in self.groups:
                 return "group", text
             if "client" in self.kinds.get(text, []):
@@ -2029,7 +1701,7 @@ class _Names:
         if host:
             return str(host.ip)
         try:
-            return _any_network(text)
+            return values.any_network(text)
         except ValueError:
             if "/" in text or ":" in text or text.replace(".", "").isdigit():
                 raise
@@ -2037,14 +1709,14 @@ class _Names:
             raise ValueError("this site has no VPN server")
         if self.short(text) in self.own:
             raise ValueError(f"{text} is the gateway itself; a rule may name its address")
-        hint = _did_you_mean(text, [*self.hosts, *self.groups, *self.kinds])
-        raise ValueError(f"there is nothing called {_show(text)}{hint}")
+        hint = values.did_you_mean(text, [*self.hosts, *self.groups, *self.kinds])
+        raise ValueError(f"there is nothing called {values.show(text)}{hint}")
 
     def target(self, *kinds: str) -> Callable[[object], Target]:
         """A parser of what a rule names, which has to be of one of these kinds."""
 
         def parse(value: object) -> Target:
-            text = _text(value).lower()
+            text = values.string(value).lower()
             found = list(self.kinds.get(text, []))
             if found and self.short(text) in self.hosts:
                 found.append("host")
@@ -2071,7 +1743,6 @@ def _either(kinds: tuple[str, ...]) -> str:
     return ", ".join([names[kind] for kind in kinds if kind in names] + ["a host or a network"])
 
 
-_EVERYTHING = ("zone", "server", "client", "group")
 _ACTIONS = ("accept", "drop", "reject")
 
 
@@ -2083,17 +1754,17 @@ def _read_rule(
     action: str | None = None,
 ) -> Rule:
     """One rule, which names things of these kinds. ``action``: where it does not say it itself."""
-    ports = section.items("ports", _ports)
+    ports = section.items("ports", values.ports)
     rule = Rule(
         key=section.path,
         sources=section.items("from", names.target(*sources)),
         destinations=section.items("to", names.target(*destinations)),
         proto=section.get("proto", _protocol, "tcp" if ports else None),
         ports=ports,
-        action=action or section.get("action", _one_of(*_ACTIONS), "accept"),
-        limit=section.get("limit", _rate, None),
-        log=section.get("log", _boolean, False),
-        comment=section.get("comment", _comment, None),
+        action=action or section.get("action", values.one_of(*_ACTIONS), "accept"),
+        limit=section.get("limit", values.rate, None),
+        log=section.get("log", values.boolean, False),
+        comment=section.get("comment", values.comment, None),
     )
     section.close()
     if ports and rule.proto not in ("tcp", "udp", "both", None):
@@ -2122,25 +1793,26 @@ def _read_firewall(section: _Section, names: _Names) -> Firewall:
 
     def rules(key: str, destinations: tuple[str, ...]) -> tuple[Rule, ...]:
         return tuple(
-            _read_rule(entry, names, _EVERYTHING, destinations) for entry in section.sections(key)
+            _read_rule(entry, names, values.EVERYTHING, destinations)
+            for entry in section.sections(key)
         )
 
     ssh = section.section("ssh")
     firewall = Firewall(
-        confirm_timeout=section.get("confirm_timeout", _whole(5, 600), 30),
-        spoof_protection=section.get("spoof_protection", _boolean, True),
-        log=section.get("log", _boolean, False),
-        log_limit=section.get("log_limit", _rate, "5/second"),
+        confirm_timeout=section.get("confirm_timeout", values.whole(5, 600), 30),
+        spoof_protection=section.get("spoof_protection", values.boolean, True),
+        log=section.get("log", values.boolean, False),
+        log_limit=section.get("log_limit", values.rate, "5/second"),
         mss=section.get("mss", _mss, None),
-        ssh_port=ssh.get("port", _port, 22),
+        ssh_port=ssh.get("port", values.port, 22),
         ssh_from=ssh.items("from", names.target("group")),
-        egress=section.get("egress", _one_of("allow", "deny"), "allow"),
+        egress=section.get("egress", values.one_of("allow", "deny"), "allow"),
         egress_allowed=tuple(
             _read_egress(entry, names) for entry in section.sections("egress_allowed")
         ),
         groups=names.groups,
         input=rules("input", ("group",)),
-        forward=rules("forward", _EVERYTHING),
+        forward=rules("forward", values.EVERYTHING),
         raw=(*_read_raw(section, "raw", 4), *_read_raw(section, "raw6", 6)),
     )
     ssh.close()
@@ -2151,7 +1823,7 @@ def _read_firewall(section: _Section, names: _Names) -> Firewall:
 
 
 def _read_egress(section: _Section, names: _Names) -> Rule:
-    rule = _read_rule(section, names, _EVERYTHING, ("group",), "accept")
+    rule = _read_rule(section, names, values.EVERYTHING, ("group",), "accept")
     _check_leaves(section, rule)
     return rule
 
@@ -2187,14 +1859,14 @@ def _read_nat(
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
 
     def target(value: object) -> tuple[str, IPv4Address]:
-        name = names.short(_server_address(value))
+        name = names.short(values.server_address(value))
         host = names.hosts.get(name)
         try:
             ip = host.ip if host else IPv4Address(name)
         except ValueError:
             if name in names.own:
                 raise ValueError(f"{name} is the gateway itself; {_FOR_INPUT}") from None
-            hint = _did_you_mean(name, names.hosts)
+            hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
         if ip and internal.network and ip not in internal.network:
             shown = name if name == str(ip) else f"{name} ({ip})"
@@ -2202,7 +1874,7 @@ def _read_nat(
         if not host:  # of a host it is said where it stands
             if ip in gateways:
                 raise ValueError(f"{ip} is the gateway itself; {_FOR_INPUT}")
-            fault = _no_host(ip, internal.network) if internal.network else None
+            fault = values.no_host(ip, internal.network) if internal.network else None
             if fault:
                 raise ValueError(fault)
         return name, ip
@@ -2229,7 +1901,7 @@ def _public_address(public: Network, *more: IPv4Address | None) -> Callable[[obj
     """A parser of an address that moves with the public virtual IP."""
 
     def parse(value: object) -> IPv4Address:
-        address = _address(value)
+        address = values.address(value)
         if address not in public.further and address not in more:
             raise ValueError(f"{address} is not among gateway:public:addresses")
         return address
@@ -2257,11 +1929,11 @@ def _read_forward(
     """One entry, as one forward for each of its ports (or ranges), protocols and addresses."""
     if section.values.get("port", []) == [] and section.readable:
         section.reader.fault(section.at("port"), "missing")
-    ports = section.items("port", _ports)
-    proto = section.get("proto", _one_of("tcp", "udp", "both"), "tcp")
+    ports = section.items("port", values.ports)
+    proto = section.get("proto", values.one_of("tcp", "udp", "both"), "tcp")
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
-    to_port = section.get("to_port", _port, None)
+    to_port = section.get("to_port", values.port, None)
     sources = section.items("from", names.target("group"))
     _check_not_empty(section, "from")
     if section.values.get("address") == []:
@@ -2270,7 +1942,7 @@ def _read_forward(
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:
         addresses = section.items("address", parse_address)
-    comment = section.get("comment", _comment, None)
+    comment = section.get("comment", values.comment, None)
     section.close()
     for address in addresses:
         if address and address in taken:
@@ -2323,7 +1995,7 @@ def _read_outbound(section: _Section, names: _Names, public: Network) -> Rule:
             raise ValueError(f"{error}; it may also be masquerade or none") from error
 
     action = section.get("snat", snat)
-    rule = _read_rule(section, names, _EVERYTHING, ("group",), action or "none")
+    rule = _read_rule(section, names, values.EVERYTHING, ("group",), action or "none")
     for key in ("limit", "log"):
         if key in section.values:
             section.reader.fault(section.at(key), "is not for address translation")
@@ -2335,16 +2007,18 @@ def _dnsmasq_setting(value: object) -> str:
     """Unlike other daemons, dnsmasq takes quotes (in pairs), braces and backslashes."""
     if value is True:
         return ""
-    text = _setting_text(value)
-    if len(text) > LONGEST_SETTING:
-        raise ValueError(f"{_show(text)} is longer than {LONGEST_SETTING} characters")
+    text = values.setting_text(value)
+    if len(text) > values.LONGEST_SETTING:
+        raise ValueError(f"{values.show(text)} is longer than {values.LONGEST_SETTING} characters")
     if not _DNSMASQ_PATTERN.fullmatch(text):
         raise ValueError(
-            f"{_show(text)} has a character that dnsmasq cannot have here (line breaks,"
+            f"{values.show(text)} has a character that dnsmasq cannot have here (line breaks,"
             " anything but ASCII), or a double quote without its second"
         )
-    if " #" in _QUOTED_PATTERN.sub("", text):
-        raise ValueError(f"{_show(text)} has a comment in it ( #), which dnsmasq would leave out")
+    if " #" in values.QUOTED_PATTERN.sub("", text):
+        raise ValueError(
+            f"{values.show(text)} has a comment in it ( #), which dnsmasq would leave out"
+        )
     return text
 
 
@@ -2423,7 +2097,7 @@ _DNS_NEEDS = {
 def _read_dns(section: _Section) -> Dns:
     dns = Dns(
         forwarders=section.items("forwarders", _forwarder),
-        public_domain=section.get("public_domain", _boolean, False),
+        public_domain=section.get("public_domain", values.boolean, False),
         settings=section.settings(_dnsmasq_setting, _refuse_dns),
     )
     section.close()
@@ -2439,7 +2113,9 @@ def _read_dhcp(section: _Section, internal: Network, hosts: tuple[Host, ...]) ->
     reader = section.reader
     pool = section.get("pool", _pool, None)
     dhcp = Dhcp(
-        enabled=section.get("enabled", _boolean, bool(pool or any(host.macs for host in hosts))),
+        enabled=section.get(
+            "enabled", values.boolean, bool(pool or any(host.macs for host in hosts))
+        ),
         pool=pool,
         lease_time=section.get("lease_time", _lease_time, "12h"),
         settings=section.settings(_dnsmasq_setting, _refuse_dhcp),
@@ -2467,9 +2143,11 @@ def check_node(site: Site, name: str) -> list[str]:
     names = [node.name for node in site.nodes]
     if name in names:
         return []
-    hint = _did_you_mean(name, names)
+    hint = values.did_you_mean(name, names)
     known = ", ".join(names)
-    return [f"gateway:nodes: this minion, {_show(name, 80)}, is not among them ({known}){hint}"]
+    return [
+        f"gateway:nodes: this minion, {values.show(name, 80)}, is not among them ({known}){hint}"
+    ]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2790,7 +2468,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
     return {
         "name": server.name,
         "instance": INSTANCE_PREFIX + server.name,
-        "device": DEVICE_PREFIX + server.name,
+        "device": values.DEVICE_PREFIX + server.name,
         "port": server.port,
         "proto": server.proto,
         "network": str(server.network),
@@ -2906,7 +2584,7 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         if target.name in ("vpn", server.name)
         for plain in (
             {"address": str(server.network)},
-            {"interface": DEVICE_PREFIX + server.name, "family": 6},
+            {"interface": values.DEVICE_PREFIX + server.name, "family": 6},
         )
     ]
 
@@ -2982,7 +2660,7 @@ def _plan_dns(site: Site, node: Node) -> dict[str, Any]:
             records.append({"ip": str(ip), "names": _names(site, plain)})
         for name in names:
             if name.startswith("*."):
-                wildcards[_full_name(name, site.domain).removeprefix("*.")] = str(ip)
+                wildcards[values.full_name(name, site.domain).removeprefix("*.")] = str(ip)
     domain = set() if site.dns.public_domain else {site.domain}
     covered = domain | wildcards.keys()
     own = [
@@ -3012,7 +2690,7 @@ def _parents(name: str) -> Iterator[str]:
 
 def _names(site: Site, names: tuple[str, ...]) -> list[str]:
     """Names as a hosts file lists them: the full one first, which is then what PTR answers."""
-    full = [_full_name(name, site.domain) for name in names]
+    full = [values.full_name(name, site.domain) for name in names]
     return full + [name for name in names if "." not in name]
 
 

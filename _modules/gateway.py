@@ -25,6 +25,7 @@ _gateway_libraries.forget_changed()
 import _gateway_foreign
 import _gateway_plan
 import _gateway_rules
+import _gateway_values
 
 try:
     import _gateway_ca
@@ -310,7 +311,7 @@ def _overlap_warnings(plan, routes):
         for found, device in routes
         if device != interface
         # The tunnels have theirs, also the one of a server that is called otherwise by now.
-        and not device.startswith(_gateway_plan.DEVICE_PREFIX)
+        and not device.startswith(_gateway_values.DEVICE_PREFIX)
         and found.subnet_of(ip_network(network))
     ]
 
