@@ -7,16 +7,43 @@ a plain dict. What users call is the execution module ``gateway``.
 
 import bisect
 import fnmatch
-import functools
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_values as values
+from _gateway_site import (
+    INSTANCE_PREFIX,
+    PUBLIC_MATERIAL,
+    VPN_PREFIXES,
+    Dhcp,
+    Dns,
+    Failover,
+    Firewall,
+    Forward,
+    Health,
+    Host,
+    Material,
+    Nat,
+    Network,
+    Node,
+    OneToOne,
+    Rule,
+    Service,
+    Site,
+    StateSync,
+    Target,
+    VpnAuth,
+    VpnClient,
+    VpnServer,
+    client_addresses,
+    plan_settings,
+    text_or_none,
+    vpn_subnets,
+)
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
 
@@ -43,15 +70,10 @@ PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
 # So many nodes that the last one with all penalties still has a priority of 1.
 MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
-# Smallest and largest prefix length of OpenVPN's --server network (its helper.c refuses anything
-# longer than /29; a pool holds at most 65,536 addresses).
-VPN_PREFIXES = (16, 29)
-PUBLIC_MATERIAL = ("ca", "certificate", "crl")  # of vpn:pki; the rest is secret
 # OpenVPN's TLS_USERNAME_LEN, and X.520's upper bound for a common name (RFC 5280 appendix A).
 LONGEST_COMMON_NAME = 64
 TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
-INSTANCE_PREFIX = "gateway-"
 
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -85,340 +107,12 @@ _REQUIRED: Any = object()
 # The site
 
 
-@dataclass(frozen=True)
-class Material:
-    """A certificate or key: a path on the node, or PEM text and its place in the pillar."""
-
-    path: str | None
-    keys: tuple[str, ...]
-    text: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Node:
-    """One gateway; ``name`` is its minion id."""
-
-    name: str
-    id: int
-    internal: IPv4Address
-    public: IPv4Address | None
-    aliases: tuple[str, ...]
-    remote: str | None
-    priority: int
-    internal_interface: str
-    public_interface: str
-    sync: IPv4Address | None
-    sync_interface: str | None
-    pki: dict[str, Material]
-
-    @property
-    def label(self) -> str | None:
-        """The node's name in the site's DNS; None where its minion id cannot be one."""
-        label = self.name.split(".")[0].lower()
-        return label if values.LABEL_PATTERN.fullmatch(label) else None
-
-
-@dataclass(frozen=True)
-class Network:
-    """The internal or the public side. Only the public one may lack a network and a virtual IP,
-    have further addresses that move with the virtual IP, or believe what routers of IPv6 say
-    (``accept_ra``; None where the pillar does not say)."""
-
-    interface: str
-    network: IPv4Network | None
-    virtual_ip: IPv4Address | None
-    aliases: tuple[str, ...] = ()
-    addresses: tuple[IPv4Address, ...] = ()
-    accept_ra: bool | None = None
-
-    @functools.cached_property
-    def further(self) -> frozenset[IPv4Address]:
-        """``addresses``, to look one up."""
-        return frozenset(self.addresses)
-
-
-@dataclass(frozen=True)
-class StateSync:
-    """The interface of the nodes' own link, over which they tell each other of connections; None:
-    they do not. ``undecided``: they could, and the pillar says nothing of it."""
-
-    interface: str | None
-    undecided: bool
-
-
-@dataclass(frozen=True)
-class VpnAuth:
-    """Who checks names and passwords, PAM or a script; a token lives so many seconds.
-    ``same_name``: the name has to be that of the certificate."""
-
-    pam: str | None
-    script: str | None
-    token_lifetime: int
-    same_name: bool
-
-
-@dataclass(frozen=True)
-class VpnClient:
-    """A client that the site knows by its certificate's common name; ``id`` is its host part in
-    every subnet, ``networks`` are behind it."""
-
-    name: str
-    id: int | None
-    networks: tuple[IPv4Network, ...]
-    pushes: tuple[str, ...]
-    disabled: bool
-
-    @property
-    def file(self) -> str:
-        """What OpenVPN calls its file (gen_path in misc.c)."""
-        return self.name.replace("/", "_")
-
-
-@dataclass(frozen=True)
-class VpnServer:
-    """One OpenVPN server of the site: an instance on each node, with a subnet each."""
-
-    name: str
-    network: IPv4Network
-    prefix: int
-    port: int
-    proto: str
-    subnets: dict[str, IPv4Network]
-    full_tunnel: bool
-    routes: tuple[IPv4Network, ...]
-    dynamic: bool
-    auth: VpnAuth | None
-    settings: tuple[tuple[str, str], ...]
-
-    def block(self, number: int) -> IPv4Network:
-        """Block ``number`` (from 0) of the server's network."""
-        size: int = 1 << (32 - self.prefix)
-        return IPv4Network((int(self.network.network_address) + number * size, self.prefix))
-
-    def subnet(self, node: Node) -> IPv4Network:
-        """The node's own subnet: what the pillar says, or block id - 1."""
-        return self.subnets.get(node.name) or self.block(node.id - 1)
-
-    def dynamic_range(self, node: Node) -> tuple[IPv4Address, IPv4Address]:
-        """First and last address for clients without one of their own: the subnet's upper half."""
-        subnet = self.subnet(node)
-        return subnet[subnet.num_addresses // 2], subnet[-2]
-
-
-@dataclass(frozen=True)
-class Host:
-    """An entry of the site's registry of hosts."""
-
-    name: str
-    ip: IPv4Address
-    macs: tuple[str, ...]
-    aliases: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a rule names: ``kind`` is zone, server, client, group or network."""
-
-    kind: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a filter or NAT rule matches and does; empty means any. ``key`` is its pillar key."""
-
-    key: str
-    sources: tuple[Target, ...]
-    destinations: tuple[Target, ...]
-    proto: str | None
-    ports: tuple[tuple[int, int], ...]
-    action: str
-    limit: str | None
-    log: bool
-    comment: str | None
-
-
-@dataclass(frozen=True)
-class Forward:
-    """Ports of the public side, first to last, that lead to a host behind the gateway."""
-
-    key: str
-    ports: tuple[int, int]
-    proto: str
-    to: str
-    ip: IPv4Address
-    to_port: int
-    sources: tuple[Target, ...]
-    address: IPv4Address | None
-    comment: str | None
-
-
-@dataclass(frozen=True)
-class OneToOne:
-    """A public address that stands for one host, in both directions."""
-
-    key: str
-    address: IPv4Address
-    to: str
-    ip: IPv4Address
-
-
-@dataclass(frozen=True)
-class Nat:
-    """Address translation. In ``outbound`` a rule's action is masquerade, none or an address."""
-
-    forwards: tuple[Forward, ...]
-    outbound: tuple[Rule, ...]
-    one_to_one: tuple[OneToOne, ...]
-
-
-@dataclass(frozen=True)
-class Firewall:
-    """The site's rules; ``raw`` are lines of iptables as (family, table, chain, key, line)."""
-
-    confirm_timeout: int
-    spoof_protection: bool
-    log: bool
-    log_limit: str
-    mss: int | None
-    ssh_port: int
-    ssh_from: tuple[Target, ...]
-    egress: str
-    egress_allowed: tuple[Rule, ...]
-    groups: dict[str, tuple[str, ...]]
-    input: tuple[Rule, ...]
-    forward: tuple[Rule, ...]
-    raw: tuple[tuple[int, str, str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class Dns:
-    """Whom to ask for names that are not the site's. ``public_domain``: its domain exists outside,
-    too."""
-
-    forwarders: tuple[str, ...]
-    public_domain: bool
-    settings: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Dhcp:
-    """What DHCP hands out beside the reservations."""
-
-    enabled: bool
-    pool: tuple[IPv4Address, IPv4Address] | None
-    lease_time: str
-    settings: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Failover:
-    """How fast the virtual IPs move; times in seconds. ``down_adverts`` is how many adverts in
-    a row have to be missed; ``reassert`` how often the executables of the holder are called again,
-    0 for never."""
-
-    advert_interval: float
-    down_adverts: int
-    garp_repeat: int
-    garp_delay: int
-    garp_refresh: int
-    startup_delay: int
-    realtime_priority: int
-    preempt: bool
-    preempt_delay: int
-    reassert: int
-
-
 # At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
 FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
     "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
     "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
 }
-
-
-@dataclass(frozen=True)
-class Health:
-    """What has to work on a node that is to have the virtual IPs: systemd units, and of each side
-    one of the addresses has to answer. ``undecided``: the pillar says nothing of internal ones."""
-
-    services: tuple[str, ...]
-    public_targets: tuple[IPv4Address, ...]
-    internal_targets: tuple[IPv4Address, ...]
-    undecided: bool
-
-
-@dataclass(frozen=True)
-class Service:
-    """What NTP and keepalived have in common: upstream servers, pass-through settings."""
-
-    servers: tuple[str, ...]
-    settings: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A whole site, checked: every node, network and host of it."""
-
-    domain: str
-    nodes: tuple[Node, ...]
-    internal: Network
-    public: Network
-    router_id: int
-    state_sync: StateSync
-    failover: Failover
-    health: Health
-    vpn_servers: tuple[VpnServer, ...]
-    vpn_clients: tuple[VpnClient, ...]
-    vpn_pki: dict[str, Material]
-    vpn_error: str | None
-    vpn_remote: str | None
-    hosts: tuple[Host, ...]
-    firewall: Firewall
-    nat: Nat
-    dns: Dns
-    dhcp: Dhcp
-    ntp: Service
-    ntp_provider: str
-    keepalived: Service
-    follow_virtual_ip: tuple[str, ...]
-
-    @functools.cached_property
-    def client_addresses(self) -> dict[str, tuple[str, ...]]:
-        """Addresses and networks of each VPN client, by its name in small letters."""
-        return _client_addresses(self.vpn_clients, self.vpn_servers, self.nodes)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
-        # That a node has no certificate says nothing of the site; where clients look for the pair
-        # says nothing of the nodes.
-        others = ("vpn_error", "vpn_remote")
-        site = {name: value for name, value in _fields(self).items() if name not in others}
-        text = json.dumps(site, default=_plain, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """What a part of a site was made of, without what was worked out of it since."""
-    return {name: getattr(value, name) for name in _field_names(value.__class__)}
-
-
-@functools.cache
-def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))
-
-
-def _plain(value: Any) -> Any:
-    """What ``json`` shall write for a part of a site. Never the text of a key: only its hash."""
-    if isinstance(value, Material):
-        # Each node's pillar may have that node's own certificate there (gateway_pki.pillar).
-        own = value.keys[1] == "vpn" and value.keys[-1] in ("certificate", "key")
-        text = "" if own else value.text or ""
-        return [value.path, hashlib.sha256(text.encode()).hexdigest()]
-    if isinstance(value, (IPv4Address, IPv4Network)):
-        return str(value)
-    return _fields(value)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -790,7 +484,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     if servers and refusal is None:
         _check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
-    addresses = _client_addresses(clients, servers, nodes)
+    addresses = client_addresses(clients, servers, nodes)
     own = _own_names(internal, public, nodes)
     names = _Names(reader, hosts, domain, own, servers, addresses)
     firewall = _read_firewall(top.section("firewall"), names)
@@ -1336,7 +1030,7 @@ def _read_clients(
     vpn: _Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
 ) -> tuple[VpnClient, ...]:
     clients = []
-    smallest = max(_subnets(servers, nodes), key=lambda pair: pair[1].prefixlen, default=None)
+    smallest = max(vpn_subnets(servers, nodes), key=lambda pair: pair[1].prefixlen, default=None)
     for entry in vpn.entries("clients", _client_name):
         section = entry.section
         networks = section.placed("networks", _client_network)
@@ -1365,27 +1059,6 @@ def _read_clients(
     return tuple(clients)
 
 
-def _subnets(
-    servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
-) -> list[tuple[VpnServer, IPv4Network]]:
-    """Every node's subnet of every server, as far as what the pillar says of them can be."""
-    found = [(server, _fitting_subnet(server, node)) for server in servers for node in nodes]
-    return [(server, subnet) for server, subnet in found if subnet]
-
-
-def _fitting_subnet(server: VpnServer, node: Node) -> IPv4Network | None:
-    """The node's subnet; None where there is none for it (``_check_blocks`` says why)."""
-    if not (server.network and server.prefix and node.id):
-        return None
-    if node.name not in server.subnets:
-        blocks = 1 << max(0, server.prefix - server.network.prefixlen)
-        if server.prefix < server.network.prefixlen or node.id > blocks:
-            return None
-    subnet = server.subnet(node)
-    fits = VPN_PREFIXES[0] <= subnet.prefixlen <= VPN_PREFIXES[1]
-    return subnet if fits and subnet.subnet_of(server.network) else None
-
-
 def _check_client_id(
     section: _Section, client: VpnClient, smallest: tuple[VpnServer, IPv4Network] | None
 ) -> None:
@@ -1400,21 +1073,6 @@ def _check_client_id(
             f"{client.id} is not in 2 to {highest}, the reserved part of {subnet}"
             f" (VPN server {server.name}); a /{31 - client.id.bit_length()} would do",
         )
-
-
-def _client_addresses(
-    clients: tuple[VpnClient, ...], servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
-) -> dict[str, tuple[str, ...]]:
-    """By name in small letters, as rules have it: what a client has wherever it is connected, and
-    the networks behind it."""
-    starts = [subnet.network_address for _, subnet in _subnets(servers, nodes)]
-    return {
-        client.name.lower(): (
-            *(str(start + client.id) for start in starts if client.id),
-            *(str(network) for network in client.networks),
-        )
-        for client in clients
-    }
 
 
 def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
@@ -2173,16 +1831,16 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             "name": node.name,
             "id": node.id,
             "internal": str(node.internal),
-            "public": _text_or_none(node.public),
-            "sync": _text_or_none(node.sync),
-            "remote": node.remote or _text_or_none(node.public),
+            "public": text_or_none(node.public),
+            "sync": text_or_none(node.sync),
+            "remote": node.remote or text_or_none(node.public),
         },
         "peers": [
             {
                 "name": peer.name,
                 "id": peer.id,
                 "internal": str(peer.internal),
-                "public": _text_or_none(peer.public),
+                "public": text_or_none(peer.public),
             }
             for peer in peers
         ],
@@ -2221,16 +1879,12 @@ def plan(site: Site, name: str) -> dict[str, Any]:
     }
 
 
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _plan_side(side: Network, interface: str) -> dict[str, Any]:
     return {
         "interface": interface,
-        "network": _text_or_none(side.network),
-        "netmask": _text_or_none(side.network and side.network.netmask),
-        "virtual_ip": _text_or_none(side.virtual_ip),
+        "network": text_or_none(side.network),
+        "netmask": text_or_none(side.network and side.network.netmask),
+        "virtual_ip": text_or_none(side.virtual_ip),
     }
 
 
@@ -2302,7 +1956,7 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
         "startup_delay": failover.startup_delay,
         "realtime_priority": failover.realtime_priority,
         "instances": instances,
-        "settings": _plan_settings(site.keepalived.settings),
+        "settings": plan_settings(site.keepalived.settings),
     }
 
 
@@ -2382,10 +2036,6 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
         # Seconds in which a healthy peer has taken over from a node that is worse.
         "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
     }
-
-
-def _plan_settings(settings: tuple[tuple[str, str], ...]) -> list[list[str]]:
-    return [list(pair) for pair in settings]
 
 
 def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
@@ -2488,7 +2138,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "auth": dict(vars(server.auth)) if server.auth else None,
         "clients": [_plan_client(client, subnet) for client in site.vpn_clients],
         "client_pushes": [_push_route(network) for network in _client_networks(site)],
-        "settings": _plan_settings(server.settings),
+        "settings": plan_settings(server.settings),
     }
 
 
@@ -2591,7 +2241,7 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
 
 def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
     """Sources to translate on their way out, and the address to use (None: the interface's)."""
-    virtual_ip = _text_or_none(site.public.virtual_ip)
+    virtual_ip = text_or_none(site.public.virtual_ip)
     sources = [{"network": str(site.internal.network), "to": virtual_ip}]
     # A tunnel ends on this node, so replies must come back to this node's own address, whoever
     # holds the virtual IP.
@@ -2614,7 +2264,7 @@ def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
                     (forward.to_port, forward.to_port + forward.ports[1] - forward.ports[0])
                 ),
                 "from": _plan_targets(site, node, forward.sources),
-                "address": _text_or_none(forward.address),
+                "address": text_or_none(forward.address),
                 "comment": forward.comment,
             }
             for forward in site.nat.forwards
@@ -2638,7 +2288,7 @@ def _plan_dhcp(site: Site) -> dict[str, Any]:
             for host in site.hosts
             if host.macs
         ],
-        "settings": _plan_settings(site.dhcp.settings),
+        "settings": plan_settings(site.dhcp.settings),
     }
 
 
@@ -2677,7 +2327,7 @@ def _plan_dns(site: Site, node: Node) -> dict[str, Any]:
         "wildcards": [{"name": name, "ip": ip} for name, ip in wildcards.items()],
         "own": own,
         "outside": [name for name in own if name not in wildcards],
-        "settings": _plan_settings(site.dns.settings),
+        "settings": plan_settings(site.dns.settings),
     }
 
 
@@ -2705,5 +2355,5 @@ def _plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
         "peers": [str(peer.internal) for peer in peers],
         "allow": [str(site.internal.network)]
         + [str(server.network) for server in site.vpn_servers],
-        "settings": _plan_settings(site.ntp.settings),
+        "settings": plan_settings(site.ntp.settings),
     }
