@@ -5,16 +5,14 @@ A library in plain Python: no Salt, no system, no clock. ``read`` turns the pill
 a plain dict. What users call is the execution module ``gateway``.
 """
 
-import bisect
-import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_values as values
+from _gateway_reader import Reader, Section
 from _gateway_site import (
     INSTANCE_PREFIX,
     PUBLIC_MATERIAL,
@@ -98,9 +96,6 @@ _PEM_LABELS = {
     "auth_token": ("OpenVPN auth-token server key",),
     "crl": ("X509 CRL",),
 }
-
-
-_REQUIRED: Any = object()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -247,226 +242,15 @@ def _push(value: object) -> str:
 # Reading: mappings
 
 
-class _Reader:
-    """Collects what is wrong, and who claimed what, while a pillar is read."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.claims: dict[tuple[str, object], str] = {}
-        self.networks: list[tuple[IPv4Network, str]] = []
-        # Places in that list, by network, and the networks' first addresses in their order.
-        self._places: dict[tuple[int, int], list[int]] = {}
-        self._starts: list[tuple[int, int]] = []
-
-    def fault(self, path: str, message: object) -> None:
-        self.errors.append(f"{path}: {message}")
-
-    def claim(self, kind: str, value: object, path: str, hint: str = "") -> None:
-        """Note that ``path`` takes a value that only one may have."""
-        if value is None:
-            return
-        first = self.claims.get((kind, value))
-        if first:
-            self.fault(path, f"{kind} {value} is taken already, by {first}{hint}")
-        else:
-            self.claims[kind, value] = path
-
-    def claim_network(self, network: IPv4Network | None, path: str) -> None:
-        if network is None:
-            return
-        for place in self._overlapping(network):
-            other, first = self.networks[place]
-            self.fault(path, f"{network} overlaps {other} of {first}")
-        key = (int(network.network_address), network.prefixlen)
-        self._places.setdefault(key, []).append(len(self.networks))
-        bisect.insort(self._starts, key)
-        self.networks.append((network, path))
-
-    def _overlapping(self, network: IPv4Network) -> list[int]:
-        """Places of what is claimed already: networks overlap where one has the other in it."""
-        start, prefix = int(network.network_address), network.prefixlen
-        around = {(start >> 32 - bits << 32 - bits, bits) for bits in range(prefix + 1)}
-        low = bisect.bisect_left(self._starts, (start, prefix))
-        high = bisect.bisect_right(self._starts, (int(network.broadcast_address), 32))
-        within = {key for key in self._starts[low:high] if key[1] >= prefix}
-        return sorted(place for key in around | within for place in self._places.get(key, ()))
-
-    def inside(self, ip: IPv4Address | None, network: IPv4Network | None, path: str) -> None:
-        """Note it as a fault where ``ip`` cannot be a host's address in ``network``."""
-        if ip is None or network is None:
-            return
-        fault = values.no_host(ip, network)
-        if fault:
-            self.fault(path, fault)
-
-
-# Where to put what one key has no room for; * is a name.
-MORE = {
-    "gateway:vpn:servers:*:port": "another one is another server of gateway:vpn:servers",
-    "gateway:vpn:servers:*:proto": "another one is another server of gateway:vpn:servers",
-    "gateway:public:virtual_ip": "further ones are gateway:public:addresses",
-    "gateway:dhcp:pool": "further ranges are dhcp-range lines of gateway:dhcp:settings",
-    "gateway:vpn": "further servers are gateway:vpn:servers",
-}
-
-
-class _Section:
-    """A mapping of the pillar: hands out its values and knows which keys nobody asked for."""
-
-    def __init__(self, reader: _Reader, path: str, value: object) -> None:
-        self.reader = reader
-        self.path = path
-        self.known: list[str] = []
-        self.single: set[str] = set()  # the known keys that have one value
-        self.readable = isinstance(value, dict)
-        self.values: dict[Any, Any] = value if isinstance(value, dict) else {}
-        if not self.readable:
-            reader.fault(path, f"must be a mapping, is {values.kind(value)}")
-
-    def at(self, key: object) -> str:
-        return f"{self.path}:{values.show(key, 80)}"
-
-    def get(self, key: str, parse: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
-        """The parsed value of ``key``, the default, or None where it is missing or wrong."""
-        self.known.append(key)
-        self.single.add(key)
-        if key not in self.values:
-            if default is _REQUIRED:
-                if self.readable:
-                    self.reader.fault(self.at(key), "missing")
-                return None
-            return default
-        try:
-            return parse(self.values[key])
-        except ValueError as error:
-            several = isinstance(self.values[key], list) or self.values[key] == "both"
-            more = self._more(key) if several else ""
-            self.reader.fault(self.at(key), f"{error}{more}")
-            return None
-
-    def _more(self, key: str) -> str:
-        """Where further values of a key go that has only one."""
-        ways = (way for place, way in MORE.items() if fnmatch.fnmatchcase(self.at(key), place))
-        return next((f"; {way}" for way in ways), "")
-
-    def items(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-        """What is right in the list under ``key``, parsed. A value may stand for a list of one."""
-        return tuple(self.placed(key, parse).values())
-
-    def placed(self, key: str, parse: Callable[[Any], Any]) -> dict[str, Any]:
-        """The same, each with its path."""
-        self.known.append(key)
-        if key not in self.values:
-            return {}
-        value = self.values[key]
-        if value is None or isinstance(value, (dict, tuple, set, frozenset)):
-            self.reader.fault(self.at(key), f"must be a list, is {values.kind(value)}")
-            return {}
-        items = {self.at(key): value}
-        if isinstance(value, list):
-            items = {f"{self.at(key)}:{number}": item for number, item in enumerate(value)}
-        parsed = {}
-        for path, item in items.items():
-            try:
-                parsed[path] = parse(item)
-            except ValueError as error:
-                self.reader.fault(path, error)
-        return parsed
-
-    def settings(
-        self,
-        parse: Callable[[Any], Any] = values.setting,
-        refuse: Callable[[str], str | None] = lambda keyword: None,
-    ) -> tuple[tuple[str, str], ...]:
-        """
-        Pass-through settings as pairs (keyword, value); a bare keyword's value is empty.
-        ``refuse`` says why a keyword is not possible.
-        """
-        group = self.section("settings")
-        pairs: list[tuple[str, str]] = []
-        for key in sorted(group.values, key=values.safe_repr):
-            try:
-                keyword = values.keyword(key)
-            except ValueError as error:
-                self.reader.fault(group.at(key), error)
-                continue
-            reason = refuse(keyword)
-            if reason:
-                self.reader.fault(group.at(key), f"is not possible: {reason}")
-            elif isinstance(group.values[key], list):
-                pairs += [(keyword, value) for value in group.items(keyword, parse)]
-            else:
-                pairs.append((keyword, group.get(keyword, parse)))
-        return tuple(pairs)
-
-    def sections(self, key: str) -> Iterator["_Section"]:
-        """The mappings in the list under ``key``."""
-        self.known.append(key)
-        value = self.values.get(key, [])
-        if not isinstance(value, list):
-            self.reader.fault(self.at(key), f"must be a list, is {values.kind(value)}")
-            return
-        for number, item in enumerate(value):
-            yield _Section(self.reader, f"{self.at(key)}:{number}", item)
-
-    def section(self, key: str, required: bool = False) -> "_Section":
-        self.known.append(key)
-        self.single.add(key)
-        if key not in self.values and required and self.readable:
-            self.reader.fault(self.at(key), "missing")
-            return self._silent(key)
-        if key not in self.values:
-            return self._silent(key)
-        return _Section(self.reader, self.at(key), self.values[key])
-
-    def _silent(self, key: str) -> "_Section":
-        """An empty section that does not say again that it is missing."""
-        section = _Section(self.reader, self.at(key), {})
-        section.readable = False
-        return section
-
-    def entries(self, key: str, parse_name: Callable[[object], str]) -> Iterator["_Named"]:
-        """The named sections under ``key`` whose name is right, in the order of their names."""
-        group = self.section(key)
-        self.single.discard(key)
-        for name in sorted(group.values, key=values.safe_repr):
-            try:
-                parsed = parse_name(name)
-            except ValueError as error:
-                self.reader.fault(group.at(name), error)
-                continue
-            yield _Named(parsed, _Section(self.reader, group.at(name), group.values[name]))
-
-    def close(self) -> None:
-        """Say which keys are not known. To be called when all that may be there was asked for."""
-        for key in self.values:
-            if key not in self.known:
-                self.reader.fault(self.at(key), f"unknown key{self._hint(key)}")
-
-    def _hint(self, key: object) -> str:
-        """``pools`` and ``pool2`` are no typing errors: who writes them wants more than one."""
-        one = re.sub(r"(?:e?s|[-_]?[0-9]+)\Z", "", key) if isinstance(key, str) else ""
-        for known in (one, f"{one}e"):
-            if known in self.single:
-                return f'; there is only one "{known}"{self._more(known)}'
-        return values.did_you_mean(key, self.known)
-
-
-@dataclass(frozen=True)
-class _Named:
-    name: str
-    section: _Section
-
-
 def read(pillar: object) -> tuple[Site | None, list[str]]:
     """Read a site from the value of the pillar key ``gateway``.
 
     Returns the site and no errors, or None and every error, each as ``pillar:key: what is wrong``.
     """
-    reader = _Reader()
+    reader = Reader()
     if pillar is None:
         return None, ["gateway: missing; see pillar.example"]
-    top = _Section(reader, "gateway", pillar)
+    top = Section(reader, "gateway", pillar)
     domain = top.get("domain", values.dns_name)
     internal = _read_internal(top.section("internal", required=True), domain)
     public = _read_public(top.section("public", required=True), domain)
@@ -537,7 +321,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     return (None, list(dict.fromkeys(reader.errors))) if reader.errors else (site, [])
 
 
-def _read_internal(section: _Section, domain: str | None) -> Network:
+def _read_internal(section: Section, domain: str | None) -> Network:
     aliases = section.placed("aliases", values.alias)
     network = Network(
         interface=section.get("interface", values.interface),
@@ -551,7 +335,7 @@ def _read_internal(section: _Section, domain: str | None) -> Network:
     return network
 
 
-def _read_public(section: _Section, domain: str | None) -> Network:
+def _read_public(section: Section, domain: str | None) -> Network:
     aliases = section.placed("aliases", values.alias)
     addresses = section.placed("addresses", values.address)
     network = Network(
@@ -580,14 +364,14 @@ def _read_public(section: _Section, domain: str | None) -> Network:
     return network
 
 
-def _claim_side(section: _Section, side: Network) -> None:
+def _claim_side(section: Section, side: Network) -> None:
     section.reader.claim_network(side.network, section.at("network"))
     section.reader.claim("address", side.virtual_ip, section.at("virtual_ip"))
     section.reader.inside(side.virtual_ip, side.network, section.at("virtual_ip"))
 
 
 def _read_nodes(
-    top: _Section, internal: Network, public: Network, link: str | None, domain: str | None
+    top: Section, internal: Network, public: Network, link: str | None, domain: str | None
 ) -> tuple[Node, ...]:
     nodes = []
     for entry in top.entries("nodes", values.matching(values.MINION_PATTERN, "a minion id")):
@@ -605,7 +389,7 @@ def _read_nodes(
 
 def _read_node(
     name: str,
-    section: _Section,
+    section: Section,
     internal: Network,
     public: Network,
     link: str | None,
@@ -653,7 +437,7 @@ def _read_node(
 
 
 def _check_places(
-    reader: _Reader,
+    reader: Reader,
     internal: Network,
     public: Network,
     nodes: tuple[Node, ...],
@@ -696,7 +480,7 @@ def _check_places(
 
 
 def _check_names(
-    reader: _Reader,
+    reader: Reader,
     domain: str | None,
     internal: Network,
     public: Network,
@@ -718,7 +502,7 @@ def _check_names(
             reader.fault(path, f"{values.show(full, 40)} has {length}")
 
 
-def _check_own_ports(reader: _Reader, site: Site) -> None:
+def _check_own_ports(reader: Reader, site: Site) -> None:
     """A VPN server listens on all addresses, also on those where a service of ours does."""
     own = dict(values.SERVICE_PORTS)
     if site.dhcp.enabled:
@@ -739,7 +523,7 @@ def _check_own_ports(reader: _Reader, site: Site) -> None:
             )
 
 
-def _check_own_addresses(reader: _Reader, site: Site) -> None:
+def _check_own_addresses(reader: Reader, site: Site) -> None:
     """A gateway that asks itself gets no answer, or the one that it would like to have."""
     sides = (site.internal, site.public)
     own = {str(side.virtual_ip) for side in sides} | {str(each) for each in site.public.addresses}
@@ -761,7 +545,7 @@ def _check_own_addresses(reader: _Reader, site: Site) -> None:
             )
 
 
-def _read_sync_link(top: _Section) -> str | None:
+def _read_sync_link(top: Section) -> str | None:
     """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
     if isinstance(top.values.get("state_sync"), dict):
         section = top.section("state_sync")
@@ -785,7 +569,7 @@ def _no_state_sync(value: object) -> bool:
 
 
 def _check_sync_link(
-    section: _Section, node: Node, internal: Network, public: Network, link: str | None
+    section: Section, node: Node, internal: Network, public: Network, link: str | None
 ) -> None:
     """A node's end of the link: an interface, an address, and a network of its own."""
     reader = section.reader
@@ -813,7 +597,7 @@ def _check_sync_link(
 
 
 def _check_state_sync(
-    top: _Section, public: Network, nodes: tuple[Node, ...], link: str | None
+    top: Section, public: Network, nodes: tuple[Node, ...], link: str | None
 ) -> StateSync:
     """Where it would be of use: with a public virtual IP, for two nodes."""
     value = top.values.get("state_sync")
@@ -832,7 +616,7 @@ def _check_state_sync(
     return StateSync(interface=link, undecided=useful and "state_sync" not in top.values)
 
 
-def _read_failover(section: _Section) -> Failover:
+def _read_failover(section: Section) -> Failover:
     profile = section.get("profile", values.one_of(*FAILOVER_PROFILES), "normal")
     usual = FAILOVER_PROFILES[profile or "normal"]
     failover = Failover(
@@ -875,7 +659,7 @@ def _advert(value: object) -> float:
     return round(value * 100) / 100
 
 
-def _read_health(section: _Section) -> Health:
+def _read_health(section: Section) -> Health:
     said = set()
 
     def targets(side: str) -> tuple[IPv4Address, ...]:
@@ -897,7 +681,7 @@ def _read_health(section: _Section) -> Health:
 
 
 def _read_routes(
-    section: _Section, nodes: tuple[Node, ...], public: Network
+    section: Section, nodes: tuple[Node, ...], public: Network
 ) -> tuple[IPv4Network, ...]:
     """What a client is to send into the tunnel cannot hold where the tunnel itself leads to, unless
     it is a full one: then the client has a route of its own to there."""
@@ -926,7 +710,7 @@ def _is_in(where: object, network: IPv4Network) -> bool:
         return False
 
 
-def _read_servers(vpn: _Section, nodes: tuple[Node, ...], public: Network) -> tuple[VpnServer, ...]:
+def _read_servers(vpn: Section, nodes: tuple[Node, ...], public: Network) -> tuple[VpnServer, ...]:
     servers = []
     for entry in vpn.entries("servers", _server_name):
         section = entry.section
@@ -1008,7 +792,7 @@ def _own_option(server: VpnServer, keyword: str, value: str) -> str | None:
     return OWN_OPTIONS.get(keyword)
 
 
-def _read_auth(server: _Section) -> VpnAuth | None:
+def _read_auth(server: Section) -> VpnAuth | None:
     section = server.section("auth")
     auth = VpnAuth(
         pam=section.get("pam", values.matching(_PAM_PATTERN, "the name of a PAM service"), None),
@@ -1027,7 +811,7 @@ def _read_auth(server: _Section) -> VpnAuth | None:
 
 
 def _read_clients(
-    vpn: _Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
+    vpn: Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
 ) -> tuple[VpnClient, ...]:
     clients = []
     smallest = max(vpn_subnets(servers, nodes), key=lambda pair: pair[1].prefixlen, default=None)
@@ -1060,7 +844,7 @@ def _read_clients(
 
 
 def _check_client_id(
-    section: _Section, client: VpnClient, smallest: tuple[VpnServer, IPv4Network] | None
+    section: Section, client: VpnClient, smallest: tuple[VpnServer, IPv4Network] | None
 ) -> None:
     """Below every dynamic range, so first of all below that of the smallest subnet."""
     if not client.id or not smallest:
@@ -1075,13 +859,13 @@ def _check_client_id(
         )
 
 
-def _read_subnets(section: _Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
+def _read_subnets(section: Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
     found = {node.name: section.get(node.name, values.network, None) for node in nodes}
     section.close()
     return {name: subnet for name, subnet in found.items() if subnet}
 
 
-def _check_blocks(section: _Section, server: VpnServer, nodes: tuple[Node, ...]) -> None:
+def _check_blocks(section: Section, server: VpnServer, nodes: tuple[Node, ...]) -> None:
     """Every node's subnet must be a block inside the server's network that no other node has."""
     if server.prefix < server.network.prefixlen:
         way = _way_out(server, max((each.id or 1 for each in nodes), default=1))
@@ -1127,7 +911,7 @@ def _way_out(server: VpnServer, nodes: int) -> str:
     return f"{' or '.join(ways)} would do"
 
 
-def _read_remote(vpn: _Section, public: Network) -> str | None:
+def _read_remote(vpn: Section, public: Network) -> str | None:
     """Where clients find the node that has the public virtual IP."""
     remote: str | None = vpn.get("remote", values.server_address, None)
     if remote and not public.virtual_ip:
@@ -1137,7 +921,7 @@ def _read_remote(vpn: _Section, public: Network) -> str | None:
     return remote
 
 
-def _read_refusal(pki: _Section) -> str | None:
+def _read_refusal(pki: Section) -> str | None:
     """Why ``gateway_pki.pillar`` has no certificate for this node, where it has none. That keeps
     the VPN from being set up, and nothing else: it may come with time, on one node alone."""
     error = pki.get("error", values.string, None)
@@ -1145,7 +929,7 @@ def _read_refusal(pki: _Section) -> str | None:
 
 
 def _read_pki(
-    section: _Section, keys: tuple[str, ...], names: tuple[str, ...]
+    section: Section, keys: tuple[str, ...], names: tuple[str, ...]
 ) -> dict[str, Material]:
     found = {}
     for name in names:
@@ -1192,7 +976,7 @@ def pem_blocks(value: object) -> str:
 
 
 def _check_pki(
-    reader: _Reader,
+    reader: Reader,
     pki: dict[str, Material],
     nodes: tuple[Node, ...],
     servers: tuple[VpnServer, ...],
@@ -1219,7 +1003,7 @@ def _check_pki(
                 )
 
 
-def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
+def _read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
     hosts = []
     reader = top.reader
     for entry in top.entries("hosts", values.label):
@@ -1249,7 +1033,7 @@ def _read_hosts(top: _Section, internal: Network, domain: str | None) -> tuple[H
     return tuple(sorted(hosts, key=lambda host: (int(host.ip or 0), host.name)))
 
 
-def _claim_aliases(reader: _Reader, aliases: dict[str, str], domain: str | None) -> None:
+def _claim_aliases(reader: Reader, aliases: dict[str, str], domain: str | None) -> None:
     """By path. `www` and `www.` + the site's domain are the same name."""
     for path, alias in aliases.items():
         reader.claim("host name", alias.removesuffix(f".{domain}"), path)
@@ -1268,7 +1052,7 @@ class _Names:
 
     def __init__(
         self,
-        reader: _Reader,
+        reader: Reader,
         hosts: tuple[Host, ...],
         domain: str | None,
         own: set[str],
@@ -1303,7 +1087,7 @@ class _Names:
     def _learn(self, name: str, kind: str) -> None:
         self.kinds.setdefault(name, []).append(kind)
 
-    def read_groups(self, firewall: _Section) -> None:
+    def read_groups(self, firewall: Section) -> None:
         """Read ``groups``: lists of networks, hosts and other groups, in any order."""
         section = firewall.section("groups")
         for name in sorted(section.values, key=values.safe_repr):
@@ -1328,7 +1112,7 @@ class _Names:
                     networks.update(self.clients[name])
                 self.groups[group] = tuple(sorted(networks))
 
-    def _read_members(self, section: _Section, group: str) -> tuple[tuple[str, str], ...]:
+    def _read_members(self, section: Section, group: str) -> tuple[tuple[str, str], ...]:
         def parse(value: object) -> tuple[str, str]:
             text = values.string(value).lower()
             if text in self.groups:
@@ -1405,7 +1189,7 @@ _ACTIONS = ("accept", "drop", "reject")
 
 
 def _read_rule(
-    section: _Section,
+    section: Section,
     names: _Names,
     sources: tuple[str, ...],
     destinations: tuple[str, ...],
@@ -1433,19 +1217,19 @@ def _read_rule(
     return rule
 
 
-def _check_not_empty(section: _Section, *keys: str) -> None:
+def _check_not_empty(section: Section, *keys: str) -> None:
     """An empty list would match everything, where its author may have meant nothing."""
     for key in keys:
         if section.values.get(key) == []:
             section.reader.fault(section.at(key), "is empty; leave it out if any will do")
 
 
-def _check_leaves(section: _Section, rule: Rule) -> None:
+def _check_leaves(section: Section, rule: Rule) -> None:
     if Target("zone", "public") in rule.sources:
         section.reader.fault(section.at("from"), "what leaves does not come from the public side")
 
 
-def _read_firewall(section: _Section, names: _Names) -> Firewall:
+def _read_firewall(section: Section, names: _Names) -> Firewall:
     reader = section.reader
     names.read_groups(section)
 
@@ -1480,7 +1264,7 @@ def _read_firewall(section: _Section, names: _Names) -> Firewall:
     return firewall
 
 
-def _read_egress(section: _Section, names: _Names) -> Rule:
+def _read_egress(section: Section, names: _Names) -> Rule:
     rule = _read_rule(section, names, values.EVERYTHING, ("group",), "accept")
     _check_leaves(section, rule)
     return rule
@@ -1495,7 +1279,7 @@ RAW_CHAINS = {
 }
 
 
-def _read_raw(firewall: _Section, key: str, family: int) -> list[tuple[int, str, str, str, str]]:
+def _read_raw(firewall: Section, key: str, family: int) -> list[tuple[int, str, str, str, str]]:
     found = []
     tables = firewall.section(key)
     for table, chains in RAW_CHAINS.items():
@@ -1512,7 +1296,7 @@ _FOR_INPUT = "what reaches it is for input rules"
 
 
 def _read_nat(
-    nat: _Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
+    nat: Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
 ) -> Nat:
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
 
@@ -1567,7 +1351,7 @@ def _public_address(public: Network, *more: IPv4Address | None) -> Callable[[obj
     return parse
 
 
-def _read_one_to_one(section: _Section, target: _ParseTarget, public: Network) -> OneToOne:
+def _read_one_to_one(section: Section, target: _ParseTarget, public: Network) -> OneToOne:
     address = section.get("address", _public_address(public))
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
@@ -1578,7 +1362,7 @@ def _read_one_to_one(section: _Section, target: _ParseTarget, public: Network) -
 
 
 def _read_forward(
-    section: _Section,
+    section: Section,
     names: _Names,
     target: _ParseTarget,
     public: Network,
@@ -1625,7 +1409,7 @@ def _read_forward(
 
 
 def _claim_ports(
-    section: _Section,
+    section: Section,
     first: int,
     last: int,
     proto: str,
@@ -1641,7 +1425,7 @@ def _claim_ports(
             return
 
 
-def _read_outbound(section: _Section, names: _Names, public: Network) -> Rule:
+def _read_outbound(section: Section, names: _Names, public: Network) -> Rule:
     address = _public_address(public, public.virtual_ip)
 
     def snat(value: object) -> str:
@@ -1752,7 +1536,7 @@ _DNS_NEEDS = {
 }
 
 
-def _read_dns(section: _Section) -> Dns:
+def _read_dns(section: Section) -> Dns:
     dns = Dns(
         forwarders=section.items("forwarders", _forwarder),
         public_domain=section.get("public_domain", values.boolean, False),
@@ -1767,7 +1551,7 @@ def _read_dns(section: _Section) -> Dns:
     return dns
 
 
-def _read_dhcp(section: _Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
+def _read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
     reader = section.reader
     pool = section.get("pool", _pool, None)
     dhcp = Dhcp(

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import _gateway_plan
+import _gateway_reader
 import _gateway_rules
 import pytest
 import yaml
@@ -265,13 +266,13 @@ def raw_chains():
 
 def test_the_reference_has_every_key_and_no_other(monkeypatch):
     known: dict[str, set[str]] = {}
-    close = _gateway_plan._Section.close
+    close = _gateway_reader.Section.close
 
     def noted(section):
         known.setdefault(section_of(section.path), set()).update(section.known)
         close(section)
 
-    monkeypatch.setattr(_gateway_plan._Section, "close", noted)
+    monkeypatch.setattr(_gateway_reader.Section, "close", noted)
     site, errors = _gateway_plan.read(merged(EXAMPLE, RICH))
     assert errors == []
     assert site

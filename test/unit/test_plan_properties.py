@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import _gateway_plan
+import _gateway_reader
 import _gateway_rules
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ CLOSE_NETWORKS = st.lists(
 
 @given(CLOSE_NETWORKS)
 def test_a_network_is_compared_with_all_before_it(networks):
-    reader = _gateway_plan._Reader()
+    reader = _gateway_reader.Reader()
     for number, network in enumerate(networks):
         reader.claim_network(network, str(number))
     assert reader.errors == [
