@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import _gateway_pem
 import _gateway_values as values
 from _gateway_reader import Reader, Section
 from _gateway_site import (
@@ -84,18 +85,6 @@ _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 _SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
 # A line of iptables-restore without its beginning, "-A CHAIN".
 _RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
-_PEM_PATTERN = re.compile(
-    r"-----BEGIN (?P<label>[A-Za-z0-9 -]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
-)
-_PEM_LABELS = {
-    "ca": ("CERTIFICATE",),
-    "certificate": ("CERTIFICATE",),
-    "key": ("PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"),
-    "tls_crypt": ("OpenVPN Static key V1",),
-    "tls_crypt_v2": ("OpenVPN tls-crypt-v2 server key",),
-    "auth_token": ("OpenVPN auth-token server key",),
-    "crl": ("X509 CRL",),
-}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -261,12 +250,12 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     servers = _read_servers(vpn, nodes, public)
     clients = _read_clients(vpn, servers, nodes)
     found = vpn.section("pki")
-    refusal = _read_refusal(found)
-    pki = _read_pki(found, ("gateway", "vpn", "pki"), tuple(_PEM_LABELS))
+    refusal = _gateway_pem.read_refusal(found)
+    pki = _gateway_pem.read_pki(found, ("gateway", "vpn", "pki"), tuple(_gateway_pem.PEM_LABELS))
     remote = _read_remote(vpn, public)
     vpn.close()
     if servers and refusal is None:
-        _check_pki(reader, pki, nodes, servers)
+        _gateway_pem.check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
     addresses = client_addresses(clients, servers, nodes)
     own = _own_names(internal, public, nodes)
@@ -411,7 +400,7 @@ def _read_node(
         public_interface=section.get("public_interface", values.interface, public.interface),
         sync=section.get("sync", values.host_address, None),
         sync_interface=section.get("sync_interface", values.interface, link),
-        pki=_read_pki(
+        pki=_gateway_pem.read_pki(
             section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
         ),
     )
@@ -919,88 +908,6 @@ def _read_remote(vpn: Section, public: Network) -> str | None:
             vpn.at("remote"), "needs gateway:public:virtual_ip, the address that moves with it"
         )
     return remote
-
-
-def _read_refusal(pki: Section) -> str | None:
-    """Why ``gateway_pki.pillar`` has no certificate for this node, where it has none. That keeps
-    the VPN from being set up, and nothing else: it may come with time, on one node alone."""
-    error = pki.get("error", values.string, None)
-    return values.show(error, 300) if error is not None else None
-
-
-def _read_pki(
-    section: Section, keys: tuple[str, ...], names: tuple[str, ...]
-) -> dict[str, Material]:
-    found = {}
-    for name in names:
-
-        def parse(value: object, name: str = name) -> Material:
-            return _material(value, name, (*keys, name))
-
-        material = section.get(name, parse, None)
-        if name in section.values:
-            found[name] = material
-    section.close()
-    return found
-
-
-def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
-    """A certificate or key. Its messages never show the value: it may be a private key."""
-    if isinstance(value, str) and values.PATH_PATTERN.fullmatch(value):
-        return Material(path=value, keys=keys)
-    if not is_pem(value, name):
-        labels = " or ".join(_PEM_LABELS[name])
-        raise ValueError(f"is neither an absolute path nor PEM text ({labels})")
-    return Material(path=None, keys=keys, text=pem_blocks(value))
-
-
-def is_pem(value: object, name: str, alone: bool = True) -> bool:
-    """Whether a value is PEM text of the kind that ``vpn:pki:NAME`` takes, and of no other.
-
-    Without ``alone`` there may be others: a file on the node may be for more than one purpose.
-    """
-    labels = _PEM_LABELS[name]
-    found = [match["label"] for match in _PEM_PATTERN.finditer(_lines(value))]
-    known = set(found) <= {*labels, "EC PARAMETERS"} or not alone
-    whole = _lines(value).count("-----BEGIN") == len(found)
-    return bool(set(found) & set(labels)) and known and whole
-
-
-def _lines(value: object) -> str:
-    return "" if not isinstance(value, str) else value.replace("\r\n", "\n").rstrip() + "\n"
-
-
-def pem_blocks(value: object) -> str:
-    """The PEM blocks of a text, without what tools like to write above them."""
-    return "".join(match[0] for match in _PEM_PATTERN.finditer(_lines(value)))
-
-
-def _check_pki(
-    reader: Reader,
-    pki: dict[str, Material],
-    nodes: tuple[Node, ...],
-    servers: tuple[VpnServer, ...],
-) -> None:
-    required = ["ca"]
-    if "tls_crypt_v2" not in pki:
-        required.append("tls_crypt")
-    for name in required:
-        if name not in pki:
-            reader.fault(f"gateway:vpn:pki:{name}", "missing; a VPN server needs it")
-    for server in servers:
-        if server.auth and "auth_token" not in pki:
-            reader.fault(
-                "gateway:vpn:pki:auth_token",
-                f"missing; gateway:vpn:servers:{server.name}:auth needs it",
-            )
-            break
-    for name in ("certificate", "key"):
-        for node in nodes:
-            if name not in pki and name not in node.pki:
-                reader.fault(
-                    f"gateway:vpn:pki:{name}",
-                    f"missing, and gateway:nodes:{node.name}:pki:{name} is not there either",
-                )
 
 
 def _read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Host, ...]:

@@ -23,6 +23,7 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 _gateway_libraries.forget_changed()
 
 import _gateway_foreign
+import _gateway_pem
 import _gateway_plan
 import _gateway_rules
 import _gateway_values
@@ -616,7 +617,7 @@ def _faults(name, material):
     path = material.path
     try:
         text = material.text or _file_text(path)
-        if path and not _gateway_plan.is_pem(text, name, alone=False):
+        if path and not _gateway_pem.is_pem(text, name, alone=False):
             raise ValueError(f"{path} is not PEM text of that kind, or is damaged")
         items = _gateway_ca.lifetimes(text, _now()) if _gateway_ca and name in EXPIRING else []
     except ValueError as error:
@@ -971,7 +972,7 @@ def pem(material, **kwargs):
     # Not from __pillar__[...]: Salt 3008 copies the whole pillar for that, and it is read again.
     for key in plan()["vpn"]["pki"][material]["pillar"][1:]:
         value = value[key]
-    text = _gateway_plan.pem_blocks(value).strip()
+    text = _gateway_pem.pem_blocks(value).strip()
     if not text:
         raise CommandExecutionError(f"there is no PEM text for {material} in the pillar")
     return text

@@ -61,6 +61,7 @@ from salt.exceptions import CommandExecutionError, NotImplemented
 _gateway_libraries.forget_changed()
 
 import _gateway_ca
+import _gateway_pem
 import _gateway_plan
 
 log = logging.getLogger(__name__)
@@ -571,7 +572,7 @@ def _material(authority, node):
         **authority.keys(),
     }
     for name, text in found.items():
-        if not _gateway_plan.is_pem(text, name):
+        if not _gateway_pem.is_pem(text, name):
             raise ValueError(f"{name} in {authority.folder} is damaged; restore it")
     return found
 

@@ -1,0 +1,106 @@
+"""Certificates and keys in the pillar: paths on the node, or PEM text."""
+
+import re
+
+import _gateway_values as values
+from _gateway_reader import Reader, Section
+from _gateway_site import (
+    Material,
+    Node,
+    VpnServer,
+)
+
+_PEM_PATTERN = re.compile(
+    r"-----BEGIN (?P<label>[A-Za-z0-9 -]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
+)
+PEM_LABELS = {
+    "ca": ("CERTIFICATE",),
+    "certificate": ("CERTIFICATE",),
+    "key": ("PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"),
+    "tls_crypt": ("OpenVPN Static key V1",),
+    "tls_crypt_v2": ("OpenVPN tls-crypt-v2 server key",),
+    "auth_token": ("OpenVPN auth-token server key",),
+    "crl": ("X509 CRL",),
+}
+
+
+def read_refusal(pki: Section) -> str | None:
+    """Why ``gateway_pki.pillar`` has no certificate for this node, where it has none. That keeps
+    the VPN from being set up, and nothing else: it may come with time, on one node alone."""
+    error = pki.get("error", values.string, None)
+    return values.show(error, 300) if error is not None else None
+
+
+def read_pki(
+    section: Section, keys: tuple[str, ...], names: tuple[str, ...]
+) -> dict[str, Material]:
+    found = {}
+    for name in names:
+
+        def parse(value: object, name: str = name) -> Material:
+            return _material(value, name, (*keys, name))
+
+        material = section.get(name, parse, None)
+        if name in section.values:
+            found[name] = material
+    section.close()
+    return found
+
+
+def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
+    """A certificate or key. Its messages never show the value: it may be a private key."""
+    if isinstance(value, str) and values.PATH_PATTERN.fullmatch(value):
+        return Material(path=value, keys=keys)
+    if not is_pem(value, name):
+        labels = " or ".join(PEM_LABELS[name])
+        raise ValueError(f"is neither an absolute path nor PEM text ({labels})")
+    return Material(path=None, keys=keys, text=pem_blocks(value))
+
+
+def is_pem(value: object, name: str, alone: bool = True) -> bool:
+    """Whether a value is PEM text of the kind that ``vpn:pki:NAME`` takes, and of no other.
+
+    Without ``alone`` there may be others: a file on the node may be for more than one purpose.
+    """
+    labels = PEM_LABELS[name]
+    found = [match["label"] for match in _PEM_PATTERN.finditer(_lines(value))]
+    known = set(found) <= {*labels, "EC PARAMETERS"} or not alone
+    whole = _lines(value).count("-----BEGIN") == len(found)
+    return bool(set(found) & set(labels)) and known and whole
+
+
+def _lines(value: object) -> str:
+    return "" if not isinstance(value, str) else value.replace("\r\n", "\n").rstrip() + "\n"
+
+
+def pem_blocks(value: object) -> str:
+    """The PEM blocks of a text, without what tools like to write above them."""
+    return "".join(match[0] for match in _PEM_PATTERN.finditer(_lines(value)))
+
+
+def check_pki(
+    reader: Reader,
+    pki: dict[str, Material],
+    nodes: tuple[Node, ...],
+    servers: tuple[VpnServer, ...],
+) -> None:
+    required = ["ca"]
+    if "tls_crypt_v2" not in pki:
+        required.append("tls_crypt")
+    for name in required:
+        if name not in pki:
+            reader.fault(f"gateway:vpn:pki:{name}", "missing; a VPN server needs it")
+    for server in servers:
+        if server.auth and "auth_token" not in pki:
+            reader.fault(
+                "gateway:vpn:pki:auth_token",
+                f"missing; gateway:vpn:servers:{server.name}:auth needs it",
+            )
+            break
+    for name in ("certificate", "key"):
+        for node in nodes:
+            if name not in pki and name not in node.pki:
+                reader.fault(
+                    f"gateway:vpn:pki:{name}",
+                    f"missing, and gateway:nodes:{node.name}:pki:{name} is not there either",
+                )
