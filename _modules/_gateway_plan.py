@@ -13,6 +13,7 @@ from typing import Any
 
 import _gateway_pem
 import _gateway_values as values
+from _gateway_names import Names, claim_aliases, own_names
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     INSTANCE_PREFIX,
@@ -77,7 +78,6 @@ TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a p
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
-_GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 # OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
@@ -115,7 +115,6 @@ def _protocol(value: object) -> str:
     )
 
 
-_group_name = values.matching(_GROUP_PATTERN, "a group name (small letters, digits, _ and -)")
 _raw_line = values.matching(
     _RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP"
 )
@@ -258,8 +257,8 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         _gateway_pem.check_pki(reader, pki, nodes, servers)
     hosts = _read_hosts(top, internal, domain)
     addresses = client_addresses(clients, servers, nodes)
-    own = _own_names(internal, public, nodes)
-    names = _Names(reader, hosts, domain, own, servers, addresses)
+    own = own_names(internal, public, nodes)
+    names = Names(reader, hosts, domain, own, servers, addresses)
     firewall = _read_firewall(top.section("firewall"), names)
     nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
@@ -319,7 +318,7 @@ def _read_internal(section: Section, domain: str | None) -> Network:
         aliases=tuple(aliases.values()),
     )
     section.close()
-    _claim_aliases(section.reader, aliases, domain)
+    claim_aliases(section.reader, aliases, domain)
     _claim_side(section, network)
     return network
 
@@ -336,7 +335,7 @@ def _read_public(section: Section, domain: str | None) -> Network:
         accept_ra=section.get("accept_ra", values.boolean, None),
     )
     section.close()
-    _claim_aliases(section.reader, aliases, domain)
+    claim_aliases(section.reader, aliases, domain)
     if "virtual_ip" not in section.values:
         for path in aliases:
             section.reader.fault(path, "is a name for gateway:public:virtual_ip, and there is none")
@@ -368,7 +367,7 @@ def _read_nodes(
         nodes.append(
             _read_node(entry.name, entry.section, internal, public, link, tuple(aliases.values()))
         )
-        _claim_aliases(top.reader, aliases, domain)
+        claim_aliases(top.reader, aliases, domain)
     if top.readable and top.values.get("nodes", {}) == {}:
         top.reader.fault(top.at("nodes"), "a site needs at least one node")
     if len(nodes) > MOST_NODES:
@@ -933,163 +932,11 @@ def _read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Ho
         if len(macs) > MOST_MACS:
             reader.fault(section.at("mac"), f"{len(macs)} of them; a host has at most {MOST_MACS}")
         reader.claim("host name", host.name, section.path)
-        _claim_aliases(reader, aliases, domain)
+        claim_aliases(reader, aliases, domain)
         if host.macs or (host.ip and internal.network and host.ip in internal.network):
             reader.inside(host.ip, internal.network, section.at("ip"))
         hosts.append(host)
     return tuple(sorted(hosts, key=lambda host: (int(host.ip or 0), host.name)))
-
-
-def _claim_aliases(reader: Reader, aliases: dict[str, str], domain: str | None) -> None:
-    """By path. `www` and `www.` + the site's domain are the same name."""
-    for path, alias in aliases.items():
-        reader.claim("host name", alias.removesuffix(f".{domain}"), path)
-
-
-def _own_names(internal: Network, public: Network, nodes: tuple[Node, ...]) -> set[str]:
-    """What the gateways are called, and the virtual IPs."""
-    own = {name for node in nodes for name in (node.name.lower(), node.label, *node.aliases)}
-    return {name for name in (*own, *internal.aliases, *public.aliases) if name}
-
-
-class _Names:
-    """What a rule of the firewall may name, and what the names of the pillar stand for."""
-
-    ZONES = ("internal", "public", "vpn")
-
-    def __init__(
-        self,
-        reader: Reader,
-        hosts: tuple[Host, ...],
-        domain: str | None,
-        own: set[str],
-        servers: tuple[VpnServer, ...],
-        clients: dict[str, tuple[str, ...]],
-    ) -> None:
-        self.reader = reader
-        self.domain = domain
-        self.own = {self.short(name) for name in own}
-        self.clients = clients
-        self.hosts = {
-            self.short(name): host
-            for host in hosts
-            for name in (host.name, *host.aliases)
-            if not name.startswith("*.")
-        }
-        self.groups: dict[str, tuple[str, ...]] = {}
-        self.kinds: dict[str, list[str]] = {}
-        for zone in self.ZONES:
-            # Without a VPN server the name stands for nothing, which must not become "any".
-            if zone != "vpn" or servers:
-                self._learn(zone, "zone")
-        for server in servers:
-            self._learn(server.name, "server")
-        for client in clients:
-            self._learn(client, "client")
-
-    def short(self, name: str) -> str:
-        """A name of the site's domain without it: as an alias and in a rule both are the same."""
-        return name.removesuffix(f".{self.domain}")
-
-    def _learn(self, name: str, kind: str) -> None:
-        self.kinds.setdefault(name, []).append(kind)
-
-    def read_groups(self, firewall: Section) -> None:
-        """Read ``groups``: lists of networks, hosts and other groups, in any order."""
-        section = firewall.section("groups")
-        for name in sorted(section.values, key=values.safe_repr):
-            try:
-                group = _group_name(name)
-                if group in self.kinds or group in self.hosts:
-                    raise ValueError("this is the name of something else that rules can name")
-            except ValueError as error:
-                self.reader.fault(section.at(name), error)
-                continue
-            self.groups[group] = ()
-        members = {group: self._read_members(section, group) for group in self.groups}
-        for group in self.groups:
-            self._learn(group, "group")
-            found = self._reached(members, group)
-            if ("group", group) in found:
-                self.reader.fault(section.at(group), "contains itself")
-                members[group] = ()  # once for all the groups of the circle
-            else:
-                networks = {name for kind, name in found if kind == "network"}
-                for name in (name for kind, name in found if kind == "client"):
-                    networks.update(self.clients[name])
-                self.groups[group] = tuple(sorted(networks))
-
-    def _read_members(self, section: Section, group: str) -> tuple[tuple[str, str], ...]:
-        def parse(value: object) -> tuple[str, str]:
-            text = values.string(value).lower()
-            if text in self.groups:
-                return "group", text
-            if "client" in self.kinds.get(text, []):
-                return "client", self.target("client")(text).name
-            network = self._host_or_network(text)
-            if network.endswith("/0"):
-                raise ValueError(f"{network} is everything; leave the group out of the rule")
-            return "network", network
-
-        return section.items(group, parse)
-
-    def _reached(
-        self, members: dict[str, tuple[tuple[str, str], ...]], start: str
-    ) -> set[tuple[str, str]]:
-        """What a group has in itself and in its groups, those included, as (kind, name)."""
-        found: set[tuple[str, str]] = set()
-        left = [start]
-        while left:
-            new = set(members[left.pop()]) - found
-            found |= new
-            left += [name for kind, name in new if kind == "group"]
-        return found
-
-    def _host_or_network(self, text: str) -> str:
-        host = self.hosts.get(self.short(text))
-        if host:
-            return str(host.ip)
-        try:
-            return values.any_network(text)
-        except ValueError:
-            if "/" in text or ":" in text or text.replace(".", "").isdigit():
-                raise
-        if text == "vpn":
-            raise ValueError("this site has no VPN server")
-        if self.short(text) in self.own:
-            raise ValueError(f"{text} is the gateway itself; a rule may name its address")
-        hint = values.did_you_mean(text, [*self.hosts, *self.groups, *self.kinds])
-        raise ValueError(f"there is nothing called {values.show(text)}{hint}")
-
-    def target(self, *kinds: str) -> Callable[[object], Target]:
-        """A parser of what a rule names, which has to be of one of these kinds."""
-
-        def parse(value: object) -> Target:
-            text = values.string(value).lower()
-            found = list(self.kinds.get(text, []))
-            if found and self.short(text) in self.hosts:
-                found.append("host")
-            if len(found) > 1:
-                raise ValueError(f"{text} is a {' and a '.join(found)}; rename one of them")
-            if not found:
-                return Target("network", self._host_or_network(text))
-            if found[0] not in kinds:
-                raise ValueError(f"{text} is a {found[0]}; here it must be {_either(kinds)}")
-            if found[0] == "client" and not self.clients[text]:
-                raise ValueError(f"client {text} has neither id nor networks, so no fixed address")
-            return Target(found[0], text)
-
-        return parse
-
-
-def _either(kinds: tuple[str, ...]) -> str:
-    names = {
-        "zone": "internal, public or vpn",
-        "server": "a VPN server",
-        "client": "a VPN client",
-        "group": "a group",
-    }
-    return ", ".join([names[kind] for kind in kinds if kind in names] + ["a host or a network"])
 
 
 _ACTIONS = ("accept", "drop", "reject")
@@ -1097,7 +944,7 @@ _ACTIONS = ("accept", "drop", "reject")
 
 def _read_rule(
     section: Section,
-    names: _Names,
+    names: Names,
     sources: tuple[str, ...],
     destinations: tuple[str, ...],
     action: str | None = None,
@@ -1136,7 +983,7 @@ def _check_leaves(section: Section, rule: Rule) -> None:
         section.reader.fault(section.at("from"), "what leaves does not come from the public side")
 
 
-def _read_firewall(section: Section, names: _Names) -> Firewall:
+def _read_firewall(section: Section, names: Names) -> Firewall:
     reader = section.reader
     names.read_groups(section)
 
@@ -1171,7 +1018,7 @@ def _read_firewall(section: Section, names: _Names) -> Firewall:
     return firewall
 
 
-def _read_egress(section: Section, names: _Names) -> Rule:
+def _read_egress(section: Section, names: Names) -> Rule:
     rule = _read_rule(section, names, values.EVERYTHING, ("group",), "accept")
     _check_leaves(section, rule)
     return rule
@@ -1203,7 +1050,7 @@ _FOR_INPUT = "what reaches it is for input rules"
 
 
 def _read_nat(
-    nat: Section, names: _Names, internal: Network, public: Network, nodes: tuple[Node, ...]
+    nat: Section, names: Names, internal: Network, public: Network, nodes: tuple[Node, ...]
 ) -> Nat:
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
 
@@ -1270,7 +1117,7 @@ def _read_one_to_one(section: Section, target: _ParseTarget, public: Network) ->
 
 def _read_forward(
     section: Section,
-    names: _Names,
+    names: Names,
     target: _ParseTarget,
     public: Network,
     taken: set[IPv4Address],
@@ -1332,7 +1179,7 @@ def _claim_ports(
             return
 
 
-def _read_outbound(section: Section, names: _Names, public: Network) -> Rule:
+def _read_outbound(section: Section, names: Names, public: Network) -> Rule:
     address = _public_address(public, public.virtual_ip)
 
     def snat(value: object) -> str:
