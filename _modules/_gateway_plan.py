@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_pem
+import _gateway_sync
 import _gateway_values as values
 from _gateway_names import Names, claim_aliases, own_names
 from _gateway_reader import Reader, Section
@@ -34,7 +35,6 @@ from _gateway_site import (
     Rule,
     Service,
     Site,
-    StateSync,
     Target,
     VpnAuth,
     VpnClient,
@@ -58,7 +58,6 @@ FOLLOWERS = (
     *("gateway-follow-event.service", "gateway-follow-hooks.service"),
 )
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
-SYNC_PORT = 3780  # conntrackd's customary one
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
 # Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
@@ -242,9 +241,9 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     domain = top.get("domain", values.dns_name)
     internal = _read_internal(top.section("internal", required=True), domain)
     public = _read_public(top.section("public", required=True), domain)
-    link = _read_sync_link(top)
+    link = _gateway_sync.read_sync_link(top)
     nodes = _read_nodes(top, internal, public, link, domain)
-    state_sync = _check_state_sync(top, public, nodes, link)
+    state_sync = _gateway_sync.check_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes, public)
     clients = _read_clients(vpn, servers, nodes)
@@ -420,7 +419,7 @@ def _read_node(
             section.at("public_interface"),
             f"{node.public_interface} is the internal interface already",
         )
-    _check_sync_link(section, node, internal, public, link)
+    _gateway_sync.check_sync_link(section, node, internal, public, link)
     return node
 
 
@@ -498,7 +497,7 @@ def _check_own_ports(reader: Reader, site: Site) -> None:
     if not all(node.public for node in site.nodes):
         own["68/udp"] = "the DHCP client of a node without a public address in the pillar"
     if site.state_sync.interface:
-        own[f"{SYNC_PORT}/udp"] = "state sync"
+        own[f"{_gateway_sync.SYNC_PORT}/udp"] = "state sync"
     # Where SSH is open to the public side, it has claimed its port.
     if not site.firewall.ssh_from:
         own[f"{site.firewall.ssh_port}/tcp"] = "SSH"
@@ -531,77 +530,6 @@ def _check_own_addresses(reader: Reader, site: Site) -> None:
             reader.inside(
                 target, site.internal.network, f"gateway:health:internal:targets:{number}"
             )
-
-
-def _read_sync_link(top: Section) -> str | None:
-    """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
-    if isinstance(top.values.get("state_sync"), dict):
-        section = top.section("state_sync")
-        interface: str | None = section.get("interface", values.interface)
-        section.close()
-        return interface or ""
-    return None if top.get("state_sync", _no_state_sync, False) is False else ""
-
-
-def _no_state_sync(value: object) -> bool:
-    if value is True:
-        raise ValueError(
-            "needs a link of the nodes' own: state_sync: {interface: eth3}, and nodes:NODE:sync for"
-            " each node; over the internal side any machine there could add connections that no"
-            " rule has let in"
-        )
-    if value is not False:
-        shown = f"{values.kind(value)} ({values.show(value)})"
-        raise ValueError(f"must be false or a mapping with interface, is {shown}")
-    return False
-
-
-def _check_sync_link(
-    section: Section, node: Node, internal: Network, public: Network, link: str | None
-) -> None:
-    """A node's end of the link: an interface, an address, and a network of its own."""
-    reader = section.reader
-    for key in ("sync", "sync_interface"):
-        if link is None and key in section.values:
-            reader.fault(section.at(key), "means nothing without gateway:state_sync:interface")
-    if link is None:
-        return
-    if link and "sync" not in section.values and section.readable:
-        reader.fault(section.at("sync"), "missing; gateway:state_sync:interface needs it")
-    reader.claim("address", node.sync, section.at("sync"))
-    for side in (internal, public):
-        if node.sync and side.network and node.sync in side.network:
-            reader.fault(
-                section.at("sync"),
-                f"{node.sync} is inside {side.network}; a link of its own has a network of its own",
-            )
-    place = section.at("sync_interface")
-    if "sync_interface" not in section.values:
-        place = "gateway:state_sync:interface"
-    sides = {"internal": node.internal_interface, "public": node.public_interface}
-    for name, interface in sides.items():
-        if node.sync_interface and node.sync_interface == interface:
-            reader.fault(place, f"{interface} is the {name} interface; a link has one of its own")
-
-
-def _check_state_sync(
-    top: Section, public: Network, nodes: tuple[Node, ...], link: str | None
-) -> StateSync:
-    """Where it would be of use: with a public virtual IP, for two nodes."""
-    value = top.values.get("state_sync")
-    wanted = value is True or isinstance(value, dict)
-    path = top.at("state_sync")
-    sides = top.values.get("public")
-    if wanted and isinstance(sides, dict) and "virtual_ip" not in sides:
-        top.reader.fault(
-            path,
-            "needs gateway:public:virtual_ip: without it connections are translated to the address"
-            " of one node, and end with it",
-        )
-    if wanted and len(nodes) != 2:
-        top.reader.fault(path, f"needs a site of two nodes; this one has {len(nodes)}")
-    useful = public.virtual_ip is not None and len(nodes) == 2
-    return StateSync(interface=link, undecided=useful and "state_sync" not in top.values)
 
 
 def _read_failover(section: Section) -> Failover:
@@ -1391,7 +1319,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         # Apart from the rest: it is switched on when the rules are in force, and not before.
         "forwarding": {"net/ipv4/ip_forward": "1"},
         "vrrp": _plan_vrrp(site, node, peers),
-        "sync": _plan_sync(site, node, peers),
+        "sync": _gateway_sync.plan_sync(site, node, peers),
         "health": _plan_health(site, node),
         "vpn": _plan_vpn(site, node),
         "routes": [
@@ -1495,30 +1423,6 @@ def _plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
         "realtime_priority": failover.realtime_priority,
         "instances": instances,
         "settings": plan_settings(site.keepalived.settings),
-    }
-
-
-def _plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
-    """The link to the peer, and whose connections are no business of the peer's."""
-    if not site.state_sync.interface:
-        return {"enabled": False, "undecided": site.state_sync.undecided}
-    (peer,) = peers
-    addresses = [
-        *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
-        *(side.virtual_ip for side in (site.internal, site.public)),
-        *site.public.addresses,
-    ]
-    return {
-        "enabled": True,
-        "interface": node.sync_interface,
-        "address": str(node.sync),
-        "peer": str(peer.sync),
-        "port": SYNC_PORT,
-        "ignored": [
-            "127.0.0.0/8",
-            *(str(address) for address in addresses if address),
-            *(str(server.network) for server in site.vpn_servers),
-        ],
     }
 
 

@@ -1,0 +1,109 @@
+"""The nodes' own link, over which they tell each other their connections (conntrackd)."""
+
+from typing import Any
+
+import _gateway_values as values
+from _gateway_reader import Section
+from _gateway_site import (
+    Network,
+    Node,
+    Site,
+    StateSync,
+)
+
+SYNC_PORT = 3780  # conntrackd's customary one
+
+
+def read_sync_link(top: Section) -> str | None:
+    """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
+    if isinstance(top.values.get("state_sync"), dict):
+        section = top.section("state_sync")
+        interface: str | None = section.get("interface", values.interface)
+        section.close()
+        return interface or ""
+    return None if top.get("state_sync", _no_state_sync, False) is False else ""
+
+
+def _no_state_sync(value: object) -> bool:
+    if value is True:
+        raise ValueError(
+            "needs a link of the nodes' own: state_sync: {interface: eth3}, and nodes:NODE:sync for"
+            " each node; over the internal side any machine there could add connections that no"
+            " rule has let in"
+        )
+    if value is not False:
+        shown = f"{values.kind(value)} ({values.show(value)})"
+        raise ValueError(f"must be false or a mapping with interface, is {shown}")
+    return False
+
+
+def check_sync_link(
+    section: Section, node: Node, internal: Network, public: Network, link: str | None
+) -> None:
+    """A node's end of the link: an interface, an address, and a network of its own."""
+    reader = section.reader
+    for key in ("sync", "sync_interface"):
+        if link is None and key in section.values:
+            reader.fault(section.at(key), "means nothing without gateway:state_sync:interface")
+    if link is None:
+        return
+    if link and "sync" not in section.values and section.readable:
+        reader.fault(section.at("sync"), "missing; gateway:state_sync:interface needs it")
+    reader.claim("address", node.sync, section.at("sync"))
+    for side in (internal, public):
+        if node.sync and side.network and node.sync in side.network:
+            reader.fault(
+                section.at("sync"),
+                f"{node.sync} is inside {side.network}; a link of its own has a network of its own",
+            )
+    place = section.at("sync_interface")
+    if "sync_interface" not in section.values:
+        place = "gateway:state_sync:interface"
+    sides = {"internal": node.internal_interface, "public": node.public_interface}
+    for name, interface in sides.items():
+        if node.sync_interface and node.sync_interface == interface:
+            reader.fault(place, f"{interface} is the {name} interface; a link has one of its own")
+
+
+def check_state_sync(
+    top: Section, public: Network, nodes: tuple[Node, ...], link: str | None
+) -> StateSync:
+    """Where it would be of use: with a public virtual IP, for two nodes."""
+    value = top.values.get("state_sync")
+    wanted = value is True or isinstance(value, dict)
+    path = top.at("state_sync")
+    sides = top.values.get("public")
+    if wanted and isinstance(sides, dict) and "virtual_ip" not in sides:
+        top.reader.fault(
+            path,
+            "needs gateway:public:virtual_ip: without it connections are translated to the address"
+            " of one node, and end with it",
+        )
+    if wanted and len(nodes) != 2:
+        top.reader.fault(path, f"needs a site of two nodes; this one has {len(nodes)}")
+    useful = public.virtual_ip is not None and len(nodes) == 2
+    return StateSync(interface=link, undecided=useful and "state_sync" not in top.values)
+
+
+def plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+    """The link to the peer, and whose connections are no business of the peer's."""
+    if not site.state_sync.interface:
+        return {"enabled": False, "undecided": site.state_sync.undecided}
+    (peer,) = peers
+    addresses = [
+        *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
+        *(side.virtual_ip for side in (site.internal, site.public)),
+        *site.public.addresses,
+    ]
+    return {
+        "enabled": True,
+        "interface": node.sync_interface,
+        "address": str(node.sync),
+        "peer": str(peer.sync),
+        "port": SYNC_PORT,
+        "ignored": [
+            "127.0.0.0/8",
+            *(str(address) for address in addresses if address),
+            *(str(server.network) for server in site.vpn_servers),
+        ],
+    }
