@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import _gateway_dnsmasq
 import _gateway_pem
 import _gateway_sync
 import _gateway_values as values
@@ -78,7 +79,6 @@ _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
-_DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 # OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
 # and a path with that word in it do not.
 _SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
@@ -1127,66 +1127,6 @@ def _read_outbound(section: Section, names: Names, public: Network) -> Rule:
     return rule
 
 
-def _dnsmasq_setting(value: object) -> str:
-    """Unlike other daemons, dnsmasq takes quotes (in pairs), braces and backslashes."""
-    if value is True:
-        return ""
-    text = values.setting_text(value)
-    if len(text) > values.LONGEST_SETTING:
-        raise ValueError(f"{values.show(text)} is longer than {values.LONGEST_SETTING} characters")
-    if not _DNSMASQ_PATTERN.fullmatch(text):
-        raise ValueError(
-            f"{values.show(text)} has a character that dnsmasq cannot have here (line breaks,"
-            " anything but ASCII), or a double quote without its second"
-        )
-    if " #" in values.QUOTED_PATTERN.sub("", text):
-        raise ValueError(
-            f"{values.show(text)} has a comment in it ( #), which dnsmasq would leave out"
-        )
-    return text
-
-
-# What dnsmasq's check lets through, and then it does not start, does not serve or serves twice.
-_DNSMASQ_OWN = {
-    "bind-interfaces": "the virtual IP comes and goes, and the formula has bind-dynamic for it",
-    "conf-script": "the check of a new configuration would run it",
-    "enable-ubus": "dnsmasq has to be built for it, and is not",
-    "group": "it runs as its own user and group",
-    "no-daemon": "it would keep root's rights",
-    "user": "it runs as its own user and group",
-}
-_DNS_OWN = {
-    **_DNSMASQ_OWN,
-    "port": "clients and the firewall know port 53",
-    "servers-file": "the formula has one; use server",
-}
-_DHCP_OWN = {
-    **_DNSMASQ_OWN,
-    "dhcp-alternate-port": "clients and the firewall know port 67",
-    "dhcp-leasefile": "the leases are in /var/lib/gateway/dhcp.leases",
-    "port": "this one serves no DNS",
-}
-_DHCP_WORDS = re.compile(r"dhcp-.*|pxe-.*|tag-if|no-ping|bootp-dynamic|read-ethers|leasefile-ro")
-_DNS_WORDS = re.compile(
-    r"address|all-servers|auth-.*|bogus-.*|cache-.*|caa-record|cname|dnssec|domain-needed|filter-.*"
-    r"|host-record|local|localise-queries|log-queries|mx-host|naptr-record|neg-ttl|no-resolv"
-    r"|ptr-record|rebind-.*|resolv-file|rev-server|server|servers-file|srv-host|stop-dns-rebind"
-    r"|strict-order|synth-domain|txt-record"
-)
-
-
-def _refuse_dns(keyword: str) -> str | None:
-    if _DHCP_WORDS.fullmatch(keyword):
-        return "it is of DHCP, which is another process: gateway:dhcp:settings"
-    return _DNS_OWN.get(keyword)
-
-
-def _refuse_dhcp(keyword: str) -> str | None:
-    if _DNS_WORDS.fullmatch(keyword):
-        return "it is of DNS, which is another process: gateway:dns:settings"
-    return _DHCP_OWN.get(keyword)
-
-
 # What the check of chrony or NTPsec lets through, and then nobody gets the time.
 _NTP_OWN = {
     "bindaddress": "each node has addresses of its own, and the firewall says who may ask",
@@ -1222,7 +1162,7 @@ def _read_dns(section: Section) -> Dns:
     dns = Dns(
         forwarders=section.items("forwarders", _forwarder),
         public_domain=section.get("public_domain", values.boolean, False),
-        settings=section.settings(_dnsmasq_setting, _refuse_dns),
+        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dns),
     )
     section.close()
     there = {keyword for keyword, _ in dns.settings}
@@ -1242,7 +1182,7 @@ def _read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> 
         ),
         pool=pool,
         lease_time=section.get("lease_time", _lease_time, "12h"),
-        settings=section.settings(_dnsmasq_setting, _refuse_dhcp),
+        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dhcp),
     )
     section.close()
     if dhcp.enabled is False and "enabled" not in section.values:
