@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import _gateway_dns
 import _gateway_dnsmasq
 import _gateway_pem
 import _gateway_sync
@@ -22,7 +23,6 @@ from _gateway_site import (
     PUBLIC_MATERIAL,
     VPN_PREFIXES,
     Dhcp,
-    Dns,
     Failover,
     Firewall,
     Forward,
@@ -59,8 +59,6 @@ FOLLOWERS = (
     *("gateway-follow-event.service", "gateway-follow-hooks.service"),
 )
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
-# dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
-MOST_MACS = 16
 # Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
 SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
@@ -122,20 +120,6 @@ _raw_line = values.matching(
 def _mss(value: object) -> int | None:
     # RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
     return None if value == "pmtu" else values.whole(536, 1460)(value)
-
-
-def _forwarder(value: object) -> str:
-    """An upstream DNS server as dnsmasq writes it: an address, and #PORT where that is not 53."""
-    text, mark, number = values.string(value).partition("#")
-    try:
-        # Another program of the node's may listen on the loopback interface.
-        address = values.host_address(
-            text, tuple(each for each in values.NO_HOSTS if each != values.LOOPBACK)
-        )
-        port = values.port(number) if mark else values.DNS_PORT
-    except ValueError as error:
-        raise ValueError(f"{error}; a forwarder is an address, or ADDRESS#PORT") from error
-    return str(address) if port == values.DNS_PORT else f"{address}#{port}"
 
 
 def _server_name(value: object) -> str:
@@ -254,7 +238,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     vpn.close()
     if servers and refusal is None:
         _gateway_pem.check_pki(reader, pki, nodes, servers)
-    hosts = _read_hosts(top, internal, domain)
+    hosts = _gateway_dns.read_hosts(top, internal, domain)
     addresses = client_addresses(clients, servers, nodes)
     own = own_names(internal, public, nodes)
     names = Names(reader, hosts, domain, own, servers, addresses)
@@ -283,7 +267,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         hosts=hosts,
         firewall=firewall,
         nat=nat,
-        dns=_read_dns(top.section("dns")),
+        dns=_gateway_dns.read_dns(top.section("dns")),
         dhcp=dhcp,
         ntp=Service(ntp.items("servers", values.server_address), ntp.settings(refuse=_refuse_ntp)),
         ntp_provider=ntp.get("provider", values.one_of("chrony", "ntpsec"), "chrony"),
@@ -837,36 +821,6 @@ def _read_remote(vpn: Section, public: Network) -> str | None:
     return remote
 
 
-def _read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
-    hosts = []
-    reader = top.reader
-    for entry in top.entries("hosts", values.label):
-        section = entry.section
-        macs = section.placed("mac", values.mac)
-        aliases = section.placed("aliases", values.alias)
-        host = Host(
-            name=entry.name,
-            ip=section.get("ip", values.address),
-            macs=tuple(macs.values()),
-            aliases=tuple(aliases.values()),
-        )
-        section.close()
-        owner, _, key = reader.claims.get(("address", host.ip), "").rpartition(":")
-        named = key in ("virtual_ip", "internal")
-        hint = f"; a name for it is one of {owner}:aliases" if named else ""
-        reader.claim("address", host.ip, section.at("ip"), hint)
-        for path, mac in macs.items():
-            reader.claim("MAC address", mac, path)
-        if len(macs) > MOST_MACS:
-            reader.fault(section.at("mac"), f"{len(macs)} of them; a host has at most {MOST_MACS}")
-        reader.claim("host name", host.name, section.path)
-        claim_aliases(reader, aliases, domain)
-        if host.macs or (host.ip and internal.network and host.ip in internal.network):
-            reader.inside(host.ip, internal.network, section.at("ip"))
-        hosts.append(host)
-    return tuple(sorted(hosts, key=lambda host: (int(host.ip or 0), host.name)))
-
-
 _ACTIONS = ("accept", "drop", "reject")
 
 
@@ -1151,28 +1105,6 @@ def _refuse_ntp(keyword: str) -> str | None:
     return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
 
 
-# Without what they need dnsmasq does not start, and its check does not look.
-_DNS_NEEDS = {
-    "dnssec": ("trust-anchor", " or conf-file: /usr/share/dnsmasq-base/trust-anchors.conf"),
-    "auth-zone": ("auth-server", ""),
-}
-
-
-def _read_dns(section: Section) -> Dns:
-    dns = Dns(
-        forwarders=section.items("forwarders", _forwarder),
-        public_domain=section.get("public_domain", values.boolean, False),
-        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dns),
-    )
-    section.close()
-    there = {keyword for keyword, _ in dns.settings}
-    for keyword, (needed, way) in _DNS_NEEDS.items():
-        # Another file may have it.
-        if keyword in there and not there & {needed, "conf-file", "conf-dir"}:
-            section.reader.fault(f"{section.at('settings')}:{keyword}", f"needs {needed}{way}")
-    return dns
-
-
 def _read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
     reader = section.reader
     pool = section.get("pool", _pool, None)
@@ -1276,7 +1208,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "firewall": _plan_firewall(site, node),
         "nat": _plan_nat(site, node),
         "dhcp": _plan_dhcp(site),
-        "dns": _plan_dns(site, node),
+        "dns": _gateway_dns.plan_dns(site, node),
         "ntp": _plan_ntp(site, peers),
         "follow": {
             "units": list(site.follow_virtual_ip),
@@ -1672,58 +1604,6 @@ def _plan_dhcp(site: Site) -> dict[str, Any]:
         ],
         "settings": plan_settings(site.dhcp.settings),
     }
-
-
-def _plan_dns(site: Site, node: Node) -> dict[str, Any]:
-    """
-    ``records`` are lines of a hosts file, ``wildcards`` stand for all names below theirs. Nobody
-    else is asked for a name in ``own``; what is below one in ``outside`` is asked of the forwarders
-    all the same.
-    """
-    named = [
-        *((peer.internal, (*filter(None, [peer.label]), *peer.aliases)) for peer in site.nodes),
-        *((side.virtual_ip, side.aliases) for side in (site.internal, site.public)),
-        *((host.ip, (host.name, *host.aliases)) for host in site.hosts),
-    ]
-    records, wildcards = [], {}
-    for ip, names in named:
-        plain = tuple(name for name in names if not name.startswith("*."))
-        if plain:
-            records.append({"ip": str(ip), "names": _names(site, plain)})
-        for name in names:
-            if name.startswith("*."):
-                wildcards[values.full_name(name, site.domain).removeprefix("*.")] = str(ip)
-    domain = set() if site.dns.public_domain else {site.domain}
-    covered = domain | wildcards.keys()
-    own = [
-        name
-        for record in records
-        for name in record["names"]
-        if "." in name and name not in domain and covered.isdisjoint(_parents(name))
-    ]
-    return {
-        "listen": [str(node.internal), str(site.internal.virtual_ip)],
-        "forwarders": list(site.dns.forwarders),
-        "public_domain": site.dns.public_domain,
-        "records": records,
-        "wildcards": [{"name": name, "ip": ip} for name, ip in wildcards.items()],
-        "own": own,
-        "outside": [name for name in own if name not in wildcards],
-        "settings": plan_settings(site.dns.settings),
-    }
-
-
-def _parents(name: str) -> Iterator[str]:
-    """The names that a name is below, the nearest first."""
-    while "." in name:
-        name = name.partition(".")[2]
-        yield name
-
-
-def _names(site: Site, names: tuple[str, ...]) -> list[str]:
-    """Names as a hosts file lists them: the full one first, which is then what PTR answers."""
-    full = [values.full_name(name, site.domain) for name in names]
-    return full + [name for name in names if "." not in name]
 
 
 def _plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
