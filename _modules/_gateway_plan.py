@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import _gateway_dhcp
 import _gateway_dns
-import _gateway_dnsmasq
 import _gateway_pem
 import _gateway_sync
 import _gateway_values as values
@@ -22,7 +22,6 @@ from _gateway_site import (
     INSTANCE_PREFIX,
     PUBLIC_MATERIAL,
     VPN_PREFIXES,
-    Dhcp,
     Failover,
     Firewall,
     Forward,
@@ -59,8 +58,6 @@ FOLLOWERS = (
     *("gateway-follow-event.service", "gateway-follow-hooks.service"),
 )
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
-# Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
-SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
@@ -75,7 +72,6 @@ TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a p
 
 _SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 # OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
 # and a path with that word in it do not.
@@ -157,31 +153,6 @@ def _client_network(value: object) -> IPv4Network:
     return network
 
 
-def _lease_time(value: object) -> str:
-    """A number alone is seconds."""
-    number = isinstance(value, int) and not isinstance(value, bool)
-    text = values.matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(
-        values.safe_repr(value) if number else value
-    )
-    if text == "infinite":
-        return text
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-    seconds = int(text.rstrip("smhdw")) * units.get(text[-1], 1)
-    if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
-        raise ValueError(f"{text} is not in 2m to {LONGEST_LEASE // units['w']}w, nor infinite")
-    return text
-
-
-def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
-    first, dash, last = values.string(value).partition("-")
-    if not dash:
-        raise ValueError(f"{values.show(value)} is not a range such as 10.77.0.100-10.77.0.199")
-    pool = values.address(first.strip(" ")), values.address(last.strip(" "))
-    if pool[0] > pool[1]:
-        raise ValueError(f"{values.show(value)} ends before it begins")
-    return pool
-
-
 _KEEPALIVED_MARKS = re.compile(r"[#!]")
 
 
@@ -246,7 +217,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     nat = _read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
         reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
-    dhcp = _read_dhcp(top.section("dhcp"), internal, hosts)
+    dhcp = _gateway_dhcp.read_dhcp(top.section("dhcp"), internal, hosts)
     ntp = top.section("ntp")
     keepalived = top.section("keepalived")
     units = top.placed("follow_virtual_ip", _followed_unit)
@@ -1105,35 +1076,6 @@ def _refuse_ntp(keyword: str) -> str | None:
     return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
 
 
-def _read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
-    reader = section.reader
-    pool = section.get("pool", _pool, None)
-    dhcp = Dhcp(
-        enabled=section.get(
-            "enabled", values.boolean, bool(pool or any(host.macs for host in hosts))
-        ),
-        pool=pool,
-        lease_time=section.get("lease_time", _lease_time, "12h"),
-        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dhcp),
-    )
-    section.close()
-    if dhcp.enabled is False and "enabled" not in section.values:
-        for key in section.values:
-            if key in section.known:
-                reader.fault(
-                    section.at(key),
-                    "means nothing without DHCP; it is on with a pool, a host's mac or enabled",
-                )
-    if pool and internal.network:
-        for end in pool:
-            reader.inside(end, internal.network, section.at("pool"))
-        for (kind, value), path in list(reader.claims.items()):
-            taken_by_gateway = kind == "address" and not path.startswith("gateway:hosts:")
-            if taken_by_gateway and pool[0] <= value <= pool[1]:
-                reader.fault(section.at("pool"), f"holds {value} of {path}")
-    return dhcp
-
-
 def check_node(site: Site, name: str) -> list[str]:
     """What keeps the minion ``name`` from being a node of the site: at most one error."""
     names = [node.name for node in site.nodes]
@@ -1207,7 +1149,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         ],
         "firewall": _plan_firewall(site, node),
         "nat": _plan_nat(site, node),
-        "dhcp": _plan_dhcp(site),
+        "dhcp": _gateway_dhcp.plan_dhcp(site),
         "dns": _gateway_dns.plan_dns(site, node),
         "ntp": _plan_ntp(site, peers),
         "follow": {
@@ -1583,26 +1525,6 @@ def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
             }
             for forward in site.nat.forwards
         ],
-    }
-
-
-def _plan_dhcp(site: Site) -> dict[str, Any]:
-    virtual_ip = str(site.internal.virtual_ip)
-    return {
-        "enabled": site.dhcp.enabled,
-        "pool": [str(end) for end in site.dhcp.pool] if site.dhcp.pool else None,
-        "lease_time": site.dhcp.lease_time,
-        "router": virtual_ip,
-        "dns": [virtual_ip],
-        # The nodes' own addresses: a time source that does not change its face on a failover.
-        "ntp": [str(node.internal) for node in site.nodes],
-        "reservations": [
-            # dnsmasq would take a short name such as 3d, 42 or ignore for something else.
-            {"name": f"{host.name}.{site.domain}", "ip": str(host.ip), "macs": list(host.macs)}
-            for host in site.hosts
-            if host.macs
-        ],
-        "settings": plan_settings(site.dhcp.settings),
     }
 
 

@@ -1,0 +1,94 @@
+"""DHCP: one pool, and addresses by MAC."""
+
+import re
+from ipaddress import IPv4Address
+from typing import Any
+
+import _gateway_dnsmasq
+import _gateway_values as values
+from _gateway_reader import Section
+from _gateway_site import (
+    Dhcp,
+    Host,
+    Network,
+    Site,
+    plan_settings,
+)
+
+# Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
+SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
+_LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
+
+
+def _lease_time(value: object) -> str:
+    """A number alone is seconds."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    text = values.matching(_LEASE_PATTERN, "a time such as 30m, 12h or infinite")(
+        values.safe_repr(value) if number else value
+    )
+    if text == "infinite":
+        return text
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    seconds = int(text.rstrip("smhdw")) * units.get(text[-1], 1)
+    if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
+        raise ValueError(f"{text} is not in 2m to {LONGEST_LEASE // units['w']}w, nor infinite")
+    return text
+
+
+def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
+    first, dash, last = values.string(value).partition("-")
+    if not dash:
+        raise ValueError(f"{values.show(value)} is not a range such as 10.77.0.100-10.77.0.199")
+    pool = values.address(first.strip(" ")), values.address(last.strip(" "))
+    if pool[0] > pool[1]:
+        raise ValueError(f"{values.show(value)} ends before it begins")
+    return pool
+
+
+def read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
+    reader = section.reader
+    pool = section.get("pool", _pool, None)
+    dhcp = Dhcp(
+        enabled=section.get(
+            "enabled", values.boolean, bool(pool or any(host.macs for host in hosts))
+        ),
+        pool=pool,
+        lease_time=section.get("lease_time", _lease_time, "12h"),
+        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dhcp),
+    )
+    section.close()
+    if dhcp.enabled is False and "enabled" not in section.values:
+        for key in section.values:
+            if key in section.known:
+                reader.fault(
+                    section.at(key),
+                    "means nothing without DHCP; it is on with a pool, a host's mac or enabled",
+                )
+    if pool and internal.network:
+        for end in pool:
+            reader.inside(end, internal.network, section.at("pool"))
+        for (kind, value), path in list(reader.claims.items()):
+            taken_by_gateway = kind == "address" and not path.startswith("gateway:hosts:")
+            if taken_by_gateway and pool[0] <= value <= pool[1]:
+                reader.fault(section.at("pool"), f"holds {value} of {path}")
+    return dhcp
+
+
+def plan_dhcp(site: Site) -> dict[str, Any]:
+    virtual_ip = str(site.internal.virtual_ip)
+    return {
+        "enabled": site.dhcp.enabled,
+        "pool": [str(end) for end in site.dhcp.pool] if site.dhcp.pool else None,
+        "lease_time": site.dhcp.lease_time,
+        "router": virtual_ip,
+        "dns": [virtual_ip],
+        # The nodes' own addresses: a time source that does not change its face on a failover.
+        "ntp": [str(node.internal) for node in site.nodes],
+        "reservations": [
+            # dnsmasq would take a short name such as 3d, 42 or ignore for something else.
+            {"name": f"{host.name}.{site.domain}", "ip": str(host.ip), "macs": list(host.macs)}
+            for host in site.hosts
+            if host.macs
+        ],
+        "settings": plan_settings(site.dhcp.settings),
+    }
