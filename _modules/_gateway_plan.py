@@ -13,6 +13,7 @@ from typing import Any
 
 import _gateway_dhcp
 import _gateway_dns
+import _gateway_ntp
 import _gateway_pem
 import _gateway_sync
 import _gateway_values as values
@@ -240,7 +241,10 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
         nat=nat,
         dns=_gateway_dns.read_dns(top.section("dns")),
         dhcp=dhcp,
-        ntp=Service(ntp.items("servers", values.server_address), ntp.settings(refuse=_refuse_ntp)),
+        ntp=Service(
+            ntp.items("servers", values.server_address),
+            ntp.settings(refuse=_gateway_ntp.refuse_ntp),
+        ),
         ntp_provider=ntp.get("provider", values.one_of("chrony", "ntpsec"), "chrony"),
         keepalived=Service((), keepalived.settings(_keepalived_setting, _KEEPALIVED_OWN.get)),
         follow_virtual_ip=tuple(units.values()),
@@ -1052,14 +1056,6 @@ def _read_outbound(section: Section, names: Names, public: Network) -> Rule:
     return rule
 
 
-# What the check of chrony or NTPsec lets through, and then nobody gets the time.
-_NTP_OWN = {
-    "bindaddress": "each node has addresses of its own, and the firewall says who may ask",
-    "binddevice": "each node has interfaces of its own, and the firewall says who may ask",
-    "pidfile": "systemd waits for the distribution's",
-    "port": "clients and the firewall know port 123",
-    "user": "it runs as the distribution's user",
-}
 # The same of keepalived.
 _KEEPALIVED_OWN = {
     "max_auto_priority": "use gateway:failover:realtime_priority",
@@ -1070,10 +1066,6 @@ _KEEPALIVED_OWN = {
     "vrrp_rt_priority": "use gateway:failover:realtime_priority",
     "vrrp_strict": "keepalived would drop all that is for a virtual IP, such as DNS",
 }
-
-
-def _refuse_ntp(keyword: str) -> str | None:
-    return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
 
 
 def check_node(site: Site, name: str) -> list[str]:
@@ -1151,7 +1143,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         "nat": _plan_nat(site, node),
         "dhcp": _gateway_dhcp.plan_dhcp(site),
         "dns": _gateway_dns.plan_dns(site, node),
-        "ntp": _plan_ntp(site, peers),
+        "ntp": _gateway_ntp.plan_ntp(site, peers),
         "follow": {
             "units": list(site.follow_virtual_ip),
             "reassert": site.failover.reassert,
@@ -1525,19 +1517,4 @@ def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
             }
             for forward in site.nat.forwards
         ],
-    }
-
-
-def _plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
-    return {
-        "provider": site.ntp_provider,
-        # A name stands for all the addresses behind it.
-        "servers": [
-            {"address": server, "pool": not server.rsplit(".", 1)[-1].isdigit()}
-            for server in site.ntp.servers
-        ],
-        "peers": [str(peer.internal) for peer in peers],
-        "allow": [str(site.internal.network)]
-        + [str(server.network) for server in site.vpn_servers],
-        "settings": plan_settings(site.ntp.settings),
     }
