@@ -1,0 +1,38 @@
+"""Kernel settings of a gateway: forwarding, ARP, conntrack."""
+
+from _gateway_site import (
+    Node,
+    Site,
+)
+
+
+def plan_kernel(site: Site, node: Node) -> dict[str, str]:
+    """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
+    settings = {
+        # Services may bind to the virtual IP on the node that does not hold it now.
+        "net/ipv4/ip_nonlocal_bind": "1",
+        # The way through the pair is asymmetric. The largest of `all` and the interface's counts.
+        "net/ipv4/conf/all/rp_filter": "2",
+    }
+    link = node.sync_interface if site.state_sync.interface else None
+    # A redirect would teach a host a route that dies with the peer. The kernel sends one when `all`
+    # or the interface says so. `default` is for the tunnels to come.
+    for scope in ("all", "default", node.internal_interface, node.public_interface):
+        settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
+        settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
+    # Where both cards are on one switch, each hears who asks for an address of the other. Only the
+    # card that has the address answers (1), and asks from an address of its own (2). Not for `all`,
+    # whose value would count for other people's interfaces.
+    for interface in filter(None, (node.internal_interface, node.public_interface, link)):
+        settings[f"net/ipv4/conf/{interface}/arp_ignore"] = "1"
+        settings[f"net/ipv4/conf/{interface}/arp_announce"] = "2"
+    # A router of IPv6 takes its default route from nobody, least of all from who is behind it.
+    settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
+    if not site.public.accept_ra:
+        settings[f"net/ipv6/conf/{node.public_interface}/accept_ra"] = "0"
+    if site.state_sync.interface:
+        # What a node knows of a connection's sequence numbers is old when it takes over.
+        settings["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
+        # And what has not come through by then is picked up in the middle.
+        settings["net/netfilter/nf_conntrack_tcp_loose"] = "1"
+    return settings
