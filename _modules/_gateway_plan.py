@@ -13,6 +13,7 @@ from typing import Any
 
 import _gateway_dhcp
 import _gateway_dns
+import _gateway_follow
 import _gateway_kernel
 import _gateway_ntp
 import _gateway_pem
@@ -162,14 +163,6 @@ def _keepalived_setting(value: object) -> str:
     return values.setting(value, _KEEPALIVED_MARKS)
 
 
-def _followed_unit(value: object) -> str:
-    unit = values.unit(value, values.FOLLOWING)
-    name = unit.rsplit(".", 1)[0]
-    if name in values.OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
-        raise ValueError(f"{unit} is the formula's own")
-    return unit
-
-
 def _push(value: object) -> str:
     """What OpenVPN would leave out when a client connects, and only its journal would say so."""
     text = values.setting(values.string(value))
@@ -222,7 +215,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     dhcp = _gateway_dhcp.read_dhcp(top.section("dhcp"), internal, hosts)
     ntp = top.section("ntp")
     keepalived = top.section("keepalived")
-    units = top.placed("follow_virtual_ip", _followed_unit)
+    units = top.placed("follow_virtual_ip", _gateway_follow.followed_unit)
     site = Site(
         domain=domain,
         nodes=nodes,
