@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import _gateway_clients
 import _gateway_dhcp
 import _gateway_dns
 import _gateway_follow
@@ -40,12 +41,10 @@ from _gateway_site import (
     Site,
     Target,
     VpnAuth,
-    VpnClient,
     VpnServer,
     client_addresses,
     plan_settings,
     text_or_none,
-    vpn_subnets,
 )
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
@@ -61,15 +60,12 @@ FOLLOWERS = (
     *("gateway-follow-event.service", "gateway-follow-hooks.service"),
 )
 WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
-LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
 # What is taken off the priority of a node, in steps; any one step outweighs all differences of
 # rank, so it is as large as there are nodes. Each outweighs what stands before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
 # So many nodes that the last one with all penalties still has a priority of 1.
 MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
-# OpenVPN's TLS_USERNAME_LEN, and X.520's upper bound for a common name (RFC 5280 appendix A).
-LONGEST_COMMON_NAME = 64
 TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
 
 
@@ -129,50 +125,11 @@ def _server_name(value: object) -> str:
     return text
 
 
-def _client_name(value: object) -> str:
-    """A common name as OpenVPN sees it: it has made _ of what cannot be printed."""
-    text = values.string(value)
-    fits = text.isprintable() and 0 < len(text.encode()) <= LONGEST_COMMON_NAME
-    if not fits or text != text.strip():
-        raise ValueError(
-            f"{values.show(value)} is not a certificate's common name (printable characters,"
-            f" {LONGEST_COMMON_NAME} bytes at most, no space at its ends)"
-        )
-    if text in (".", ".."):
-        raise ValueError("OpenVPN looks for no file of that name")
-    if text == "DEFAULT":
-        raise ValueError("this is OpenVPN's name for the clients without an entry")
-    return text
-
-
-def _client_network(value: object) -> IPv4Network:
-    network = values.network(value)
-    for other in (*values.NO_HOSTS, values.LINK_LOCAL):
-        if network.subnet_of(other):
-            raise ValueError(f"{network} is inside {other}, of which no host has an address")
-    # A node on which the client is connected routes to both halves: a longer prefix wins.
-    if not 1 <= network.prefixlen <= 31:
-        raise ValueError(f"{network} is not a /1 to /31")
-    return network
-
-
 _KEEPALIVED_MARKS = re.compile(r"[#!]")
 
 
 def _keepalived_setting(value: object) -> str:
     return values.setting(value, _KEEPALIVED_MARKS)
-
-
-def _push(value: object) -> str:
-    """What OpenVPN would leave out when a client connects, and only its journal would say so."""
-    text = values.setting(values.string(value))
-    if not text.strip():
-        raise ValueError("is empty")
-    if "," in text:
-        raise ValueError(f"{values.show(text)} has a comma, which OpenVPN does not push")
-    if len(text) > LONGEST_PUSH:
-        raise ValueError(f"{values.show(text)} is longer than {LONGEST_PUSH} characters")
-    return text
 
 
 # --------------------------------------------------------------------------------------------------
@@ -196,7 +153,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     state_sync = _gateway_sync.check_state_sync(top, public, nodes, link)
     vpn = top.section("vpn")
     servers = _read_servers(vpn, nodes, public)
-    clients = _read_clients(vpn, servers, nodes)
+    clients = _gateway_clients.read_clients(vpn, servers, nodes)
     found = vpn.section("pki")
     refusal = _gateway_pem.read_refusal(found)
     pki = _gateway_pem.read_pki(found, ("gateway", "vpn", "pki"), tuple(_gateway_pem.PEM_LABELS))
@@ -679,55 +636,6 @@ def _read_auth(server: Section) -> VpnAuth | None:
     return auth
 
 
-def _read_clients(
-    vpn: Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
-) -> tuple[VpnClient, ...]:
-    clients = []
-    smallest = max(vpn_subnets(servers, nodes), key=lambda pair: pair[1].prefixlen, default=None)
-    for entry in vpn.entries("clients", _client_name):
-        section = entry.section
-        networks = section.placed("networks", _client_network)
-        client = VpnClient(
-            name=entry.name,
-            id=section.get("id", values.whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1), None),
-            networks=tuple(networks.values()),
-            pushes=section.items("pushes", _push),
-            disabled=section.get("disabled", values.boolean, False),
-        )
-        section.close()
-        # A rule names it in small letters, as it does all names.
-        vpn.reader.claim("client name", client.file.lower(), section.path)
-        vpn.reader.claim("client id", client.id, section.at("id"))
-        for path, network in networks.items():
-            vpn.reader.claim_network(network, path)
-        if client.networks and len(nodes) > 2:
-            section.reader.fault(
-                section.at("networks"),
-                "needs a site of at most two nodes: of more, none knows which has the client",
-            )
-        _check_client_id(section, client, smallest)
-        clients.append(client)
-    if clients and not servers:
-        vpn.reader.fault(vpn.at("clients"), "there is no VPN server in gateway:vpn:servers")
-    return tuple(clients)
-
-
-def _check_client_id(
-    section: Section, client: VpnClient, smallest: tuple[VpnServer, IPv4Network] | None
-) -> None:
-    """Below every dynamic range, so first of all below that of the smallest subnet."""
-    if not client.id or not smallest:
-        return
-    server, subnet = smallest
-    highest = subnet.num_addresses // 2 - 1
-    if client.id > highest:
-        section.reader.fault(
-            section.at("id"),
-            f"{client.id} is not in 2 to {highest}, the reserved part of {subnet}"
-            f" (VPN server {server.name}); a /{31 - client.id.bit_length()} would do",
-        )
-
-
 def _read_subnets(section: Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
     found = {node.name: section.get(node.name, values.network, None) for node in nodes}
     section.close()
@@ -1130,7 +1038,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         # Where a client is connected, its networks have longer routes (files/vpn-routes).
         + [
             {"destination": str(network), "via": str(peer.internal)}
-            for network in _client_networks(site)
+            for network in _gateway_clients.client_networks(site)
             for peer in peers
         ],
         "firewall": _plan_firewall(site, node),
@@ -1257,7 +1165,7 @@ def _plan_vpn(site: Site, node: Node) -> dict[str, Any]:
             name: _plan_material(name, material)
             for name, material in sorted((site.vpn_pki | node.pki).items())
         },
-        "networks": [str(network) for network in _client_networks(site)],
+        "networks": [str(network) for network in _gateway_clients.client_networks(site)],
         "servers": [_plan_server(site, server, node) for server in site.vpn_servers],
     }
 
@@ -1272,36 +1180,6 @@ def _plan_material(name: str, material: Material) -> dict[str, Any]:
     if name in PUBLIC_MATERIAL:
         found["hash"] = hashlib.sha256((material.text or "").encode()).hexdigest()[:16]
     return found
-
-
-def _client_networks(site: Site) -> list[IPv4Network]:
-    return [network for client in site.vpn_clients for network in client.networks]
-
-
-def _push_route(network: IPv4Network) -> str:
-    return f"route {network.network_address} {network.netmask}"
-
-
-def _plan_client(client: VpnClient, subnet: IPv4Network) -> dict[str, Any]:
-    """Its file in the folder of a server. What it is pushed is there and not in the server's own
-    configuration, so that one client's networks are no reason to restart a server. The routes to
-    the others' networks are the server's ``client_pushes`` without those to its own."""
-    return {
-        "name": client.name,
-        "file": client.file,
-        "disabled": client.disabled,
-        "address": str(subnet.network_address + client.id) if client.id else None,
-        "networks": [
-            {
-                "address": str(network.network_address),
-                "netmask": str(network.netmask),
-                "push": _push_route(network),
-                "halves": [str(half) for half in network.subnets()],
-            }
-            for network in client.networks
-        ],
-        "pushes": list(client.pushes),
-    }
 
 
 def _has_ipv6(server: VpnServer) -> bool:
@@ -1337,7 +1215,11 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "netmask": str(subnet.netmask),
         "address": str(subnet.network_address + 1),
         # The servers' whole networks, not the peers' subnets: a new node changes no push.
-        "pushes": [_push_route(network) for network in reachable if network and network != subnet]
+        "pushes": [
+            _gateway_clients.push_route(network)
+            for network in reachable
+            if network and network != subnet
+        ]
         + (_push_everything(server) if server.full_tunnel else [])
         + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
         "full_tunnel": server.full_tunnel,
@@ -1346,8 +1228,11 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "dynamic": server.dynamic,
         "dynamic_range": [str(end) for end in server.dynamic_range(node)],
         "auth": dict(vars(server.auth)) if server.auth else None,
-        "clients": [_plan_client(client, subnet) for client in site.vpn_clients],
-        "client_pushes": [_push_route(network) for network in _client_networks(site)],
+        "clients": [_gateway_clients.plan_client(client, subnet) for client in site.vpn_clients],
+        "client_pushes": [
+            _gateway_clients.push_route(network)
+            for network in _gateway_clients.client_networks(site)
+        ],
         "settings": plan_settings(server.settings),
     }
 
