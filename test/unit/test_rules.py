@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-import _gateway_plan
+import _gateway_policy
 import _gateway_rules
 import pytest
 
@@ -1559,8 +1559,8 @@ def test_both_families_have_the_same_chains(node, site):
     found = node(SITES[site])
     chains = [(table, chain) for table, names in _gateway_rules.CHAINS.items() for chain in names]
     assert list(found.chains[4]) == list(found.chains[6]) == chains
-    assert _gateway_rules.CHAINS.keys() == _gateway_plan.RAW_CHAINS.keys()
-    for table, names in _gateway_plan.RAW_CHAINS.items():
+    assert _gateway_rules.CHAINS.keys() == _gateway_policy.RAW_CHAINS.keys()
+    for table, names in _gateway_policy.RAW_CHAINS.items():
         assert _gateway_rules.CHAINS[table][: len(names)] == names
 
 
@@ -1601,12 +1601,12 @@ def test_raw_lines_have_every_chain(node):
     """Those of the pillar's first key are of IPv4, those of the second of IPv6."""
     lines = {
         table: {chain: ["-m addrtype --src-type LOCAL -j RETURN"] for chain in chains}
-        for table, chains in _gateway_plan.RAW_CHAINS.items()
+        for table, chains in _gateway_policy.RAW_CHAINS.items()
     }
     for key, version in (("raw", 4), ("raw6", 6)):
         before, after = node().chains, node({"firewall": {key: lines}}).chains
         for place, rules in after[version].items():
-            more = place[1] in _gateway_plan.RAW_CHAINS[place[0]]
+            more = place[1] in _gateway_policy.RAW_CHAINS[place[0]]
             assert len(rules) == len(before[version][place]) + more, place
         assert after[10 - version] == before[10 - version]
 

@@ -1,0 +1,248 @@
+"""The firewall's policy: rules, groups, egress and raw lines, as the pillar has them."""
+
+import re
+from typing import Any
+
+import _gateway_values as values
+from _gateway_names import Names
+from _gateway_reader import Section
+from _gateway_site import (
+    Firewall,
+    Node,
+    Rule,
+    Site,
+    Target,
+)
+
+_PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
+# A line of iptables-restore without its beginning, "-A CHAIN".
+_RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
+
+
+def _protocol(value: object) -> str:
+    """A protocol by its name in /etc/protocols, or by its number; ``both`` is tcp and udp."""
+    values.one(value, "one protocol (both is tcp and udp)")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(values.whole(1, 255)(value))
+    if isinstance(value, str) and values.NUMBER_PATTERN.fullmatch(value):
+        return str(values.whole(1, 255)(value))
+    return values.matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(
+        value
+    )
+
+
+_raw_line = values.matching(
+    _RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP"
+)
+
+
+def _mss(value: object) -> int | None:
+    # RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
+    return None if value == "pmtu" else values.whole(536, 1460)(value)
+
+
+_ACTIONS = ("accept", "drop", "reject")
+
+
+def read_rule(
+    section: Section,
+    names: Names,
+    sources: tuple[str, ...],
+    destinations: tuple[str, ...],
+    action: str | None = None,
+) -> Rule:
+    """One rule, which names things of these kinds. ``action``: where it does not say it itself."""
+    ports = section.items("ports", values.ports)
+    rule = Rule(
+        key=section.path,
+        sources=section.items("from", names.target(*sources)),
+        destinations=section.items("to", names.target(*destinations)),
+        proto=section.get("proto", _protocol, "tcp" if ports else None),
+        ports=ports,
+        action=action or section.get("action", values.one_of(*_ACTIONS), "accept"),
+        limit=section.get("limit", values.rate, None),
+        log=section.get("log", values.boolean, False),
+        comment=section.get("comment", values.comment, None),
+    )
+    section.close()
+    if ports and rule.proto not in ("tcp", "udp", "both", None):
+        section.reader.fault(section.at("ports"), "only tcp, udp and both have ports")
+    if rule.limit and rule.action in ("drop", "reject"):
+        section.reader.fault(section.at("limit"), f"is for accept, not for {rule.action}")
+    check_not_empty(section, "from", "to", "ports")
+    return rule
+
+
+def check_not_empty(section: Section, *keys: str) -> None:
+    """An empty list would match everything, where its author may have meant nothing."""
+    for key in keys:
+        if section.values.get(key) == []:
+            section.reader.fault(section.at(key), "is empty; leave it out if any will do")
+
+
+def check_leaves(section: Section, rule: Rule) -> None:
+    if Target("zone", "public") in rule.sources:
+        section.reader.fault(section.at("from"), "what leaves does not come from the public side")
+
+
+def read_firewall(section: Section, names: Names) -> Firewall:
+    reader = section.reader
+    names.read_groups(section)
+
+    def rules(key: str, destinations: tuple[str, ...]) -> tuple[Rule, ...]:
+        return tuple(
+            read_rule(entry, names, values.EVERYTHING, destinations)
+            for entry in section.sections(key)
+        )
+
+    ssh = section.section("ssh")
+    firewall = Firewall(
+        confirm_timeout=section.get("confirm_timeout", values.whole(5, 600), 30),
+        spoof_protection=section.get("spoof_protection", values.boolean, True),
+        log=section.get("log", values.boolean, False),
+        log_limit=section.get("log_limit", values.rate, "5/second"),
+        mss=section.get("mss", _mss, None),
+        ssh_port=ssh.get("port", values.port, 22),
+        ssh_from=ssh.items("from", names.target("group")),
+        egress=section.get("egress", values.one_of("allow", "deny"), "allow"),
+        egress_allowed=tuple(
+            _read_egress(entry, names) for entry in section.sections("egress_allowed")
+        ),
+        groups=names.groups,
+        input=rules("input", ("group",)),
+        forward=rules("forward", values.EVERYTHING),
+        raw=(*_read_raw(section, "raw", 4), *_read_raw(section, "raw6", 6)),
+    )
+    ssh.close()
+    section.close()
+    if firewall.egress_allowed and firewall.egress == "allow":
+        reader.fault(section.at("egress_allowed"), "means nothing without egress: deny")
+    return firewall
+
+
+def _read_egress(section: Section, names: Names) -> Rule:
+    rule = read_rule(section, names, values.EVERYTHING, ("group",), "accept")
+    check_leaves(section, rule)
+    return rule
+
+
+# Where lines of iptables may be added. The chains that exist in a table: iptables(8).
+RAW_CHAINS = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
+    "nat": ("PREROUTING", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+
+
+def _read_raw(firewall: Section, key: str, family: int) -> list[tuple[int, str, str, str, str]]:
+    found = []
+    tables = firewall.section(key)
+    for table, chains in RAW_CHAINS.items():
+        section = tables.section(table)
+        for chain in chains:
+            lines = section.placed(chain, _raw_line)
+            found += [(family, table, chain, path, line) for path, line in lines.items()]
+        section.close()
+    tables.close()
+    return found
+
+
+FOR_INPUT = "what reaches it is for input rules"
+
+
+def plan_firewall(site: Site, node: Node) -> dict[str, Any]:
+    """What ``_gateway_rules`` makes iptables' rules of. Rates are packets per unit of time."""
+    firewall = site.firewall
+    return {
+        "confirm_timeout": firewall.confirm_timeout,
+        "spoof_protection": firewall.spoof_protection,
+        "log": firewall.log,
+        "log_limit": firewall.log_limit,
+        "mss": firewall.mss,
+        "ssh": {
+            "port": firewall.ssh_port,
+            "from": plan_targets(site, node, firewall.ssh_from),
+        },
+        "egress": firewall.egress,
+        "egress_allowed": plan_rules(site, node, firewall.egress_allowed, _inside(site)),
+        "groups": {
+            name: {
+                "v4": [member for member in members if ":" not in member],
+                "v6": [member for member in members if ":" in member],
+            }
+            for name, members in firewall.groups.items()
+        },
+        "input": plan_rules(site, node, firewall.input),
+        "forward": plan_rules(site, node, firewall.forward),
+        "raw": [
+            {"family": family, "table": table, "chain": chain, "key": key, "line": line}
+            for family, table, chain, key, line in firewall.raw
+        ],
+    }
+
+
+def _inside(site: Site) -> tuple[Target, ...]:
+    """Who may go to the internet through the pair unless a rule says otherwise."""
+    servers = [Target("server", server.name) for server in site.vpn_servers if server.full_tunnel]
+    return (Target("zone", "internal"), *servers)
+
+
+def plan_rules(
+    site: Site, node: Node, rules: tuple[Rule, ...], sources: tuple[Target, ...] = ()
+) -> list[dict[str, Any]]:
+    """Rules as plain data; ``sources`` are those of a rule that names none."""
+    return [
+        {
+            "key": rule.key,
+            "from": plan_targets(site, node, rule.sources or sources),
+            "to": plan_targets(site, node, rule.destinations),
+            "proto": rule.proto,
+            "ports": [plan_ports(ports) for ports in rule.ports],
+            "action": rule.action,
+            "limit": rule.limit,
+            "log": rule.log,
+            "comment": rule.comment,
+        }
+        for rule in rules
+    ]
+
+
+def plan_ports(ports: tuple[int, int]) -> str:
+    """A port, or first and last with a colon between, as iptables writes it."""
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"
+
+
+def plan_targets(site: Site, node: Node, targets: tuple[Target, ...]) -> list[dict[str, Any]]:
+    """What each name stands for on this node: an interface, an address, a group, or several.
+
+    An interface alone is of both families (IPv6 has no networks in the pillar).
+    """
+    return [plain for target in targets for plain in _plan_target(site, node, target)]
+
+
+def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]:
+    if target.kind == "group":
+        return [{"group": target.name}]
+    if target.kind == "network":
+        return [{"address": target.name}]
+    if target.kind == "client":
+        return [{"address": address} for address in site.client_addresses[target.name]]
+    if target.name == "public":
+        return [{"interface": node.public_interface}]
+    if target.name == "internal":
+        network = str(site.internal.network)
+        return [
+            {"interface": node.internal_interface, "address": network},
+            {"interface": node.internal_interface, "family": 6},
+        ]
+    # A peer's clients arrive on the internal interface, so here the address decides.
+    return [
+        plain
+        for server in site.vpn_servers
+        if target.name in ("vpn", server.name)
+        for plain in (
+            {"address": str(server.network)},
+            {"interface": values.DEVICE_PREFIX + server.name, "family": 6},
+        )
+    ]
