@@ -6,7 +6,6 @@ a plain dict. What users call is the execution module ``gateway``.
 """
 
 import re
-from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -15,6 +14,7 @@ import _gateway_dhcp
 import _gateway_dns
 import _gateway_follow
 import _gateway_kernel
+import _gateway_nat
 import _gateway_ntp
 import _gateway_pem
 import _gateway_policy
@@ -25,14 +25,10 @@ from _gateway_names import Names, claim_aliases, own_names
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Failover,
-    Forward,
     Health,
     Host,
-    Nat,
     Network,
     Node,
-    OneToOne,
-    Rule,
     Service,
     Site,
     VpnServer,
@@ -118,7 +114,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     own = own_names(internal, public, nodes)
     names = Names(reader, hosts, domain, own, servers, addresses)
     firewall = _gateway_policy.read_firewall(top.section("firewall"), names)
-    nat = _read_nat(top.section("nat"), names, internal, public, nodes)
+    nat = _gateway_nat.read_nat(top.section("nat"), names, internal, public, nodes)
     if firewall.ssh_from and firewall.ssh_port:
         reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
     dhcp = _gateway_dhcp.read_dhcp(top.section("dhcp"), internal, hosts)
@@ -458,160 +454,6 @@ def _read_health(section: Section) -> Health:
     return health
 
 
-def _read_nat(
-    nat: Section, names: Names, internal: Network, public: Network, nodes: tuple[Node, ...]
-) -> Nat:
-    gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
-
-    def target(value: object) -> tuple[str, IPv4Address]:
-        name = names.short(values.server_address(value))
-        host = names.hosts.get(name)
-        try:
-            ip = host.ip if host else IPv4Address(name)
-        except ValueError:
-            if name in names.own:
-                raise ValueError(
-                    f"{name} is the gateway itself; {_gateway_policy.FOR_INPUT}"
-                ) from None
-            hint = values.did_you_mean(name, names.hosts)
-            raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
-        if ip and internal.network and ip not in internal.network:
-            shown = name if name == str(ip) else f"{name} ({ip})"
-            raise ValueError(f"{shown} is not inside {internal.network}")
-        if not host:  # of a host it is said where it stands
-            if ip in gateways:
-                raise ValueError(f"{ip} is the gateway itself; {_gateway_policy.FOR_INPUT}")
-            fault = values.no_host(ip, internal.network) if internal.network else None
-            if fault:
-                raise ValueError(fault)
-        return name, ip
-
-    one_to_one = [_read_one_to_one(entry, target, public) for entry in nat.sections("one_to_one")]
-    taken = {entry.address for entry in one_to_one}
-    found = Nat(
-        forwards=tuple(
-            forward
-            for entry in nat.sections("forwards")
-            for forward in _read_forward(entry, names, target, public, taken)
-        ),
-        outbound=tuple(_read_outbound(entry, names, public) for entry in nat.sections("outbound")),
-        one_to_one=tuple(one_to_one),
-    )
-    nat.close()
-    return found
-
-
-_ParseTarget = Callable[[object], tuple[str, IPv4Address]]
-
-
-def _public_address(public: Network, *more: IPv4Address | None) -> Callable[[object], IPv4Address]:
-    """A parser of an address that moves with the public virtual IP."""
-
-    def parse(value: object) -> IPv4Address:
-        address = values.address(value)
-        if address not in public.further and address not in more:
-            raise ValueError(f"{address} is not among gateway:public:addresses")
-        return address
-
-    return parse
-
-
-def _read_one_to_one(section: Section, target: _ParseTarget, public: Network) -> OneToOne:
-    address = section.get("address", _public_address(public))
-    found: Any = section.get("to", target) or (None, None)
-    to, ip = found
-    section.close()
-    section.reader.claim("1:1 address", address, section.at("address"))
-    section.reader.claim("1:1 host", ip, section.at("to"))
-    return OneToOne(key=section.path, address=address, to=to, ip=ip)
-
-
-def _read_forward(
-    section: Section,
-    names: Names,
-    target: _ParseTarget,
-    public: Network,
-    taken: set[IPv4Address],
-) -> Iterator[Forward]:
-    """One entry, as one forward for each of its ports (or ranges), protocols and addresses."""
-    if section.values.get("port", []) == [] and section.readable:
-        section.reader.fault(section.at("port"), "missing")
-    ports = section.items("port", values.ports)
-    proto = section.get("proto", values.one_of("tcp", "udp", "both"), "tcp")
-    found: Any = section.get("to", target) or (None, None)
-    to, ip = found
-    to_port = section.get("to_port", values.port, None)
-    sources = section.items("from", names.target("group"))
-    _gateway_policy.check_not_empty(section, "from")
-    if section.values.get("address") == []:
-        section.reader.fault(section.at("address"), "is empty; leave it out for the virtual IP")
-    parse_address = _public_address(public, public.virtual_ip)
-    addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
-    if "address" in section.values:
-        addresses = section.items("address", parse_address)
-    comment = section.get("comment", values.comment, None)
-    section.close()
-    for address in addresses:
-        if address and address in taken:
-            section.reader.fault(section.at("address"), f"{address} stands for one host already")
-    if to_port and any(to_port + last - first > 65535 for first, last in ports):
-        section.reader.fault(section.at("to_port"), "the range goes beyond 65535")
-    for first, last in ports:
-        for protocol in ("tcp", "udp") if proto == "both" else filter(None, (proto,)):
-            for address in addresses:
-                _claim_ports(section, first, last, protocol, public, address)
-                yield Forward(
-                    key=section.path,
-                    ports=(first, last),
-                    proto=protocol,
-                    to=to,
-                    ip=ip,
-                    to_port=to_port or first,
-                    sources=sources,
-                    address=address,
-                    comment=comment,
-                )
-
-
-def _claim_ports(
-    section: Section,
-    first: int,
-    last: int,
-    proto: str,
-    public: Network,
-    address: IPv4Address | None,
-) -> None:
-    """Each port once for each address. On the usual one the gateway's own services count too."""
-    where = "" if address == public.virtual_ip else f" of {address}"
-    faults = len(section.reader.errors)
-    for port in range(first, last + 1):
-        section.reader.claim("port", f"{port}/{proto}{where}", section.at("port"))
-        if len(section.reader.errors) > faults:  # one is enough for a range
-            return
-
-
-def _read_outbound(section: Section, names: Names, public: Network) -> Rule:
-    address = _public_address(public, public.virtual_ip)
-
-    def snat(value: object) -> str:
-        if value in ("masquerade", "none"):
-            return str(value)
-        try:
-            return str(address(value))
-        except ValueError as error:
-            raise ValueError(f"{error}; it may also be masquerade or none") from error
-
-    action = section.get("snat", snat)
-    rule = _gateway_policy.read_rule(
-        section, names, values.EVERYTHING, ("group",), action or "none"
-    )
-    for key in ("limit", "log"):
-        if key in section.values:
-            section.reader.fault(section.at(key), "is not for address translation")
-    _gateway_policy.check_leaves(section, rule)
-    return rule
-
-
 # The same of keepalived.
 _KEEPALIVED_OWN = {
     "max_auto_priority": "use gateway:failover:realtime_priority",
@@ -696,7 +538,7 @@ def plan(site: Site, name: str) -> dict[str, Any]:
             for peer in peers
         ],
         "firewall": _gateway_policy.plan_firewall(site, node),
-        "nat": _plan_nat(site, node),
+        "nat": _gateway_nat.plan_nat(site, node),
         "dhcp": _gateway_dhcp.plan_dhcp(site),
         "dns": _gateway_dns.plan_dns(site, node),
         "ntp": _gateway_ntp.plan_ntp(site, peers),
@@ -807,37 +649,4 @@ def _plan_health(site: Site, node: Node) -> dict[str, Any]:
         },
         # Seconds in which a healthy peer has taken over from a node that is worse.
         "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
-    }
-
-
-def _plan_nat(site: Site, node: Node) -> dict[str, Any]:
-    """Sources to translate on their way out, and the address to use (None: the interface's)."""
-    virtual_ip = text_or_none(site.public.virtual_ip)
-    sources = [{"network": str(site.internal.network), "to": virtual_ip}]
-    # A tunnel ends on this node, so replies must come back to this node's own address, whoever
-    # holds the virtual IP.
-    sources += [{"network": str(server.subnet(node)), "to": None} for server in site.vpn_servers]
-    return {
-        "sources": sources,
-        "outbound": _gateway_policy.plan_rules(site, node, site.nat.outbound),
-        "one_to_one": [
-            {"key": entry.key, "address": str(entry.address), "to": entry.to, "ip": str(entry.ip)}
-            for entry in site.nat.one_to_one
-        ],
-        "forwards": [
-            {
-                "key": forward.key,
-                "proto": forward.proto,
-                "ports": _gateway_policy.plan_ports(forward.ports),
-                "to": forward.to,
-                "ip": str(forward.ip),
-                "to_ports": _gateway_policy.plan_ports(
-                    (forward.to_port, forward.to_port + forward.ports[1] - forward.ports[0])
-                ),
-                "from": _gateway_policy.plan_targets(site, node, forward.sources),
-                "address": text_or_none(forward.address),
-                "comment": forward.comment,
-            }
-            for forward in site.nat.forwards
-        ],
     }
