@@ -23,6 +23,7 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 _gateway_libraries.forget_changed()
 
 import _gateway_foreign
+import _gateway_nodes
 import _gateway_pem
 import _gateway_plan
 import _gateway_rules
@@ -134,7 +135,7 @@ def _in_force(kwargs):
         errors = [f"the Salt master gives no pillar: {error}"]
     if not errors:
         site, errors = _site()
-        errors = errors or _gateway_plan.check_node(site, __opts__["id"])
+        errors = errors or _gateway_nodes.check_node(site, __opts__["id"])
     if not errors:
         return plan(), []
     applied = _applied()
@@ -791,7 +792,7 @@ def _faults_of_the_pillar(by_a_person, warnings):
     site, errors = _site()
     if errors:
         return errors
-    errors = _gateway_plan.check_node(site, __opts__["id"])
+    errors = _gateway_nodes.check_node(site, __opts__["id"])
     if errors:
         return errors
     here = plan()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import _gateway_plan
+import _gateway_nodes
 import pytest
 
 GW3 = {"nodes:gw3": {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"}}
@@ -87,7 +87,7 @@ def test_each_state_outweighs_the_ones_below_it(plan, count):
     plans = [plan(many(count), f"gw{n}") for n in range(1, count + 1)]
     ranks = [plan["vrrp"]["priority"] for plan in plans]
     lost = plans[0]["health"]["penalties"]
-    cold, uplink, fault, drained = (lost[name] for name in _gateway_plan.PENALTIES)
+    cold, uplink, fault, drained = (lost[name] for name in _gateway_nodes.PENALTIES)
     assert cold > max(ranks) - min(ranks)
     assert uplink > cold + max(ranks) - min(ranks) - 1
     assert fault > uplink + cold

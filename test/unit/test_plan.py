@@ -3,6 +3,7 @@
 import re
 from functools import reduce
 
+import _gateway_nodes
 import _gateway_plan
 import pytest
 
@@ -2592,8 +2593,8 @@ def test_unknown_node(example):
     site, _ = _gateway_plan.read(example)
     assert site
     message = 'gateway:nodes: this minion, gw3, is not among them (gw1, gw2); did you mean "gw2"?'
-    assert _gateway_plan.check_node(site, "gw1") == []
-    assert _gateway_plan.check_node(site, "gw3") == [message]
+    assert _gateway_nodes.check_node(site, "gw1") == []
+    assert _gateway_nodes.check_node(site, "gw3") == [message]
     with pytest.raises(ValueError, match="this minion, gw3, is not among them"):
         _gateway_plan.plan(site, "gw3")
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import _gateway_nodes
 import _gateway_plan
 import _gateway_reader
 import _gateway_rules
@@ -847,6 +848,6 @@ def test_garbage_in_a_good_pillar(pillar):
 def test_any_minion_may_ask(name):
     site, _ = _gateway_plan.read(EVERY_KEY)
     assert site
-    errors = _gateway_plan.check_node(site, name)
+    errors = _gateway_nodes.check_node(site, name)
     assert bool(errors) == (name not in EVERY_KEY["nodes"])
     assert all(error.isprintable() for error in errors)

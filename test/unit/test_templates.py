@@ -16,6 +16,7 @@ from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
 
+import _gateway_nodes
 import _gateway_plan
 import _gateway_rules
 import jinja2
@@ -1147,7 +1148,7 @@ def test_what_the_monitor_reads(render, name, peers, announced):
     assert found_peers.split() == peers
     assert own.split()[1::2] == announced
     penalties = found.plan["health"]["penalties"]
-    assert lost.split() == [str(penalties[state]) for state in _gateway_plan.PENALTIES]
+    assert lost.split() == [str(penalties[state]) for state in _gateway_nodes.PENALTIES]
     # Where the monitor has not run yet, the node is cold.
     keepalived = found.files["/etc/keepalived/keepalived.conf"]
     assert f"    init_file -{penalties['cold']}\n" in keepalived
