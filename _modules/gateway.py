@@ -22,6 +22,7 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 
 _gateway_libraries.forget_changed()
 
+import _gateway_failover
 import _gateway_foreign
 import _gateway_nodes
 import _gateway_pem
@@ -514,7 +515,9 @@ def _option_faults(keyword, value):
 
 def _unit_warnings(wanted):
     """Units of the user's that are not there. The package may be yet to come."""
-    services = [unit for unit in wanted["health"]["services"] if unit not in _gateway_plan.WATCHED]
+    services = [
+        unit for unit in wanted["health"]["services"] if unit not in _gateway_failover.WATCHED
+    ]
     keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
     found = []
     for key, units in keys.items():

@@ -1,0 +1,205 @@
+"""VRRP: who has the virtual IP, how fast it moves, and what is a reason to move it."""
+
+import re
+from ipaddress import IPv4Address
+from typing import Any
+
+import _gateway_nodes
+import _gateway_values as values
+from _gateway_reader import Section
+from _gateway_site import (
+    Failover,
+    Health,
+    Node,
+    Site,
+    plan_settings,
+)
+
+ROUTER_ID = 51  # keepalived's customary one
+# Of the formula's own units those that run where the virtual IP is, or now and then.
+FOLLOWERS = (
+    *("gateway-dhcp.service", "gateway-virtual-ip.target"),
+    *("gateway-follow-event.service", "gateway-follow-hooks.service"),
+)
+WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
+# At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
+FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
+    "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
+    "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
+    "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
+}
+_KEEPALIVED_MARKS = re.compile(r"[#!]")
+
+
+def keepalived_setting(value: object) -> str:
+    return values.setting(value, _KEEPALIVED_MARKS)
+
+
+def read_failover(section: Section) -> Failover:
+    profile = section.get("profile", values.one_of(*FAILOVER_PROFILES), "normal")
+    usual = FAILOVER_PROFILES[profile or "normal"]
+    failover = Failover(
+        advert_interval=section.get("advert_interval", _advert, usual["advert_interval"]),
+        down_adverts=section.get("down_adverts", values.whole(2, 100), usual["down_adverts"]),
+        garp_repeat=section.get("garp_repeat", values.whole(1, 20), 5),
+        garp_delay=section.get("garp_delay", values.whole(0, 60), usual["garp_delay"]),
+        garp_refresh=section.get("garp_refresh", values.whole(0, 3600), 0),
+        startup_delay=section.get("startup_delay", values.whole(0, 60), 1),
+        realtime_priority=section.get("realtime_priority", values.whole(0, 99), 50),
+        preempt=section.get("preempt", values.boolean, True),
+        preempt_delay=section.get("preempt_delay", values.whole(0, 3600), 5),
+        reassert=section.get("reassert", _reassert, 60),
+    )
+    section.close()
+    return failover
+
+
+def _reassert(value: object) -> int:
+    """Seconds between two calls of executables that may ask somebody's API; 0 for no such calls."""
+    seconds = values.whole(0, 86400)(value)
+    if 0 < seconds < 10:
+        raise ValueError(f"{seconds} is neither 0 nor in 10 to 86400")
+    return seconds
+
+
+def _advert(value: object) -> float:
+    """Seconds between two adverts. VRRP version 3 has 12 bits for hundredths (RFC 9568 5.2.7)."""
+    values.one(value, "one number of seconds")
+    if isinstance(value, str) and values.DECIMAL_PATTERN.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(
+            f"must be a number of seconds, is {values.kind(value)} ({values.show(value)})"
+        )
+    if not 0.01 <= value <= 40:
+        raise ValueError(f"{values.show(value)} is not in 0.01 to 40 seconds")
+    if abs(value * 100 - round(value * 100)) > 1e-6:
+        raise ValueError(f"{values.show(value)} is not a whole number of hundredths of a second")
+    return round(value * 100) / 100
+
+
+def read_health(section: Section) -> Health:
+    said = set()
+
+    def targets(side: str) -> tuple[IPv4Address, ...]:
+        part = section.section(side)
+        found = part.items("targets", values.host_address)
+        part.close()
+        if "targets" in part.values:
+            said.add(side)
+        return found
+
+    health = Health(
+        services=section.items("services", values.unit),
+        public_targets=targets("public"),
+        internal_targets=targets("internal"),
+        undecided="internal" not in said,
+    )
+    section.close()
+    return health
+
+
+# The same of keepalived.
+KEEPALIVED_OWN = {
+    "max_auto_priority": "use gateway:failover:realtime_priority",
+    "vrrp_down_timer_adverts": "use gateway:failover:down_adverts",
+    "vrrp_garp_lower_prio_delay": "after a partition hosts would be late to learn who has won",
+    "vrrp_higher_prio_send_advert": "a partition that heals is over when the winner has said so",
+    "vrrp_rlimit_rttime": "with gateway:failover:realtime_priority the kernel would end keepalived",
+    "vrrp_rt_priority": "use gateway:failover:realtime_priority",
+    "vrrp_strict": "keepalived would drop all that is for a virtual IP, such as DNS",
+}
+
+
+def plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+    instances = [
+        {
+            "name": "internal",
+            "interface": node.internal_interface,
+            "virtual_ip": str(site.internal.virtual_ip),
+            "addresses": [],
+            "source": str(node.internal),
+            "peers": [str(peer.internal) for peer in peers],
+        }
+    ]
+    if site.public.virtual_ip:
+        instances.append(
+            {
+                "name": "public",
+                "interface": node.public_interface,
+                "virtual_ip": str(site.public.virtual_ip),
+                "addresses": [str(address) for address in site.public.addresses],
+                "source": str(node.public),
+                "peers": [str(peer.public) for peer in peers],
+            }
+        )
+    failover = site.failover
+    return {
+        "router_id": site.router_id,
+        "priority": _priority(site, node),
+        "advert_interval": failover.advert_interval,
+        "down_adverts": failover.down_adverts,
+        "garp": {
+            "repeat": failover.garp_repeat,
+            "delay": failover.garp_delay,
+            "refresh": failover.garp_refresh,
+        },
+        "startup_delay": failover.startup_delay,
+        "realtime_priority": failover.realtime_priority,
+        "instances": instances,
+        "settings": plan_settings(site.keepalived.settings),
+    }
+
+
+def _priority(site: Site, node: Node) -> int:
+    """VRRP's number. Of the pillar's numbers only the order counts: close together, any penalty
+    outweighs them."""
+    better = [other for other in site.nodes if other.priority > node.priority]
+    return _gateway_nodes.HIGHEST_PRIORITY - len(better)
+
+
+def plan_health(site: Site, node: Node) -> dict[str, Any]:
+    """What the monitor of a node looks at, and what it takes off the node's priority for it."""
+    step = len(site.nodes)
+    lowest_peer = min(
+        (_priority(site, other) for other in site.nodes if other is not node), default=0
+    )
+    failover = site.failover
+    return {
+        "services": list(dict.fromkeys((*WATCHED, *site.health.services))),
+        "public": {
+            "interface": node.public_interface,
+            "address": str(node.public) if node.public else "",
+            "targets": [str(target) for target in site.health.public_targets],
+        },
+        "internal": {
+            "interface": node.internal_interface,
+            "address": str(node.internal),
+            "targets": [str(target) for target in site.health.internal_targets],
+            # With two elections, that of the other side goes on where this one is dead.
+            "undecided": bool(site.health.undecided and site.public.virtual_ip),
+        },
+        "virtual_ip": str(site.internal.virtual_ip),
+        # Interface and address by turns.
+        "announced": [
+            text
+            for interface, address in [
+                (node.internal_interface, site.internal.virtual_ip),
+                (node.public_interface, site.public.virtual_ip),
+                *((node.public_interface, address) for address in site.public.addresses),
+            ]
+            if address
+            for text in (interface, str(address))
+        ],
+        "preempt": failover.preempt,
+        "preempt_delay": failover.preempt_delay,
+        "advert": max(1, int(failover.advert_interval * 80)),
+        "penalties": {
+            **{name: number * step for name, number in _gateway_nodes.PENALTIES.items()},
+            # A drain that has to be proven first: just below a peer that is cold and else in
+            # good health, and above one that is not.
+            "draining": _priority(site, node) - (lowest_peer - step - 1),
+        },
+        # Seconds in which a healthy peer has taken over from a node that is worse.
+        "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
+    }
