@@ -1,10 +1,12 @@
 """DHCP: one pool, and addresses by MAC."""
 
 import re
+from datetime import datetime, timezone
 from ipaddress import IPv4Address
 from typing import Any
 
 import _gateway_dnsmasq
+import _gateway_node
 import _gateway_values as values
 from _gateway_reader import Section
 from _gateway_site import (
@@ -18,6 +20,7 @@ from _gateway_site import (
 # Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
 SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
+LEASES = "/var/lib/gateway/dhcp.leases"
 
 
 def _lease_time(value: object) -> str:
@@ -92,3 +95,32 @@ def plan_dhcp(site: Site) -> dict[str, Any]:
         ],
         "settings": plan_settings(site.dhcp.settings),
     }
+
+
+def lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
+    """
+    Reserved addresses that another machine has a lease of: until that ends, or the machine gives it
+    back, the one that it is reserved for gets an address of the pool.
+    """
+    # A plan that an older version applied has one MAC address for each.
+    wanted = {
+        host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
+    }
+    found = []
+    for line in (_gateway_node.text(LEASES) or "").splitlines():
+        # When it ends (0 for never), MAC address, address, name, client id. dhcp-leasefile of
+        # dnsmasq(8); of IPv6 there are none.
+        end, mac, ip, *_ = [*line.split(), "", "", ""]
+        name, macs = wanted.get(ip, (None, []))
+        if (
+            not name
+            or mac in macs
+            or not end.isdigit()
+            or 0 < int(end) < _gateway_node.now().timestamp()
+        ):
+            continue
+        until = "for ever"
+        if int(end):
+            until = f"until {datetime.fromtimestamp(int(end), timezone.utc):%Y-%m-%d %H:%M} UTC"
+        found.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
+    return found

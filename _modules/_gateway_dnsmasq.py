@@ -1,10 +1,18 @@
 """What DNS and DHCP have in common: dnsmasq's keywords, and those that are the formula's own."""
 
+import os
 import re
 
+import _gateway_node
 import _gateway_values as values
+from _gateway_node import Plan
 
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
+# Keywords of dnsmasq's with a file or folder that it reads again and again.
+READ_BY_DNSMASQ = (
+    *("addn-hosts", "hostsdir", "resolv-file", "tftp-root"),
+    *("dhcp-hostsfile", "dhcp-hostsdir", "dhcp-optsfile", "dhcp-optsdir", "dhcp-script"),
+)
 
 
 def dnsmasq_setting(value: object) -> str:
@@ -65,3 +73,33 @@ def refuse_dhcp(keyword: str) -> str | None:
     if _DNS_WORDS.fullmatch(keyword):
         return "it is of DNS, which is another process: gateway:dns:settings"
     return _DHCP_OWN.get(keyword)
+
+
+def warnings(wanted: Plan) -> list[str]:
+    """Files that dnsmasq shall read and cannot: it goes on without them, only its log says so."""
+    found = []
+    for part in ("dns", "dhcp"):
+        for keyword, value in wanted[part]["settings"]:
+            path = value.split(",")[0]
+            if keyword in READ_BY_DNSMASQ and path.startswith("/"):
+                key = f"gateway:{part}:settings:{keyword}"
+                fault = _dnsmasq_fault(path, read=keyword != "dhcp-script")  # root calls that
+                found += [f"{key}: {fault}"] if fault else []
+    return found
+
+
+def _dnsmasq_fault(path: str, read: bool) -> str | None:
+    """Why dnsmasq has nothing of a file; it reads files when it has dropped its privileges."""
+    if not os.path.exists(path):
+        return f"{path} is not there on this node"
+    if _gateway_node.out_of_sight(path):
+        return _gateway_node.out_of_sight(path, "dnsmasq's")
+    dnsmasq = ("setpriv", "--reuid=dnsmasq", "--regid=nogroup", "--clear-groups")
+    # The user comes with the package.
+    if (
+        read
+        and _gateway_node.succeeds(*dnsmasq, "true")
+        and not _gateway_node.succeeds(*dnsmasq, "test", "-r", path)
+    ):
+        return f"user dnsmasq may not read {path}"
+    return None

@@ -1,11 +1,14 @@
 """VRRP: who has the virtual IP, how fast it moves, and what is a reason to move it."""
 
+import json
 import re
 from ipaddress import IPv4Address
 from typing import Any
 
+import _gateway_node
 import _gateway_nodes
 import _gateway_values as values
+from _gateway_node import Plan
 from _gateway_reader import Section
 from _gateway_site import (
     Failover,
@@ -29,6 +32,9 @@ FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
     "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
 }
 _KEEPALIVED_MARKS = re.compile(r"[#!]")
+HEALTH = "/run/gateway/health.json"
+DRAINING = "/run/gateway/draining"  # read by /usr/lib/gateway/health
+DRAINED = "/var/lib/gateway/drained"
 
 
 def keepalived_setting(value: object) -> str:
@@ -203,3 +209,90 @@ def plan_health(site: Site, node: Node) -> dict[str, Any]:
         # Seconds in which a healthy peer has taken over from a node that is worse.
         "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
     }
+
+
+def unit_warnings(wanted: Plan) -> list[str]:
+    """Units of the user's that are not there. The package may be yet to come."""
+    services = [unit for unit in wanted["health"]["services"] if unit not in WATCHED]
+    keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
+    found = []
+    for key, units in keys.items():
+        command = ("systemctl", "show", "--property", "LoadState", "--value")
+        states = _gateway_node.output(*command, *units).split() if units else []
+        # Without an answer from systemd nothing is known.
+        if len(states) == len(units):
+            found += [
+                f"gateway:{key}: there is no unit {unit} on this node"
+                for unit, state in zip(units, states, strict=True)
+                if state == "not-found"
+            ]
+    return found
+
+
+def target_warnings(wanted: Plan) -> list[str]:
+    """A site whose primary would stay in charge with a dead port, and that may not know it."""
+    if not (wanted["peers"] and wanted["health"]["internal"]["undecided"]):
+        return []
+    return [
+        "gateway:health:internal:targets: missing; beside a public virtual IP a primary whose"
+        " internal port is dead stays in charge unless one of these hosts has to answer; name some,"
+        " or say [] if it is to be so"
+    ]
+
+
+def status(wanted: Plan, addresses: list[str], problems: list[str]) -> dict[str, Any]:
+    found = {}
+    for instance in wanted["vrrp"]["instances"]:
+        address = instance["virtual_ip"]
+        role = "MASTER" if address in addresses else "BACKUP"
+        found[instance["name"]] = {"virtual_ip": address, "role": role}
+    if len({instance["role"] for instance in found.values()}) > 1:
+        problems.append("the virtual IPs are not on one node")
+    return found
+
+
+def silence(wanted: Plan) -> list[str]:
+    """
+    On which side a peer is not heard while it is on another. With an election on each the node in
+    charge stays in charge then, also where it is its own port that is dead.
+    """
+    found = []
+    for peer in wanted["peers"]:
+        ways = {
+            instance["name"]: (instance["interface"], peer[instance["name"]])
+            for instance in wanted["vrrp"]["instances"]
+        }
+        silent = [side for side, way in ways.items() if not _answers(*way)]
+        if not silent or len(silent) == len(ways):
+            continue  # all is well, or the peer is off
+        for side in silent:
+            interface, address = ways[side]
+            if _answers(interface, address):  # one packet may be lost
+                continue
+            text = f"{peer['name']} is not heard on the {side} side ({address} on {interface})"
+            if not wanted["health"][side]["targets"]:
+                text += (
+                    ", only elsewhere: nothing moves for that, since nobody knows whose port is"
+                    f" dead (gateway:health:{side}:targets would say it)"
+                )
+            found.append(text)
+    return found
+
+
+def _answers(interface: str, address: str) -> bool:
+    return bool(
+        _gateway_node.output("ping", "-q", "-n", "-c", "1", "-W", "1", "-I", interface, address)
+    )
+
+
+def health_status(problems: list[str]) -> dict[str, Any]:
+    """What the monitor says; a node that is drained has nothing more to say."""
+    nothing: dict[str, Any] = {"penalty": None, "cold": None, "uplink": [], "faults": []}
+    found = json.loads(_gateway_node.text(HEALTH) or "null") or nothing
+    drained = _gateway_node.text(DRAINED)
+    if drained is not None:
+        problems.append(f"this node is drained since {drained}")
+    problems += found["uplink"] + found["faults"]
+    if found["penalty"] is None:
+        problems.append("nothing is known of this node's health")
+    return {name: found[name] for name in nothing} | {"drained": drained}

@@ -1,9 +1,14 @@
 """Kernel settings of a gateway: forwarding, ARP, conntrack."""
 
+import _gateway_node
 from _gateway_site import (
     Node,
     Site,
 )
+
+CONNECTIONS = "/proc/sys/net/netfilter/nf_conntrack_count"
+CONNECTIONS_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
+CONNECTIONS_MANY = 0.9  # of the limit; above 0.95 the kernel ends what it may to make room
 
 
 def plan_kernel(site: Site, node: Node) -> dict[str, str]:
@@ -36,3 +41,13 @@ def plan_kernel(site: Site, node: Node) -> dict[str, str]:
         # And what has not come through by then is picked up in the middle.
         settings["net/netfilter/nf_conntrack_tcp_loose"] = "1"
     return settings
+
+
+def connection_warnings() -> list[str]:
+    count, limit = _gateway_node.number(CONNECTIONS), _gateway_node.number(CONNECTIONS_LIMIT)
+    if count is None or limit is None or count < limit * CONNECTIONS_MANY:
+        return []
+    return [
+        f"{count} of {limit} connections: where no room is left, what is new is dropped, DNS too"
+        " (net.netfilter.nf_conntrack_max)"
+    ]

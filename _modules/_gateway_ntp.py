@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import _gateway_node
+from _gateway_node import Plan
 from _gateway_site import (
     Node,
     Site,
@@ -34,4 +36,36 @@ def plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
         "allow": [str(site.internal.network)]
         + [str(server.network) for server in site.vpn_servers],
         "settings": plan_settings(site.ntp.settings),
+    }
+
+
+def status(wanted: Plan, problems: list[str]) -> dict[str, Any]:
+    found = _ntp(wanted["ntp"]["provider"])
+    if not found["synchronised"]:
+        problems.append("the clock is not synchronised")
+    return found
+
+
+def _ntp(provider: str) -> dict[str, Any]:
+    """``{synchronised: bool, stratum: int, source: text}`` of the node's NTP server."""
+    unknown = {"synchronised": False, "stratum": None, "source": None}
+    if provider == "chrony":
+        # Fields of -c: reference id, its name, stratum, ... and the leap status at the end.
+        fields = _gateway_node.output("chronyc", "-c", "tracking").strip().split(",")
+        if len(fields) < 14:
+            return unknown
+        return {
+            "synchronised": fields[-1] != "Not synchronised",
+            "stratum": int(fields[2]),
+            "source": fields[1] or fields[0],
+        }
+    output = _gateway_node.output("ntpq", "-c", "rv 0 leap,stratum,refid")
+    values = dict(item.strip().split("=", 1) for item in output.split(",") if "=" in item)
+    if "stratum" not in values:
+        return unknown
+    # Leap indicator 3 is "unsynchronised" (RFC 5905 section 7.3).
+    return {
+        "synchronised": values.get("leap") not in ("3", "11"),
+        "stratum": int(values["stratum"]),
+        "source": values.get("refid"),
     }

@@ -1,7 +1,9 @@
 """Certificates and keys in the pillar: paths on the node, or PEM text."""
 
 import re
+from typing import Any
 
+import _gateway_node
 import _gateway_values as values
 from _gateway_reader import Reader, Section
 from _gateway_site import (
@@ -9,6 +11,12 @@ from _gateway_site import (
     Node,
     VpnServer,
 )
+
+try:
+    import _gateway_ca
+except ImportError:  # over salt-ssh: the node's own Python may not have what it needs
+    _gateway_ca = None  # type: ignore[assignment]
+
 
 _PEM_PATTERN = re.compile(
     r"-----BEGIN (?P<label>[A-Za-z0-9 -]+)-----\n(?:[A-Za-z0-9+/=]+\n)+-----END (?P=label)-----\n"
@@ -22,6 +30,14 @@ PEM_LABELS = {
     "auth_token": ("OpenVPN auth-token server key",),
     "crl": ("X509 CRL",),
 }
+CRL = "/etc/gateway/openvpn/crl.pem"
+# What of vpn:pki has an end.
+EXPIRING = {
+    "ca": "the CA's certificate",
+    "certificate": "this node's certificate",
+    "crl": "the revocation list",
+}
+EXPIRY_WARNING = 30  # days
 
 
 def read_refusal(pki: Section) -> str | None:
@@ -104,3 +120,43 @@ def check_pki(
                     f"gateway:vpn:pki:{name}",
                     f"missing, and gateway:nodes:{node.name}:pki:{name} is not there either",
                 )
+
+
+def faults(name: str, material: Material) -> list[str]:
+    """What is wrong with a certificate or key, or soon will be."""
+    path = material.path
+    try:
+        text = material.text or _gateway_node.file_text(path or "")
+        if path and not is_pem(text, name, alone=False):
+            raise ValueError(f"{path} is not PEM text of that kind, or is damaged")
+        items = (
+            _gateway_ca.lifetimes(text, _gateway_node.now())
+            if _gateway_ca and name in EXPIRING
+            else []
+        )
+    except ValueError as error:
+        return [str(error)]
+    faults = [_expiry(item) for item in items if not _is_lasting(item)]
+    hidden = _gateway_node.out_of_sight(path) if path and name != "crl" else None
+    faults += [hidden] if hidden else []
+    if path and name == "crl" and _gateway_node.text(CRL) not in (None, text.strip()):
+        faults.append(f"{path} is not the list that OpenVPN reads, {CRL}; apply to bring it there")
+    return faults
+
+
+def _is_lasting(item: dict[str, Any]) -> bool:
+    return bool(item["begun"]) and item["days_left"] >= EXPIRY_WARNING
+
+
+def _expiry(item: dict[str, Any]) -> str:
+    what = "the certificate of" if item["type"] == "certificate" else "the revocation list of"
+    if not item["begun"]:
+        begin = item["begins"][:16].replace("T", " ")
+        return (
+            f"{what} {item['name']} is not valid before {begin} UTC;"
+            " look at this node's clock, and at that of the machine that made it"
+        )
+    day, days = item["ends"][:10], item["days_left"]
+    if days < 0:
+        return f"{what} {item['name']} ended on {day}"
+    return f"{what} {item['name']} ends on {day}, in {days} days"

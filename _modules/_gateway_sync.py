@@ -1,8 +1,12 @@
 """The nodes' own link, over which they tell each other their connections (conntrackd)."""
 
+import json
 from typing import Any
 
+import _gateway_kernel
+import _gateway_node
 import _gateway_values as values
+from _gateway_node import Plan
 from _gateway_reader import Section
 from _gateway_site import (
     Network,
@@ -12,6 +16,9 @@ from _gateway_site import (
 )
 
 SYNC_PORT = 3780  # conntrackd's customary one
+SYNC_REPORT = "/run/gateway/sync.json"
+SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
+SYNC_TROUBLE = 20  # seconds
 
 
 def read_sync_link(top: Section) -> str | None:
@@ -106,4 +113,82 @@ def plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
             *(str(address) for address in addresses if address),
             *(str(server.network) for server in site.vpn_servers),
         ],
+    }
+
+
+def warnings(wanted: Plan) -> list[str]:
+    """Sessions could outlive a node of this site, and the pillar does not say a word of it."""
+    if not wanted["sync"].get("undecided"):
+        return []
+    return [
+        "gateway:state_sync: connections end when the virtual IP moves; give the nodes a link of"
+        " their own (state_sync: {interface: eth3}, and nodes:NODE:sync), or say false"
+    ]
+
+
+def status(wanted: Plan, problems: list[str]) -> dict[str, Any]:
+    """
+    What conntrackd says: ``here`` are all connections in the kernel, ``sent`` those that the peer
+    was told of, ``received`` those that it told us of since conntrackd started. ``lost`` messages
+    of the peer's come again; ``failed`` could not be put into the kernel.
+    """
+    if not wanted["sync"]["enabled"]:
+        return {"enabled": False}
+    report = _sync_report()
+    counters = _sync_counters(_gateway_node.output("conntrackd", "-s"))
+    silent = report.get("silent")
+    found = {
+        "enabled": True,
+        "peer": wanted["sync"]["peer"],
+        "heard": silent is not None and silent < SYNC_SILENCE,
+        "here": _gateway_node.number(_gateway_kernel.CONNECTIONS),
+        **counters,
+    }
+    if not report:
+        problems.append("state sync: it does not run, or has not for the last seconds")
+    elif not found["heard"]:
+        problems.append(f"state sync: nothing is heard of the peer, {found['peer']}")
+    elif report["trouble"] > report["uptime"] - SYNC_TROUBLE:
+        problems.append(
+            "state sync: messages of the peer's were lost, or the kernel did not take them,"
+            f" in the last {SYNC_TROUBLE} seconds"
+        )
+    return found
+
+
+def _sync_report() -> dict[str, int]:
+    """What gateway-sync noted in the last seconds, or nothing."""
+    try:
+        with open(SYNC_REPORT, encoding="utf-8") as file:
+            report = json.load(file)
+        age = (_gateway_node.number(_gateway_node.UPTIME) or 0) - int(report["uptime"])
+        found = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if age < SYNC_SILENCE else {}
+
+
+def _sync_counters(text: str) -> dict[str, int | None]:
+    """The numbers that count in the output of ``conntrackd -s``; None for what is not there."""
+    part, lost = "", None
+    counters: dict[tuple[str, str], int] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if line.endswith(":") and not line.startswith(("\t", " ")):
+            part = line.rstrip(":")
+        elif line.startswith("connections ") and len(words) == 5 and words[2].isdigit():
+            counters[part, words[1].rstrip(":")] = int(words[2])
+            counters[part, "failed"] = counters.get((part, "failed"), 0) + int(words[4])
+        elif line.startswith("current active connections:"):
+            counters[part, "active"] = int(words[-1])
+        elif len(words) > 2 and words[-2:] == ["Lost", "msgs"]:
+            lost = int(words[-3])
+    received = counters.get(("external inject", "created"))
+    if received is not None:
+        received -= counters.get(("external inject", "destroyed"), 0)
+    return {
+        "sent": counters.get(("cache internal", "active")),
+        "received": received,
+        "lost": lost,
+        "failed": counters.get(("external inject", "failed")),
     }

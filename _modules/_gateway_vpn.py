@@ -1,12 +1,18 @@
 """OpenVPN: servers with a subnet for each node."""
 
 import hashlib
+import os
 import re
+import socket
+import time
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_clients
+import _gateway_node
+import _gateway_pem
 import _gateway_values as values
+from _gateway_node import Plan
 from _gateway_reader import Section
 from _gateway_site import (
     INSTANCE_PREFIX,
@@ -27,6 +33,17 @@ _PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
 # and a path with that word in it do not.
 _SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
+PAM = ("/etc/pam.d", "/usr/lib/pam.d")
+# Keywords of OpenVPN's with a program that it calls without root's rights, and those whose words
+# are no files of the node's.
+CALLED_BY_OPENVPN = (
+    *("auth-user-pass-verify", "down", "ipchange", "learn-address"),
+    *("tls-crypt-v2-verify", "tls-verify"),
+)
+NO_FILES_OF_OPENVPN = ("echo", "push", "setenv")
+MANAGEMENT = "/run/{instance}/control/management"
+MANAGEMENT_SECONDS = 2
+MANAGEMENT_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
 
 
 def _server_name(value: object) -> str:
@@ -308,3 +325,139 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         ],
         "settings": plan_settings(server.settings),
     }
+
+
+def warnings(site: Site, node_name: str) -> list[str]:
+    """
+    What is wrong with this node's VPN, or soon will be: with certificates, keys, the revocation
+    list, and with programs that OpenVPN calls. It is no reason not to apply all the rest.
+    """
+    if not site.vpn_servers:
+        return []
+    if site.vpn_error:
+        return [f"gateway:vpn:pki:error: {site.vpn_error}"]
+    node = next(node for node in site.nodes if node.name == node_name)
+    found = []
+    for name, material in sorted((site.vpn_pki | node.pki).items()):
+        found += [
+            f"{':'.join(material.keys)}: {fault}" for fault in _gateway_pem.faults(name, material)
+        ]
+    for server in site.vpn_servers:
+        if server.auth and server.auth.script:
+            key = f"gateway:vpn:servers:{server.name}:auth:script"
+            found += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
+        service = server.auth and server.auth.pam
+        if service and not any(os.path.exists(f"{folder}/{service}") for folder in PAM):
+            key = f"gateway:vpn:servers:{server.name}:auth:pam"
+            found.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
+        for keyword, value in server.settings:
+            key = f"gateway:vpn:servers:{server.name}:settings:{keyword}"
+            found += [f"{key}: {fault}" for fault in _option_faults(keyword, value)]
+    return found
+
+
+def _option_faults(keyword: str, value: str) -> list[str]:
+    """Files that OpenVPN's check sees, as root and outside of the unit, and the server does not."""
+    if keyword in NO_FILES_OF_OPENVPN:
+        return []
+    paths = [word for word in value.split() if word.startswith("/")]
+    if keyword in CALLED_BY_OPENVPN and paths:
+        return _script_faults(paths[0])
+    hidden = [_gateway_node.out_of_sight(path) for path in paths]
+    return [fault for fault in hidden if fault]
+
+
+def route_warnings(wanted: Plan) -> list[str]:
+    """Networks to which a VPN server's clients are sent, and no rule lets them through."""
+    accepting = [rule for rule in wanted["firewall"]["forward"] if rule["action"] == "accept"]
+    open_to_all = [
+        wanted["internal"]["network"],
+        *wanted["vpn"]["networks"],
+        *(server["network"] for server in wanted["vpn"]["servers"]),
+    ]
+    return [
+        f"gateway:vpn:servers:{server['name']}:routes: clients send what is for {network} into the"
+        " tunnel, and no rule lets it through; add one to gateway:firewall:forward, such as"
+        f" {{from: {server['name']}, to: {network}}}"
+        for server in wanted["vpn"]["servers"]
+        for network in server["routes"]
+        if not server["full_tunnel"]
+        and not any(_gateway_node.overlap(network, other) for other in open_to_all)
+        and not any(
+            _may_be(rule["from"], server["network"]) and _may_be(rule["to"], network)
+            for rule in accepting
+        )
+    ]
+
+
+def _may_be(targets: list[dict[str, Any]], network: str) -> bool:
+    """Whether what a rule names (nothing is everything) may be addresses of an IPv4 network."""
+    return not targets or any(
+        _gateway_node.overlap(target["address"], network)
+        if "address" in target
+        else target.get("family") != 6
+        for target in targets
+    )
+
+
+def _script_faults(path: str) -> list[str]:
+    """OpenVPN calls it when it has dropped its privileges."""
+    if not os.path.isfile(path):
+        return [f"{path} is not there on this node"]
+    hidden = _gateway_node.out_of_sight(path)
+    if hidden:
+        return [hidden]
+    with open(path, "rb") as file:
+        needs = ["-x", "-r"] if file.read(2) == b"#!" else ["-x"]
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    if all(_gateway_node.succeeds(*nobody, "test", need, path) for need in needs):
+        return []
+    return [f"user nobody, as whom OpenVPN calls it, may not execute {path}"]
+
+
+def status(wanted: Plan, addresses: list[str], problems: list[str]) -> dict[str, Any]:
+    found = {}
+    for server in wanted["vpn"]["servers"]:
+        up = server["address"] in addresses
+        found[server["name"]] = {
+            "address": server["address"],
+            "up": up,
+            "clients": _vpn_clients(server["instance"]),
+        }
+        if not up:
+            problems.append(f"the tunnel of VPN server {server['name']} is down")
+    return found
+
+
+def _vpn_clients(instance: str) -> dict[str, list[str]]:
+    """Who is connected, as ``{common name: [addresses]}``; empty where OpenVPN cannot be asked."""
+    try:
+        rows = _management(MANAGEMENT.format(instance=instance), "status 3")
+    except OSError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        # Name, real address, address in the tunnel (none before the client was let in), ...
+        if row[0] == "CLIENT_LIST" and any(row[3:4]):
+            found.setdefault(row[1], []).append(row[3])
+    return found
+
+
+def _management(path: str, command: str) -> list[list[str]]:
+    """The answer of an OpenVPN server to a command, up to its END, as rows of fields."""
+    end = time.monotonic() + MANAGEMENT_SECONDS
+    rows, size, rest = [], 0, b""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(MANAGEMENT_SECONDS)
+        connection.connect(path)
+        connection.sendall(f"{command}\n".encode())
+        while ["END"] not in rows:
+            # OpenVPN has no privileges: its answer has a size and a time.
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            chunk = connection.recv(65536)
+            size += len(chunk)
+            if not chunk or size > MANAGEMENT_SIZE:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            rows += [line.decode(errors="replace").rstrip().split("\t") for line in lines if line]
+    return rows

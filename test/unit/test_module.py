@@ -15,8 +15,18 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
+import _gateway_applied
 import _gateway_ca
+import _gateway_dhcp
+import _gateway_failover
+import _gateway_firewall
+import _gateway_follow
+import _gateway_interfaces
+import _gateway_kernel
+import _gateway_node
+import _gateway_pem
 import _gateway_plan
+import _gateway_vpn
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError, SaltReqTimeoutError
 
@@ -141,23 +151,24 @@ def node(module, monkeypatch, tmp_path, edit):
         applied=tmp_path / "applied",
     )
 
-    def run_all(command, python_shell, ignore_retcode):
-        assert python_shell is False
-        assert ignore_retcode is True
-        tool, *arguments = command
+    def run(tool, *arguments):
         if tool == "setpriv":
-            found = subprocess.run(command, check=False)
-            return {"retcode": found.returncode, "stdout": ""}
+            found = subprocess.run([tool, *arguments], check=False)
+            return found.returncode, ""
         if tool == "ip" and "ip" not in system.tools:
-            return done(ip(arguments))
+            return done(ip(list(arguments)))
+        if (tool, *arguments[:1]) == ("systemctl", "is-active"):
+            names = arguments[1:]
+            words = ["active" if name in system.running else "inactive" for name in names]
+            return 0 if "active" in words else 3, "\n".join(words)
         answer = system.tools.get(tool)
         if answer is None:
-            raise CommandExecutionError(f"Unable to run command {command}: no such file")
-        return done(answer(arguments) if callable(answer) else answer)
+            return 127, ""
+        return done(answer(list(arguments)) if callable(answer) else answer)
 
     def done(answer):
         failed = isinstance(answer, int)
-        return {"retcode": answer if failed else 0, "stdout": "" if failed else answer}
+        return answer if failed else 0, "" if failed else answer
 
     def ip(arguments):
         match arguments:
@@ -200,26 +211,21 @@ def node(module, monkeypatch, tmp_path, edit):
         folder = tmp_path / "net"
         for name in system.addresses:
             (folder / name).mkdir(parents=True, exist_ok=True)
-        monkeypatch.setattr(module, "INTERFACES", str(folder))
-        monkeypatch.setattr(module, "APPLIED", str(system.applied))
-        monkeypatch.setattr(module, "ROLE", str(tmp_path / "no role"))
-        for name in (
-            "BACKEND",
-            "LEGACY_TABLES",
-            "HEALTH",
-            "DRAINING",
-            "DRAINED",
-            "CONNECTIONS",
-            "CONNECTIONS_LIMIT",
-            "CRL",
-            "BRIDGE_FILTER",
-            "RULES",
-            "KEEPALIVED",
-            "LEASES",
-        ):
-            monkeypatch.setattr(module, name, str(tmp_path / name.lower()))
+        monkeypatch.setattr(_gateway_node, "INTERFACES", str(folder))
+        monkeypatch.setattr(_gateway_applied, "APPLIED", str(system.applied))
+        monkeypatch.setattr(_gateway_follow, "ROLE", str(tmp_path / "no role"))
+        for room, names in {
+            _gateway_failover: ("HEALTH", "DRAINING", "DRAINED"),
+            _gateway_firewall: ("BACKEND", "BRIDGE_FILTER", "LEGACY_TABLES", "RULES"),
+            _gateway_kernel: ("CONNECTIONS", "CONNECTIONS_LIMIT"),
+            _gateway_pem: ("CRL",),
+            _gateway_interfaces: ("KEEPALIVED",),
+            _gateway_dhcp: ("LEASES",),
+        }.items():
+            for name in names:
+                monkeypatch.setattr(room, name, str(tmp_path / name.lower()))
         system.resolvers = (tmp_path / "resolv.conf", tmp_path / "resolved.conf")
-        monkeypatch.setattr(module, "RESOLVERS", system.resolvers)
+        monkeypatch.setattr(_gateway_interfaces, "RESOLVERS", system.resolvers)
         system.keepalived = tmp_path / "keepalived"
         system.keepalived.write_text(
             "".join(
@@ -231,9 +237,8 @@ def node(module, monkeypatch, tmp_path, edit):
         (tmp_path / "connections_limit").write_text("1000\n")
         system.health = tmp_path / "health"
         system.drained, system.draining = tmp_path / "drained", tmp_path / "draining"
+        monkeypatch.setattr(_gateway_node, "_run", run)
         functions = {
-            "cmd.run_all": run_all,
-            "service.status": lambda name: name in system.running,
             "service.stop": system.running.remove,
             "service.start": system.running.add,
         }
@@ -678,7 +683,7 @@ def test_units_that_are_not_there(module, node, break_pillar):
 
 
 def test_a_pam_service_that_is_not_there(module, node, break_pillar, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "PAM", (str(tmp_path / "etc"), str(tmp_path / "lib")))
+    monkeypatch.setattr(_gateway_vpn, "PAM", (str(tmp_path / "etc"), str(tmp_path / "lib")))
     break_pillar({"vpn:servers:main:auth": {"pam": "openvpn"}, "vpn:pki:auth_token": TOKEN})
     assert module.validate() == [
         f"gateway:vpn:servers:main:auth:pam: {tmp_path}/etc/openvpn is not there on this node;"
@@ -1005,7 +1010,7 @@ def test_nobody_is_left_to_ask(
         assert address[1] == 53
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(module.socket, "create_connection", nobody_listens)
+    monkeypatch.setattr(socket, "create_connection", nobody_listens)
     for file, names in zip(node.resolvers, (servers, resolved), strict=True):
         file.write_text("".join(f"nameserver {name}\n" for name in names.split()) + "search x\n")
     assert module.validate() == []
@@ -1031,7 +1036,7 @@ def test_the_virtual_ip_is_ourselves_wherever_it_is(module, node, break_pillar, 
 
 def test_a_resolver_of_somebody_else_on_the_node(module, node, break_pillar, monkeypatch):
     listener = SimpleNamespace(close=lambda: None)
-    monkeypatch.setattr(module.socket, "create_connection", lambda *_: listener)
+    monkeypatch.setattr(socket, "create_connection", lambda *_: listener)
     break_pillar({"dns:forwarders": []})
     node.resolvers[0].write_text("nameserver 127.0.0.1\n")
     assert module.validate() == []
@@ -1149,7 +1154,7 @@ def test_status_of_a_healthy_secondary(module, node):
 def test_who_is_connected(module, node, monkeypatch, tmp_path):
     """As OpenVPN says through its management socket; who is not let in yet has no address."""
     monkeypatch.chdir(tmp_path)  # a path that is short enough for a socket
-    monkeypatch.setattr(module, "MANAGEMENT", "{instance}")
+    monkeypatch.setattr(_gateway_vpn, "MANAGEMENT", "{instance}")
     rows = [">INFO:hello", "TITLE\tOpenVPN", "HEADER\tCLIENT_LIST\tCommon Name"]
     for name, address in [("alice", "10.8.0.5"), ("alice", "10.8.0.130"), ("UNDEF", "")]:
         rows.append(f"CLIENT_LIST\t{name}\t192.0.2.1:5000\t{address}\t\t1")
@@ -1175,9 +1180,9 @@ def test_who_is_connected(module, node, monkeypatch, tmp_path):
 def test_who_is_connected_is_asked_for_a_while(module, node, monkeypatch, tmp_path, talk):
     """Whoever has taken over OpenVPN, which has no privileges, shall not hold up the status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "MANAGEMENT", "{instance}")
-    monkeypatch.setattr(module, "MANAGEMENT_SECONDS", 30 if talk == "endless" else 0.5)
-    monkeypatch.setattr(module, "MANAGEMENT_SIZE", 100_000)
+    monkeypatch.setattr(_gateway_vpn, "MANAGEMENT", "{instance}")
+    monkeypatch.setattr(_gateway_vpn, "MANAGEMENT_SECONDS", 30 if talk == "endless" else 0.5)
+    monkeypatch.setattr(_gateway_vpn, "MANAGEMENT_SIZE", 100_000)
     text = {"endless": 20_000 * b"x", "slow": b"x\n", "short": b"CLIENT_LIST\nEND\n"}[talk]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("gateway-main")
@@ -1340,7 +1345,7 @@ def pki(module, node, monkeypatch, tmp_path, break_pillar):
 
     def pass_days(days):
         at = pki.now + timedelta(days=days)
-        monkeypatch.setattr(module, "_now", lambda: at)
+        monkeypatch.setattr(_gateway_node, "now", lambda: at)
 
     pki.pass_days = pass_days
     pki.authority = authority
@@ -1483,9 +1488,9 @@ def test_a_list_that_is_newer_than_what_openvpn_reads(module, pki, tmp_path, bre
 
 @pytest.mark.parametrize("home", ["/root", "/home/alice", "/run/user/0"])
 def test_what_openvpn_s_unit_does_not_see(module, node, break_pillar, monkeypatch, home):
-    there = module._file_text
+    there = _gateway_node.file_text
     monkeypatch.setattr(
-        module, "_file_text", lambda path: PRIVATE_KEY if home in path else there(path)
+        _gateway_node, "file_text", lambda path: PRIVATE_KEY if home in path else there(path)
     )
     break_pillar({"vpn:pki:key": f"{home}/server.key"})
     [fault] = module.validate()
@@ -1554,7 +1559,7 @@ def test_a_program_that_openvpn_calls_as_nobody(
 def test_a_program_that_openvpn_cannot_see(module, break_pillar, monkeypatch, tmp_path):
     path = tmp_path / "check"
     path.write_text("#!/bin/sh\n")
-    monkeypatch.setattr(module.os.path, "realpath", lambda name: name.replace(str(path), "/root/x"))
+    monkeypatch.setattr(os.path, "realpath", lambda name: name.replace(str(path), "/root/x"))
     break_pillar({"vpn:servers:main:auth": {"script": str(path)}, "vpn:pki:auth_token": TOKEN})
     said = "is in a home directory, and OpenVPN's unit sees none; put it elsewhere"
     assert module.validate() == [f"gateway:vpn:servers:main:auth:script: {path} {said}"]
@@ -1568,8 +1573,8 @@ def test_certificates_that_no_server_uses(module, break_pillar):
 def test_without_what_reads_certificates(load, module, pki, monkeypatch):
     """Over salt-ssh, with a Python of the node's that has no cryptography."""
     monkeypatch.setitem(sys.modules, "_gateway_ca", None)
-    assert load("_modules/gateway.py")._gateway_ca is None
-    monkeypatch.setattr(module, "_gateway_ca", None)
+    assert load("_modules/_gateway_pem.py")._gateway_ca is None
+    monkeypatch.setattr(_gateway_pem, "_gateway_ca", None)
     pki.pass_days(60)
     assert module.validate() == module.status()["problems"] == []
 
@@ -1645,8 +1650,8 @@ def test_what_follows_the_virtual_ip(module, node, break_pillar, master, shown, 
     ],
 )
 def test_executables_that_did_not_end_well(module, node, monkeypatch, tmp_path, told, well):
-    monkeypatch.setattr(module, "ROLE", str(tmp_path / "role"))
-    monkeypatch.setattr(module, "HOOKS", str(tmp_path / "told"))
+    monkeypatch.setattr(_gateway_follow, "ROLE", str(tmp_path / "role"))
+    monkeypatch.setattr(_gateway_follow, "HOOKS", str(tmp_path / "told"))
     (tmp_path / "role").write_text("primary 1.5\n")
     if told is not None:
         (tmp_path / "told").write_text(f"{told}\n")
@@ -1662,7 +1667,7 @@ def test_executables_that_did_not_end_well(module, node, monkeypatch, tmp_path, 
 def test_executables_that_are_passed_over(module, node, monkeypatch, tmp_path):
     """Named in the status, but not what editors and packages leave."""
     folders = [tmp_path / name for name in ("follow.d", "health.d", "not there")]
-    monkeypatch.setattr(module, "FOLDERS", tuple(map(str, folders)))
+    monkeypatch.setattr(_gateway_follow, "FOLDERS", tuple(map(str, folders)))
     for folder in folders[:2]:
         folder.mkdir()
         for name in (
@@ -1785,7 +1790,7 @@ def test_reserved_addresses_that_another_machine_has(module, node, tmp_path, edi
 def test_files_that_dnsmasq_cannot_read(module, node, tmp_path, edit, monkeypatch):
     """It goes on without them, so nobody would see why they have no effect."""
     home = tmp_path / "home"
-    monkeypatch.setattr(module.os.path, "realpath", lambda path: path.replace(str(home), "/root"))
+    monkeypatch.setattr(os.path, "realpath", lambda path: path.replace(str(home), "/root"))
     home.mkdir()
     for path in (tmp_path / "hosts", home / "hosts", tmp_path / "script"):
         path.write_text("")
@@ -1909,7 +1914,7 @@ def takeover(module, node, monkeypatch, tmp_path):
     clock = [0.0]
     node.peer = True
     (tmp_path / "uptime").write_text("4711.86 9000.50\n")
-    monkeypatch.setattr(module, "UPTIME", str(tmp_path / "uptime"))
+    monkeypatch.setattr(_gateway_node, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
         module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
     )

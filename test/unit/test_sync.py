@@ -6,7 +6,10 @@ import subprocess
 import time
 from types import SimpleNamespace
 
+import _gateway_kernel
+import _gateway_node
 import _gateway_rules
+import _gateway_sync
 import pytest
 
 ADDRESS = {"public:virtual_ip": "198.51.100.10"}
@@ -260,17 +263,13 @@ message tracking:
 @pytest.fixture
 def node(load, monkeypatch, tmp_path, plan):
     """What gateway.status says of state sync on a node whose conntrackd says COUNTERS."""
-    module = load("_modules/gateway.py")
-    paths = {name: tmp_path / name for name in ("SYNC_REPORT", "UPTIME", "CONNECTIONS")}
-    for name, path in paths.items():
-        monkeypatch.setattr(module, name, str(path))
+    places = {"SYNC_REPORT": _gateway_sync, "UPTIME": _gateway_node, "CONNECTIONS": _gateway_kernel}
+    paths = {name: tmp_path / name for name in places}
+    for name, room in places.items():
+        monkeypatch.setattr(room, name, str(paths[name]))
     said = {"conntrackd": COUNTERS}
 
-    def run_all(command, **_):
-        answer = said.get(command[0])
-        return {"retcode": 0 if answer else 1, "stdout": answer or ""}
-
-    monkeypatch.setattr(module, "__salt__", {"cmd.run_all": run_all}, raising=False)
+    monkeypatch.setattr(_gateway_node, "output", lambda tool, *_: said.get(tool) or "")
     paths["UPTIME"].write_text("5000.12 9000.5\n")
     paths["CONNECTIONS"].write_text("260\n")
 
@@ -280,7 +279,7 @@ def node(load, monkeypatch, tmp_path, plan):
 
     def status(changes=LINK):
         problems: list[str] = []
-        return module._sync_status(plan(changes), problems), problems
+        return _gateway_sync.status(plan(changes), problems), problems
 
     report()
     return SimpleNamespace(report=report, status=status, said=said, paths=paths)
