@@ -8,11 +8,13 @@ from typing import Any
 import _gateway_dnsmasq
 import _gateway_node
 import _gateway_values as values
+from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Dhcp,
     Host,
     Network,
+    Node,
     Site,
     plan_settings,
 )
@@ -77,7 +79,20 @@ def read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> D
     return dhcp
 
 
-def plan_dhcp(site: Site) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"dhcp": _dhcp(site)}
+
+
+def openings(plan: Plan) -> list[dict[str, Any]]:
+    return [opening("DHCP", "udp", 67, "hosts", "new hosts", version=4)]
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    """One node answers: the one that has the virtual IP."""
+    return [service_unit("gateway-dhcp", where="primary")] if plan["dhcp"]["enabled"] else []
+
+
+def _dhcp(site: Site) -> dict[str, Any]:
     virtual_ip = str(site.internal.virtual_ip)
     return {
         "enabled": site.dhcp.enabled,

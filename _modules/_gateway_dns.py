@@ -6,6 +6,7 @@ from typing import Any
 import _gateway_dnsmasq
 import _gateway_values as values
 from _gateway_names import claim_aliases
+from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Dns,
@@ -86,7 +87,19 @@ def read_dns(section: Section) -> Dns:
     return dns
 
 
-def plan_dns(site: Site, node: Node) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"dns": _dns(site, node)}
+
+
+def openings(plan: Plan) -> list[dict[str, Any]]:
+    return [opening("DNS", proto, values.DNS_PORT, "inside") for proto in ("udp", "tcp")]
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    return [service_unit("gateway-dns", watched=True)]
+
+
+def _dns(site: Site, node: Node) -> dict[str, Any]:
     """
     ``records`` are lines of a hosts file, ``wildcards`` stand for all names below theirs. Nobody
     else is asked for a name in ``own``; what is below one in ``outside`` is asked of the forwarders

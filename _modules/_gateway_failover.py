@@ -8,7 +8,7 @@ from typing import Any
 import _gateway_node
 import _gateway_nodes
 import _gateway_values as values
-from _gateway_node import Plan
+from _gateway_node import Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Failover,
@@ -24,7 +24,6 @@ FOLLOWERS = (
     *("gateway-dhcp.service", "gateway-virtual-ip.target"),
     *("gateway-follow-event.service", "gateway-follow-hooks.service"),
 )
-WATCHED = ("gateway-dns.service", "gateway-follow.service")  # without them a node is of little use
 # At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
 FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
@@ -117,7 +116,18 @@ KEEPALIVED_OWN = {
 }
 
 
-def plan_vrrp(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    """What keepalived reads, and what the health monitor does."""
+    return {"vrrp": _vrrp(site, node), "health": _health(site, node)}
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    """keepalived, and who tells it how the node is."""
+    return [service_unit("keepalived"), service_unit("gateway-health")]
+
+
+def _vrrp(site: Site, node: Node) -> dict[str, Any]:
+    peers = site.peers(node)
     instances = [
         {
             "name": "internal",
@@ -164,7 +174,7 @@ def _priority(site: Site, node: Node) -> int:
     return _gateway_nodes.HIGHEST_PRIORITY - len(better)
 
 
-def plan_health(site: Site, node: Node) -> dict[str, Any]:
+def _health(site: Site, node: Node) -> dict[str, Any]:
     """What the monitor of a node looks at, and what it takes off the node's priority for it."""
     step = len(site.nodes)
     lowest_peer = min(
@@ -172,7 +182,7 @@ def plan_health(site: Site, node: Node) -> dict[str, Any]:
     )
     failover = site.failover
     return {
-        "services": list(dict.fromkeys((*WATCHED, *site.health.services))),
+        "services": list(site.health.services),
         "public": {
             "interface": node.public_interface,
             "address": str(node.public) if node.public else "",
@@ -213,7 +223,8 @@ def plan_health(site: Site, node: Node) -> dict[str, Any]:
 
 def unit_warnings(wanted: Plan) -> list[str]:
     """Units of the user's that are not there. The package may be yet to come."""
-    services = [unit for unit in wanted["health"]["services"] if unit not in WATCHED]
+    own = {f"{each['unit']}.service" for each in wanted["units"]}
+    services = [unit for unit in wanted["health"]["services"] if unit not in own]
     keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
     found = []
     for key, units in keys.items():

@@ -6,7 +6,8 @@ from typing import Any
 
 import _gateway_node
 import _gateway_values as values
-from _gateway_node import Plan
+from _gateway_node import Plan, service_unit
+from _gateway_site import Node, Site
 
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
@@ -21,6 +22,19 @@ def followed_unit(value: object) -> str:
     if name in values.OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
         raise ValueError(f"{unit} is the formula's own")
     return unit
+
+
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {
+        "follow": {
+            "units": list(site.follow_virtual_ip),
+            "reassert": site.failover.reassert,
+        }
+    }
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    return [service_unit("gateway-follow", watched=True)]
 
 
 def status(wanted: Plan, role: str, problems: list[str]) -> dict[str, Any]:

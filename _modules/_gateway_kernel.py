@@ -1,5 +1,7 @@
 """Kernel settings of a gateway: forwarding, ARP, conntrack."""
 
+from typing import Any
+
 import _gateway_node
 from _gateway_site import (
     Node,
@@ -11,7 +13,12 @@ CONNECTIONS_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
 CONNECTIONS_MANY = 0.9  # of the limit; above 0.95 the kernel ends what it may to make room
 
 
-def plan_kernel(site: Site, node: Node) -> dict[str, str]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    """What is set at once, and what only when the firewall's rules are in force."""
+    return {"kernel": _settings(site, node), "forwarding": {"net/ipv4/ip_forward": "1"}}
+
+
+def _settings(site: Site, node: Node) -> dict[str, str]:
     """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
     settings = {
         # Services may bind to the virtual IP on the node that does not hold it now.

@@ -174,7 +174,11 @@ def _read_outbound(section: Section, names: Names, public: Network) -> Rule:
     return rule
 
 
-def plan_nat(site: Site, node: Node) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"nat": _nat(site, node)}
+
+
+def _nat(site: Site, node: Node) -> dict[str, Any]:
     """Sources to translate on their way out, and the address to use (None: the interface's)."""
     virtual_ip = text_or_none(site.public.virtual_ip)
     sources = [{"network": str(site.internal.network), "to": virtual_ip}]

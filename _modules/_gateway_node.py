@@ -137,8 +137,24 @@ def remove(path: str) -> None:
         os.remove(path)
 
 
-def vpn_unit(server: dict[str, Any]) -> str:
-    return f"openvpn-server@{server['instance']}"
+def service_unit(
+    name: str, *, watched: bool = False, where: str = "all", drained: bool = False
+) -> dict[str, Any]:
+    """A systemd unit that has to run on a gateway: on all, or on the ``primary``.
+
+    A node is of little use without one that is ``watched``, and gives the virtual IP away; one with
+    ``drained`` is stopped by a drain.
+    """
+    return {"unit": name, "watched": watched, "where": where, "drained": drained}
+
+
+def opening(what: str, proto: str, port: int, *sources: str, version: int = 0) -> dict[str, Any]:
+    """What the firewall lets in for a service of the node's, from whom, and why.
+
+    ``sources``: ``inside`` (the internal side, and VPN clients), ``hosts`` (those of the internal
+    side), ``new hosts`` (without an address yet) and ``public``. ``version`` is of IP; 0 for both.
+    """
+    return {"what": what, "proto": proto, "port": port, "from": list(sources), "version": version}
 
 
 def text(path: str) -> str | None:

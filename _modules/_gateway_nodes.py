@@ -263,7 +263,35 @@ def check_node(site: Site, name: str) -> list[str]:
     ]
 
 
-def plan_side(side: Network, interface: str) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    """The node, its peers, and both sides."""
+    return {
+        "node": {
+            "name": node.name,
+            "id": node.id,
+            "internal": str(node.internal),
+            "public": text_or_none(node.public),
+            "sync": text_or_none(node.sync),
+            "remote": node.remote or text_or_none(node.public),
+        },
+        "peers": [
+            {
+                "name": peer.name,
+                "id": peer.id,
+                "internal": str(peer.internal),
+                "public": text_or_none(peer.public),
+            }
+            for peer in site.peers(node)
+        ],
+        "internal": _side(site.internal, node.internal_interface),
+        "public": {
+            **_side(site.public, node.public_interface),
+            "accept_ra": site.public.accept_ra,
+        },
+    }
+
+
+def _side(side: Network, interface: str) -> dict[str, Any]:
     return {
         "interface": interface,
         "network": text_or_none(side.network),

@@ -3,7 +3,7 @@
 from typing import Any
 
 import _gateway_node
-from _gateway_node import Plan
+from _gateway_node import Plan, opening, service_unit
 from _gateway_site import (
     Node,
     Site,
@@ -24,7 +24,19 @@ def refuse_ntp(keyword: str) -> str | None:
     return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
 
 
-def plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"ntp": _ntp(site, node)}
+
+
+def openings(plan: Plan) -> list[dict[str, Any]]:
+    return [opening("time", "udp", 123, "inside")]
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    return [service_unit(plan["ntp"]["provider"])]
+
+
+def _ntp(site: Site, node: Node) -> dict[str, Any]:
     return {
         "provider": site.ntp_provider,
         # A name stands for all the addresses behind it.
@@ -32,7 +44,7 @@ def plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
             {"address": server, "pool": not server.rsplit(".", 1)[-1].isdigit()}
             for server in site.ntp.servers
         ],
-        "peers": [str(peer.internal) for peer in peers],
+        "peers": [str(peer.internal) for peer in site.peers(node)],
         "allow": [str(site.internal.network)]
         + [str(server.network) for server in site.vpn_servers],
         "settings": plan_settings(site.ntp.settings),
@@ -40,13 +52,13 @@ def plan_ntp(site: Site, peers: list[Node]) -> dict[str, Any]:
 
 
 def status(wanted: Plan, problems: list[str]) -> dict[str, Any]:
-    found = _ntp(wanted["ntp"]["provider"])
+    found = _clock(wanted["ntp"]["provider"])
     if not found["synchronised"]:
         problems.append("the clock is not synchronised")
     return found
 
 
-def _ntp(provider: str) -> dict[str, Any]:
+def _clock(provider: str) -> dict[str, Any]:
     """``{synchronised: bool, stratum: int, source: text}`` of the node's NTP server."""
     unknown = {"synchronised": False, "stratum": None, "source": None}
     if provider == "chrony":

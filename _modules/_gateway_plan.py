@@ -18,6 +18,7 @@ import _gateway_nodes
 import _gateway_ntp
 import _gateway_pem
 import _gateway_policy
+import _gateway_routes
 import _gateway_sync
 import _gateway_values as values
 import _gateway_vpn
@@ -27,22 +28,24 @@ from _gateway_site import (
     Service,
     Site,
     client_addresses,
-    text_or_none,
 )
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
-
-
-# --------------------------------------------------------------------------------------------------
-# The site
-
-
-# --------------------------------------------------------------------------------------------------
-# Reading: parsers of single values. Each returns the value or raises ValueError with what is wrong.
-
-
-# --------------------------------------------------------------------------------------------------
-# Reading: mappings
+# A service each, in the order in which a node gets them.
+ROOMS: tuple[Any, ...] = (
+    _gateway_nodes,
+    _gateway_policy,
+    _gateway_nat,
+    _gateway_kernel,
+    _gateway_routes,
+    _gateway_sync,
+    _gateway_ntp,
+    _gateway_vpn,
+    _gateway_dns,
+    _gateway_dhcp,
+    _gateway_follow,
+    _gateway_failover,
+)
 
 
 def read(pillar: object) -> tuple[Site | None, list[str]]:
@@ -132,10 +135,6 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     return (None, list(dict.fromkeys(reader.errors))) if reader.errors else (site, [])
 
 
-# --------------------------------------------------------------------------------------------------
-# Planning
-
-
 def plan(site: Site, name: str) -> dict[str, Any]:
     """What node ``name`` of the site is to be: dicts, lists, text, numbers and booleans only.
 
@@ -146,58 +145,16 @@ def plan(site: Site, name: str) -> dict[str, Any]:
     if errors:
         raise ValueError(errors[0])
     node = next(node for node in site.nodes if node.name == name)
-    peers = [peer for peer in site.nodes if peer is not node]
-    return {
-        "formula": VERSION,
-        "digest": site.digest,
-        "domain": site.domain,
-        "node": {
-            "name": node.name,
-            "id": node.id,
-            "internal": str(node.internal),
-            "public": text_or_none(node.public),
-            "sync": text_or_none(node.sync),
-            "remote": node.remote or text_or_none(node.public),
-        },
-        "peers": [
-            {
-                "name": peer.name,
-                "id": peer.id,
-                "internal": str(peer.internal),
-                "public": text_or_none(peer.public),
-            }
-            for peer in peers
-        ],
-        "internal": _gateway_nodes.plan_side(site.internal, node.internal_interface),
-        "public": {
-            **_gateway_nodes.plan_side(site.public, node.public_interface),
-            "accept_ra": site.public.accept_ra,
-        },
-        "kernel": _gateway_kernel.plan_kernel(site, node),
-        # Apart from the rest: it is switched on when the rules are in force, and not before.
-        "forwarding": {"net/ipv4/ip_forward": "1"},
-        "vrrp": _gateway_failover.plan_vrrp(site, node, peers),
-        "sync": _gateway_sync.plan_sync(site, node, peers),
-        "health": _gateway_failover.plan_health(site, node),
-        "vpn": _gateway_vpn.plan_vpn(site, node),
-        "routes": [
-            {"destination": str(server.subnet(peer)), "via": str(peer.internal)}
-            for server in site.vpn_servers
-            for peer in peers
-        ]
-        # Where a client is connected, its networks have longer routes (files/vpn-routes).
-        + [
-            {"destination": str(network), "via": str(peer.internal)}
-            for network in _gateway_clients.client_networks(site)
-            for peer in peers
-        ],
-        "firewall": _gateway_policy.plan_firewall(site, node),
-        "nat": _gateway_nat.plan_nat(site, node),
-        "dhcp": _gateway_dhcp.plan_dhcp(site),
-        "dns": _gateway_dns.plan_dns(site, node),
-        "ntp": _gateway_ntp.plan_ntp(site, peers),
-        "follow": {
-            "units": list(site.follow_virtual_ip),
-            "reassert": site.failover.reassert,
-        },
-    }
+    planned: dict[str, Any] = {"formula": VERSION, "digest": site.digest, "domain": site.domain}
+    for room in ROOMS:
+        planned |= room.plan(site, node)
+    planned["openings"] = [
+        opening for room in ROOMS if hasattr(room, "openings") for opening in room.openings(planned)
+    ]
+    planned["units"] = [
+        unit for room in ROOMS if hasattr(room, "units") for unit in room.units(planned)
+    ]
+    watched = [f"{unit['unit']}.service" for unit in planned["units"] if unit["watched"]]
+    health = planned["health"]
+    health["services"] = list(dict.fromkeys((*watched, *health["services"])))
+    return planned

@@ -5,6 +5,7 @@ from typing import Any
 
 import _gateway_values as values
 from _gateway_names import Names
+from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Firewall,
@@ -151,7 +152,20 @@ def _read_raw(firewall: Section, key: str, family: int) -> list[tuple[int, str, 
 FOR_INPUT = "what reaches it is for input rules"
 
 
-def plan_firewall(site: Site, node: Node) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"firewall": _firewall(site, node)}
+
+
+def openings(plan: Plan) -> list[dict[str, Any]]:
+    """SSH; from elsewhere it is for `firewall:ssh:from` to say."""
+    return [opening("SSH", "tcp", plan["firewall"]["ssh"]["port"], "inside")]
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    return [service_unit("gateway-firewall-guard")]
+
+
+def _firewall(site: Site, node: Node) -> dict[str, Any]:
     """What ``_gateway_rules`` makes iptables' rules of. Rates are packets per unit of time."""
     firewall = site.firewall
     return {

@@ -680,29 +680,29 @@ class _Family:
         return f"-p tcp --dport {self.firewall['ssh']['port']}"
 
     def _services(self) -> None:
-        chain = "INPUT"
-        self._note("filter", chain, "Services of the gateway for who lives behind it.")
-        for interface in self.inside:
-            for service in (
-                "-p udp --dport 53",
-                "-p tcp --dport 53",
-                "-p udp --dport 123",
-                self._ssh,
-            ):
-                self._add("filter", chain, f"-i {interface} {service} -j ACCEPT")
-        # Clients of a peer's VPN come in by the internal interface too: this is not for them.
-        hosts = [f"-i {self.internal}" + (f" -s {self.network}" if self.version == 4 else "")]
-        if self.version == 4:
-            for source in (*hosts, f"-i {self.internal} -s 0.0.0.0"):
-                self._add("filter", chain, f"{source} -p udp --dport 67 -j ACCEPT")
-        self._note("filter", chain, "Services for the three sides: echo, and the VPN.")
+        for opening in self.plan["openings"]:
+            if opening["version"] not in (0, self.version):
+                continue
+            self._note("filter", "INPUT", f"The gateway's own: {opening['what']}.")
+            service = f"-p {opening['proto']} --dport {opening['port']}"
+            for zone in opening["from"]:
+                for source in self._zone(zone):
+                    self._add("filter", "INPUT", f"{source} {service} -j ACCEPT")
+        self._note("filter", "INPUT", "Echo, and what may come by SSH from elsewhere.")
         self._echo()
-        for server in self.plan["vpn"]["servers"]:
-            port = f"-p {server['proto']} --dport {server['port']}"
-            for source in (f"-i {self.public}", *hosts):
-                self._add("filter", chain, f"{source} {port} -j ACCEPT")
         self._ssh_from_outside()
         self._own_dhcp()
+
+    def _zone(self, zone: str) -> list[str]:
+        """Matches for those who may come in to a service (``opening`` of _gateway_node)."""
+        if zone == "inside":
+            return [f"-i {interface}" for interface in self.inside]
+        if zone == "new hosts":
+            return [f"-i {self.internal} -s 0.0.0.0"]
+        if zone == "public":
+            return [f"-i {self.public}"]
+        # Clients of a peer's VPN come in by the internal interface too: this is not for them.
+        return [f"-i {self.internal}" + (f" -s {self.network}" if self.version == 4 else "")]
 
     def _echo(self) -> None:
         echo = f"-p icmp --icmp-type {ECHO}"

@@ -306,6 +306,10 @@ class Site:
     keepalived: Service
     follow_virtual_ip: tuple[str, ...]
 
+    def peers(self, node: Node) -> tuple[Node, ...]:
+        """The other nodes of the site."""
+        return tuple(other for other in self.nodes if other is not node)
+
     @functools.cached_property
     def client_addresses(self) -> dict[str, tuple[str, ...]]:
         """Addresses and networks of each VPN client, by its name in small letters."""

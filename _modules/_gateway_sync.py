@@ -6,7 +6,7 @@ from typing import Any
 import _gateway_kernel
 import _gateway_node
 import _gateway_values as values
-from _gateway_node import Plan
+from _gateway_node import Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Network,
@@ -92,11 +92,20 @@ def check_state_sync(
     return StateSync(interface=link, undecided=useful and "state_sync" not in top.values)
 
 
-def plan_sync(site: Site, node: Node, peers: list[Node]) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"sync": _sync(site, node)}
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    names = ("conntrackd", "gateway-sync") if plan["sync"]["enabled"] else ()
+    return [service_unit(name) for name in names]
+
+
+def _sync(site: Site, node: Node) -> dict[str, Any]:
     """The link to the peer, and whose connections are no business of the peer's."""
     if not site.state_sync.interface:
         return {"enabled": False, "undecided": site.state_sync.undecided}
-    (peer,) = peers
+    (peer,) = site.peers(node)
     addresses = [
         *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
         *(side.virtual_ip for side in (site.internal, site.public)),

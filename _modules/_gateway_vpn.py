@@ -12,7 +12,7 @@ import _gateway_clients
 import _gateway_node
 import _gateway_pem
 import _gateway_values as values
-from _gateway_node import Plan
+from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     INSTANCE_PREFIX,
@@ -246,7 +246,26 @@ def read_remote(vpn: Section, public: Network) -> str | None:
     return remote
 
 
-def plan_vpn(site: Site, node: Node) -> dict[str, Any]:
+def plan(site: Site, node: Node) -> dict[str, Any]:
+    return {"vpn": _vpn(site, node)}
+
+
+def openings(plan: Plan) -> list[dict[str, Any]]:
+    """Its clients are on the public side, and some at home behind the gateway."""
+    return [
+        opening(f"VPN server {server['name']}", server["proto"], server["port"], "public", "hosts")
+        for server in plan["vpn"]["servers"]
+    ]
+
+
+def units(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        service_unit(f"openvpn-server@{server['instance']}", drained=True)
+        for server in plan["vpn"]["servers"]
+    ]
+
+
+def _vpn(site: Site, node: Node) -> dict[str, Any]:
     if not site.vpn_servers:
         return {"error": None, "pki": {}, "networks": [], "servers": []}
     return {

@@ -444,7 +444,7 @@ def _to_drain(kwargs):
     wanted, errors = _in_force(kwargs)
     try:
         health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
-        return health, [_gateway_node.vpn_unit(server) for server in wanted["vpn"]["servers"]]
+        return health, [unit["unit"] for unit in wanted["units"] if unit["drained"]]
     except KeyError:
         words = ["The pillar of this site is wrong:", *errors]
     raise CommandExecutionError("\n".join(words))
@@ -513,7 +513,8 @@ def _status(wanted, problems):
     vrrp = _gateway_failover.status(wanted, addresses, problems)
     health = _gateway_failover.health_status(problems)
     if health["drained"]:
-        wanted = wanted | {"vpn": wanted["vpn"] | {"servers": []}}
+        kept = [unit for unit in wanted["units"] if not unit["drained"]]
+        wanted = wanted | {"vpn": wanted["vpn"] | {"servers": []}, "units": kept}
     return {
         "node": wanted["node"]["name"],
         "vrrp": vrrp,
@@ -566,24 +567,13 @@ def _status_without_a_plan(errors):
 
 
 def _service_status(wanted, role, problems):
-    names = ["keepalived", "gateway-health", "gateway-follow", "gateway-dns"]
-    names += ["gateway-firewall-guard"]
-    names += [wanted["ntp"]["provider"]]
-    names += ["conntrackd", "gateway-sync"] if wanted["sync"]["enabled"] else []
-    names += [_gateway_node.vpn_unit(server) for server in wanted["vpn"]["servers"]]
-    if wanted["dhcp"]["enabled"]:
-        names.append("gateway-dhcp")
-    found = _gateway_node.service_states(names)
-    problems += [
-        f"service {name} is {now}"
-        for name, now in found.items()
-        if now != "running" and name != "gateway-dhcp"
-    ]
-    if wanted["dhcp"]["enabled"]:
-        now = found["gateway-dhcp"]
-        # It runs where the virtual IP is, and only there.
-        if (now == "running") != (role == "MASTER"):
-            problems.append(f"service gateway-dhcp is {now} while this node is {role}")
-        if role == "MASTER":
-            problems += _gateway_dhcp.lease_problems(wanted["dhcp"]["reservations"])
+    found = _gateway_node.service_states([unit["unit"] for unit in wanted["units"]])
+    for unit in wanted["units"]:
+        name, now = unit["unit"], found[unit["unit"]]
+        runs = unit["where"] == "all" or role == "MASTER"
+        if (now == "running") != runs:
+            where = "" if unit["where"] == "all" else f" while this node is {role}"
+            problems.append(f"service {name} is {now}{where}")
+    if wanted["dhcp"]["enabled"] and role == "MASTER":
+        problems += _gateway_dhcp.lease_problems(wanted["dhcp"]["reservations"])
     return found | _gateway_follow.status(wanted, role, problems)

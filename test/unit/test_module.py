@@ -56,13 +56,13 @@ LINK = {
     "nodes:gw2:sync": "10.78.0.2",
 }
 SERVICES = [
-    "keepalived",
-    "gateway-health",
-    "gateway-follow",
-    "gateway-dns",
     "gateway-firewall-guard",
     "chrony",
     "openvpn-server@gateway-main",
+    "gateway-dns",
+    "gateway-follow",
+    "keepalived",
+    "gateway-health",
 ]
 HEALTHY = {
     "penalty": 0,

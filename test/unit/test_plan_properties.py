@@ -384,6 +384,7 @@ def test_adding_a_node_changes_nothing_that_exists(pillar):
 @given(pillars(spare=True))
 def test_adding_a_server_changes_nothing_that_exists(pillar):
     expected = {"vpn.servers", "vpn.servers.pushes", "routes", "nat.sources", "ntp.allow"}
+    expected |= {"openings", "units"}
     # Who may go to the internet by a full tunnel, may do so as far as egress allows it.
     # With state sync, the peer is not told of the connections of VPN clients.
     either = {"routes", "firewall.egress_allowed.from", "sync.ignored"}
