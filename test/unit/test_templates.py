@@ -1641,7 +1641,9 @@ def test_whole_configurations(render, root, request, name):
     }
     made |= {f"{path[1:]}/clients": text for path, text in found.clients.items()}
     made |= {
-        f"firewall/{part}": text for part, text in gateway_rules.ruleset(found.plan).items() if text
+        f"firewall/{part}": text
+        for part, text in _gateway_rules.ruleset(found.plan).items()
+        if text
     }
     folder = root / "test/unit/golden" / name
     if request.config.getoption("golden"):
