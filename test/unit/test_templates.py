@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,9 @@ import salt.config
 import salt.loader
 import salt.state
 import salt.utils.templates
+import yaml
 
+ROOT = Path(__file__).parents[2]
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0"
 TLS_SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -486,22 +488,8 @@ def test_templates_go_by_the_plan_alone(render, root):
 # --------------------------------------------------------------------------------------------------
 # SLS
 
-SLSES = ["gateway"] + [
-    f"gateway.{name}"
-    for name in (
-        "conntrackd",
-        "dnsmasq",
-        "firewall",
-        "follow",
-        "health",
-        "keepalived",
-        "kernel",
-        "network",
-        "ntp",
-        "openvpn",
-        "routes",
-    )
-]
+ORDER = yaml.safe_load((ROOT / "gateway/services.yaml").read_text(encoding="utf-8"))
+SLSES = ["gateway", *(f"gateway.{service}" for service in ORDER)]
 
 
 def test_no_sls_was_forgotten(compiler):
@@ -511,6 +499,11 @@ def test_no_sls_was_forgotten(compiler):
             *("gateway.isolated", "gateway.loaded", "gateway.valid"),
         ]
     )
+
+
+def test_every_service_is_in_the_order():
+    folders = [path.parent.name for path in (ROOT / "gateway").glob("*/init.sls")]
+    assert sorted(ORDER) == sorted(folders)
 
 
 @pytest.mark.parametrize("sls", SLSES[1:])
