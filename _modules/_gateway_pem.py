@@ -13,9 +13,9 @@ from _gateway_site import (
 )
 
 try:
-    import _gateway_ca
+    import _gateway_x509
 except ImportError:  # over salt-ssh: the node's own Python may not have what it needs
-    _gateway_ca = None  # type: ignore[assignment]
+    _gateway_x509 = None  # type: ignore[assignment]
 
 
 _PEM_PATTERN = re.compile(
@@ -130,8 +130,8 @@ def faults(name: str, material: Material) -> list[str]:
         if path and not is_pem(text, name, alone=False):
             raise ValueError(f"{path} is not PEM text of that kind, or is damaged")
         items = (
-            _gateway_ca.lifetimes(text, _gateway_node.now())
-            if _gateway_ca and name in EXPIRING
+            _gateway_x509.lifetimes(text, _gateway_node.now())
+            if _gateway_x509 and name in EXPIRING
             else []
         )
     except ValueError as error:

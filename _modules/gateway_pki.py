@@ -61,8 +61,10 @@ from salt.exceptions import CommandExecutionError, NotImplemented
 _gateway_libraries.forget_changed()
 
 import _gateway_ca
+import _gateway_files
 import _gateway_pem
 import _gateway_plan
+import _gateway_x509
 
 log = logging.getLogger(__name__)
 
@@ -566,7 +568,7 @@ def _material(authority, node):
         raise ValueError(f"{node} is a client, not a gateway")
     found = {
         "ca": authority.read("ca.crt"),
-        "certificate": _gateway_ca.pem(issued.current),
+        "certificate": _gateway_x509.pem(issued.current),
         "crl": authority.read("crl.pem"),
         "key": issued.key,
         **authority.keys(),
@@ -605,7 +607,7 @@ def export(node, folder, site=None, directory=None, **kwargs):
         target.mkdir(0o700, parents=True, exist_ok=True)
         paths = {name: target / FILES[name] for name in sorted(material)}
         for name, path in paths.items():
-            _gateway_ca.write(path, material[name])
+            _gateway_files.write(path, material[name])
         return {name: str(path) for name, path in paths.items()}
 
 
@@ -638,7 +640,7 @@ def profile(name, file=None, site=None, directory=None, **kwargs):
         text = _profile(authority, name, _site(authority))
         if not file:
             return text
-        _gateway_ca.write(pathlib.Path(file), text)
+        _gateway_files.write(pathlib.Path(file), text)
         return str(file)
 
 
@@ -674,7 +676,7 @@ def profiles(folder, site=None, directory=None, **kwargs):
             if entry["revoked"] or entry["days_left"] < 0:
                 path.unlink(missing_ok=True)
                 continue
-            _gateway_ca.write(path, _profile(authority, entry["name"], described))
+            _gateway_files.write(path, _profile(authority, entry["name"], described))
             written.append(str(path))
         return written
 
@@ -817,7 +819,7 @@ def _profile(authority, name, site):
         "#down-pre",
         "",
         *_inline("ca", authority.read("ca.crt")),
-        *_inline("cert", _gateway_ca.pem(issued.current)),
+        *_inline("cert", _gateway_x509.pem(issued.current)),
         *_inline("key", issued.key),
         *_tls_crypt(authority),
         "",
@@ -829,7 +831,7 @@ def _tls_crypt(authority):
     keys = authority.keys()
     if "tls_crypt_v2" in keys:
         return _inline(
-            "tls-crypt-v2", _gateway_ca.tls_crypt_v2_key(keys["tls_crypt_v2"], authority.now)
+            "tls-crypt-v2", _gateway_x509.tls_crypt_v2_key(keys["tls_crypt_v2"], authority.now)
         )
     return _inline("tls-crypt", authority.read(_gateway_ca.KEYS["tls_crypt"]))
 

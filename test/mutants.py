@@ -35,16 +35,22 @@ from queue import Queue
 import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
+PLANNER = (
+    "test_plan.py test_plan_vpn.py test_sync.py test_health.py:plan|errors test_module.py"
+    " test_templates.py test_plan_properties.py"
+)
 # A file's own tests. Of tests with words behind a colon, those that say one of them.
 TESTED = {
-    "_modules/_gateway_plan.py": (
-        "test_plan.py test_plan_vpn.py test_sync.py:plan|errors test_health.py:plan|errors"
-        " test_templates.py test_plan_properties.py"
-    ),
+    **{
+        f"_modules/{path.name}": PLANNER  # the rooms, and what they share
+        for path in sorted((ROOT / "_modules").glob("_gateway_*.py"))
+    },
     "_modules/_gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
     "_modules/_gateway_foreign.py": "test_foreign.py",
     "_modules/gateway.py": "test_module.py test_sync.py",
     "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
+    "_modules/_gateway_files.py": "test_pki.py test_pki_module.py",
+    "_modules/_gateway_x509.py": "test_pki.py test_pki_module.py",
     "_modules/gateway_pki.py": "test_pki_module.py",
     "_states/_gateway_state.py": (
         "test_states.py test_states_network.py test_states_service.py test_states_openvpn.py"

@@ -27,6 +27,7 @@ import _gateway_node
 import _gateway_pem
 import _gateway_plan
 import _gateway_vpn
+import _gateway_x509
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError, SaltReqTimeoutError
 
@@ -102,9 +103,10 @@ def on_the_node(tmp_path_factory):
     authority.create("ec", 3650, 3650)
     authority.issue("gw1", "server", None, 825, 3650)
     issued = authority.issued("gw1")
+    pem = _gateway_x509.pem(issued.current)
     files = {
         "ca": authority.read("ca.crt"),
-        "certificate": f"Certificate:\n    as openssl shows it\n{_gateway_ca.pem(issued.current)}",
+        "certificate": f"Certificate:\n    as openssl shows it\n{pem}",
         "key": issued.key,
         "tls_crypt": f"#\n# 2048 bit OpenVPN static key\n#\n{authority.keys()['tls_crypt']}",
     }
@@ -1337,7 +1339,7 @@ def pki(module, node, monkeypatch, tmp_path, break_pillar):
     issued = authority.issued("gw1")
     pki.pillar = {
         "ca": authority.read("ca.crt"),
-        "certificate": _gateway_ca.pem(issued.current),
+        "certificate": _gateway_x509.pem(issued.current),
         "key": issued.key,
         "crl": authority.read("crl.pem"),
         **authority.keys(),
@@ -1572,9 +1574,9 @@ def test_certificates_that_no_server_uses(module, break_pillar):
 
 def test_without_what_reads_certificates(load, module, pki, monkeypatch):
     """Over salt-ssh, with a Python of the node's that has no cryptography."""
-    monkeypatch.setitem(sys.modules, "_gateway_ca", None)
-    assert load("_modules/_gateway_pem.py")._gateway_ca is None
-    monkeypatch.setattr(_gateway_pem, "_gateway_ca", None)
+    monkeypatch.setitem(sys.modules, "_gateway_x509", None)
+    assert load("_modules/_gateway_pem.py")._gateway_x509 is None
+    monkeypatch.setattr(_gateway_pem, "_gateway_x509", None)
     pki.pass_days(60)
     assert module.validate() == module.status()["problems"] == []
 

@@ -9,8 +9,8 @@ import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
-import _gateway_ca
 import _gateway_plan
+import _gateway_x509
 import pytest
 import salt.exceptions
 from salt.exceptions import CommandExecutionError
@@ -228,10 +228,10 @@ def test_any_call_renews_a_crl_that_is_due(pki, host, tmp_path, function):
         "issue": lambda: pki.issue_client("bob"),
     }
     text = (host.base / "example/crl.pem").read_text()
-    assert _gateway_ca.lifetimes(text, host.now)[0]["days_left"] == 875
+    assert _gateway_x509.lifetimes(text, host.now)[0]["days_left"] == 875
     calls[function]()
     text = (host.base / "example/crl.pem").read_text()
-    assert _gateway_ca.lifetimes(text, host.now)[0]["days_left"] == 1825
+    assert _gateway_x509.lifetimes(text, host.now)[0]["days_left"] == 1825
 
 
 # The passphrase
@@ -298,7 +298,7 @@ def test_a_due_crl_waits_for_the_passphrase_and_says_so(loaded, host, secret, ca
     host.opts["gateway_pki"] = {"passphrase_file": str(secret)}
     caplog.clear()
     text = loaded.pillar("example", "gw1")["crl"]
-    assert _gateway_ca.lifetimes(text, host.now)[0]["days_left"] == 1825
+    assert _gateway_x509.lifetimes(text, host.now)[0]["days_left"] == 1825
     assert not caplog.text
 
 
@@ -311,7 +311,7 @@ def test_a_gateways_pillar(pki, edit):
     for name, material in found.items():
         expected = ["auth_token", "ca", "certificate", "crl", "key", "tls_crypt"]
         assert sorted(material) == expected
-        assert _gateway_ca.lifetimes(material["certificate"], NOW)[0]["name"] == name
+        assert _gateway_x509.lifetimes(material["certificate"], NOW)[0]["name"] == name
         assert material["certificate"].count("BEGIN") == 1
     sites = [_gateway_plan.read(edit({"vpn:pki": found[name]})) for name in found]
     assert [errors for _, errors in sites] == [[], []]
@@ -333,7 +333,7 @@ def test_a_tls_crypt_key_for_each_client(loaded, host, edit):
     assert "OpenVPN tls-crypt-v2 client key" in text
     assert material["tls_crypt_v2"].splitlines()[1] not in text
     # While clients move over the gateways take either kind.
-    (host.base / "example/tls-crypt.key").write_text(_gateway_ca.static_key())
+    (host.base / "example/tls-crypt.key").write_text(_gateway_x509.static_key())
     assert {"tls_crypt", "tls_crypt_v2"} <= set(loaded.pillar("example", "gw1"))
     assert options(loaded.profile("alice"))[-1] == "<tls-crypt-v2>"
 
@@ -396,7 +396,7 @@ def test_a_gateway_whose_certificate_is_over_keeps_it(pki, host, edit):
     host.now = NOW + timedelta(days=826)
     found = pki.pillar("example", "gw1")
     assert "error" not in found
-    assert _gateway_ca.lifetimes(found["certificate"], host.now)[0]["days_left"] == -1
+    assert _gateway_x509.lifetimes(found["certificate"], host.now)[0]["days_left"] == -1
     assert _gateway_plan.read(edit({"vpn:pki": found}))[1] == []
 
 
@@ -651,7 +651,7 @@ def test_openvpn_reads_a_profile(pki, host, tmp_path, edit, changes, v2):
     host.pillar["gateway"] = edit(changes)
     pki.issue_client("phone")
     if v2:
-        key = _gateway_ca.server_key("tls-crypt-v2")
+        key = _gateway_x509.server_key("tls-crypt-v2")
         (host.base / "example/tls-crypt-v2.key").write_text(key)
     path = pki.profile("phone", file=str(tmp_path / "phone.ovpn"))
     # Nothing answers in a network namespace of its own: it goes through its list of remotes.
