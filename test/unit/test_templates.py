@@ -1622,7 +1622,7 @@ def test_services_may_do_only_what_they_need(site, render, exposure):
 
 
 @pytest.mark.parametrize("name", ["example", "rich"])
-def test_whole_configurations(render, module, root, request, name):
+def test_whole_configurations(render, root, request, name):
     """What gw1 gets, file by file, and its firewall."""
     found = render(name)
     made = {
@@ -1633,7 +1633,9 @@ def test_whole_configurations(render, module, root, request, name):
         if chunk["name"] in found.files
     }
     made |= {f"{path[1:]}/clients": text for path, text in found.clients.items()}
-    made |= {f"firewall/{part}": text for part, text in module.ruleset().items() if text}
+    made |= {
+        f"firewall/{part}": text for part, text in gateway_rules.ruleset(found.plan).items() if text
+    }
     folder = root / "test/unit/golden" / name
     if request.config.getoption("golden"):
         shutil.rmtree(folder, ignore_errors=True)
