@@ -504,7 +504,7 @@ def _option_faults(keyword, value):
     paths = [word for word in value.split() if word.startswith("/")]
     if keyword in CALLED_BY_OPENVPN and paths:
         return _script_faults(paths[0])
-    return [_out_of_sight(path) for path in paths if _out_of_sight(path)]
+    return list(filter(None, map(_out_of_sight, paths)))
 
 
 def _unit_warnings(wanted):
@@ -1038,8 +1038,8 @@ def _to_drain(kwargs):
         health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
         return health, [_vpn_unit(server) for server in wanted["vpn"]["servers"]]
     except KeyError:
-        words = ["The pillar of this site is wrong:", *errors]
-    raise CommandExecutionError("\n".join(words))
+        message = "\n".join(["The pillar of this site is wrong:", *errors])
+        raise CommandExecutionError(message) from None
 
 
 def _hand_over(health):
