@@ -382,8 +382,7 @@ def _option_faults(keyword: str, value: str) -> list[str]:
     paths = [word for word in value.split() if word.startswith("/")]
     if keyword in CALLED_BY_OPENVPN and paths:
         return _script_faults(paths[0])
-    hidden = [_gateway_node.out_of_sight(path) for path in paths]
-    return [fault for fault in hidden if fault]
+    return list(filter(None, map(_gateway_node.out_of_sight, paths)))
 
 
 def route_warnings(wanted: Plan) -> list[str]:

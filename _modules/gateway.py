@@ -446,8 +446,8 @@ def _to_drain(kwargs):
         health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
         return health, [unit["unit"] for unit in wanted["units"] if unit["drained"]]
     except KeyError:
-        words = ["The pillar of this site is wrong:", *errors]
-    raise CommandExecutionError("\n".join(words))
+        message = "\n".join(["The pillar of this site is wrong:", *errors])
+        raise CommandExecutionError(message) from None
 
 
 def _hand_over(health):
