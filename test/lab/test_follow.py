@@ -56,10 +56,12 @@ def app(site: Lab) -> Iterator[Callable[[], list[str]]]:
 
 
 @pytest.fixture
-def heard(site: Lab) -> Iterator[Callable[[str], list[str]]]:
-    """An executable in follow.d on both nodes; returns what it heard on one."""
+def heard(site: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[[str], list[str]]]:
+    """An executable in follow.d on both nodes (HOOK, or the one that a test names); returns what it
+    heard on one."""
     for name in GATEWAYS:
-        site.host(name).write("/etc/gateway/follow.d/10-note", HOOK, 0o755)
+        hook = getattr(request, "param", HOOK)
+        site.host(name).write("/etc/gateway/follow.d/10-note", hook, 0o755)
     yield lambda name: site.host(name).run("cat /var/tmp/heard", check=False).stdout.splitlines()
     for name in GATEWAYS:
         site.host(name).run("rm -f /etc/gateway/follow.d/10-note /var/tmp/heard")
@@ -149,13 +151,12 @@ def test_an_executable_that_hangs_delays_nothing(
     assert said[-1] == "primary gw1 10.77.0.1"
 
 
+@pytest.mark.parametrize("heard", [pytest.param(SLOW_HOOK, id="slow")], indirect=True)
 def test_executables_are_asked_again(
     site: Lab, pillar: Change, heard: Callable[[str], list[str]]
 ) -> None:
     """After a contest, which gw1 wins without a change of its role, and from time to time; one call
     at a time."""
-    for name in GATEWAYS:
-        site.host(name).write("/etc/gateway/follow.d/10-note", SLOW_HOOK, 0o755)
 
     def hears(name: str, line: str, seconds: float) -> None:
         said = checks.eventually(partial(heard, name), lambda said: line in said, seconds)

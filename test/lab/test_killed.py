@@ -364,13 +364,16 @@ def test_strangers_see_what_is_open(alone: Lab) -> None:
 
 
 def test_nothing_passes_at_any_time(alone: Lab) -> None:
-    """A first apply, a boot, another apply, clean, and its return."""
+    """A first apply, a boot that takes long to load the rules, another apply, clean, and its return."""
     gw1 = alone.host("gw1")
     ok(apply(gw1, "gateway.clean"))
+    slow = "/etc/systemd/system/gateway-firewall.service.d/slow.conf"
 
     def act() -> None:
         ok(apply(gw1))
+        gw1.write(slow, "[Service]\nExecStartPre=sleep 2\n")
         gw1.restart()
+        gw1.run(f"rm -r {slow.rpartition('/')[0]}; systemctl daemon-reload")
         ok(apply(gw1))
         ok(apply(gw1, "gateway.clean"))
         time.sleep(1)
