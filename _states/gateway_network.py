@@ -23,6 +23,7 @@ NETWORKD_FOLDERS = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 NETWORKD_LINKS = "/run/systemd/netif/links"  # what networkd itself tells networkctl
 INTERFACES = "/sys/class/net"
 FOLLOWERS = "gateway-follow.conf"
+ORIGINALS = "kernel.json"  # what the kernel's settings were before the formula; in STATE_FOLDER
 
 
 # --------------------------------------------------------------------------------------------------
@@ -63,7 +64,6 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
         Settings that let the node forward, in a file that the loader of the firewall's rules
         applies at boot when these are in force.
     """
-    originals_path = f"{state.STATE_FOLDER}/kernel.json"
     # IPv6 may be off, for the kernel or for an interface: then there is nothing to set.
     settings = {
         key: value
@@ -76,43 +76,61 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
         live = {key: _kernel_value(key) for key in settings}
     except CommandExecutionError as error:
         return state.failed(name, str(error))
-    originals = json.loads(state.read(originals_path) or "{}")
-    changes = {
-        key: {"old": live[key], "new": value}
-        for key, value in settings.items()
-        if live[key] != value
-    }
-    unwanted = {key: value for key, value in originals.items() if key not in settings}
-    for key, value in unwanted.items():
-        now = (state.read(f"{state.PROC_SYS}/{key}") or value).strip()
-        if now != value:
-            changes[key] = {"old": now, "new": value}
+    originals = _originals()
     kept = {key: originals.get(key, value) for key, value in live.items()}
+    unwanted = {key: value for key, value in originals.items() if key not in settings}
+    values = _value_changes(settings, live) | _value_changes(unwanted)
     right = {path: state.read(path) == text for path, text in texts.items()}
-    right[originals_path] = kept == originals
-    for path, same in right.items():
-        wrong = (
-            state.folder_changes(__opts__, __running__, path) | state.access(path, 0o644)
-            if same
-            else "written"
-        )
-        if wrong:
-            changes[path] = wrong
+    changes = values | _kernel_file_changes(right | {_originals_path(): kept == originals})
 
     def act():
         # A setting is forgotten when it is as it was, so that a run that is killed can be finished.
-        if originals_path in changes:
-            state.write_json(originals_path, originals | kept)
+        if _originals_path() in changes:
+            state.write_json(_originals_path(), originals | kept)
         for path, text in texts.items():
             if path in changes:
                 state.write(path, text)
-        _set_kernel({key: change["new"] for key, change in changes.items() if key not in right})
+        _set_kernel({key: change["new"] for key, change in values.items()})
         if unwanted:
-            state.write_json(originals_path, kept)
+            state.write_json(_originals_path(), kept)
 
     return state.result(
         __opts__, name, changes, "Kernel settings set.", "Kernel settings would be set.", act
     )
+
+
+def _originals_path():
+    return f"{state.STATE_FOLDER}/{ORIGINALS}"
+
+
+def _originals():
+    """What the kernel's settings of ours were before the formula, as {path: value}."""
+    return json.loads(state.read(_originals_path()) or "{}")
+
+
+def _value_changes(wanted, live=None):
+    """What the kernel has otherwise, as {path: {old, new}}. Without ``live`` it is asked; a setting
+    that is gone with its interface is passed over."""
+    if live is None:
+        live = {
+            key: (state.read(f"{state.PROC_SYS}/{key}") or value).strip()
+            for key, value in wanted.items()
+        }
+    return {
+        key: {"old": live[key], "new": value} for key, value in wanted.items() if live[key] != value
+    }
+
+
+def _kernel_file_changes(right):
+    """What is wrong with files of which it is known whether their text is right."""
+    changes = {}
+    for path, same in right.items():
+        wrong = "written"
+        if same:
+            wrong = state.folder_changes(__opts__, __running__, path) | state.access(path, 0o644)
+        if wrong:
+            changes[path] = wrong
+    return changes
 
 
 def kernel_settings_restored(name, forwarding_file):
@@ -123,18 +141,13 @@ def kernel_settings_restored(name, forwarding_file):
     name, forwarding_file
         As for ``kernel_settings``.
     """
-    originals_path = f"{state.STATE_FOLDER}/kernel.json"
-    originals = json.loads(state.read(originals_path) or "{}")
-    changes = {}
-    for key, value in originals.items():
-        live = (state.read(f"{state.PROC_SYS}/{key}") or value).strip()
-        if live != value:
-            changes[key] = {"old": live, "new": value}
-    files = (forwarding_file, name, originals_path)
-    changes |= {path: "removed" for path in files if os.path.exists(path)}
+    originals = _originals()
+    values = _value_changes(originals)
+    files = (forwarding_file, name, _originals_path())
+    changes = values | {path: "removed" for path in files if os.path.exists(path)}
 
     def act():
-        _set_kernel({key: value for key, value in originals.items() if key in changes})
+        _set_kernel({key: change["new"] for key, change in values.items()})
         state.remove(*files)
 
     return state.result(
@@ -236,7 +249,7 @@ def networkd(name, interfaces):
     """
     wanted = {}
     for file in filter(None, map(_networkd_file, interfaces)):
-        # Who keeps even what DHCP gave has a reason.
+        # "static" would be less than what the user has asked for.
         more = _networkd_keeps(file) in ("yes", "true", "1", "on", "y", "t", "dhcp")
         path = f"{NETWORKD}/{os.path.basename(file)}.d/gateway.conf"
         wanted[path] = (
@@ -270,12 +283,7 @@ def followers(name, units):
     units
         List of names of systemd units.
     """
-    text = (
-        f"# {state.OURS}: runs where the virtual IP is.\n"
-        # Not BindsTo: a unit that the distribution starts at boot would start the target.
-        f"[Unit]\nRequisite={name}\nPartOf={name}\nAfter={name}\n"
-    )
-    wanted = {f"{state.UNITS}/{unit}.d/{FOLLOWERS}": text for unit in units}
+    wanted = {f"{state.UNITS}/{unit}.d/{FOLLOWERS}": _drop_in(name) for unit in units}
     # Written last: what is not in it has not been bound to the end, by a run that was killed.
     bond = f"{state.UNITS}/{name}.d/{FOLLOWERS}"
     if units:
@@ -289,24 +297,41 @@ def followers(name, units):
         for path in changes:
             if path != bond:
                 state.change_file(path, wanted)
-        new = [
-            unit
-            for unit in units
-            if unit not in bound or changes.get(f"{state.UNITS}/{unit}.d/{FOLLOWERS}") == "written"
-        ]
-        if new:
-            state.run(__salt__, "systemctl", "daemon-reload")
-        for unit in new:
-            if not _active(name) and _active(unit):
-                state.run(__salt__, "systemctl", "stop", unit)
-            # Also where the virtual IP came meanwhile; elsewhere the drop-in refuses it.
-            if _active(name):
-                state.run(__salt__, "systemctl", "start", "--no-block", unit)
+        _bind(
+            name,
+            [
+                unit
+                for unit in units
+                if unit not in bound
+                or changes.get(f"{state.UNITS}/{unit}.d/{FOLLOWERS}") == "written"
+            ],
+        )
         if bond in changes:
             state.change_file(bond, wanted)
             state.run(__salt__, "systemctl", "daemon-reload")
 
     return state.result(__opts__, name, changes, "Files written.", "Files would be written.", act)
+
+
+def _drop_in(target):
+    """What binds a unit to the target."""
+    return (
+        f"# {state.OURS}: runs where the virtual IP is.\n"
+        # Not BindsTo: a unit that the distribution starts at boot would start the target.
+        f"[Unit]\nRequisite={target}\nPartOf={target}\nAfter={target}\n"
+    )
+
+
+def _bind(target, units):
+    """Units that have a new drop-in run if the target is active, and do not run if it is not."""
+    if units:
+        state.run(__salt__, "systemctl", "daemon-reload")
+    for unit in units:
+        if not _active(target) and _active(unit):
+            state.run(__salt__, "systemctl", "stop", unit)
+        # Also where the virtual IP came meanwhile; elsewhere the drop-in refuses it.
+        if _active(target):
+            state.run(__salt__, "systemctl", "start", "--no-block", unit)
 
 
 def _active(unit):
@@ -340,15 +365,14 @@ def election_added(name, source, check, service, addresses, patience):
     if state.OURS not in current or "vrrp_sync_group" in current:
         return state.unchanged(name)
 
-    def here():
-        links = json.loads(state.run(__salt__, "ip", "-json", "-4", "address", "show"))
-        found = {item.get("local") for link in links for item in link.get("addr_info", [])}
-        return found & set(addresses)
-
     try:
         (unit,) = state.show_units(__salt__, [service])
         # Only who holds something can lose it.
-        changes = {"elections": "held apart at first"} if state.is_active(unit) and here() else {}
+        changes = (
+            {"elections": "held apart at first"}
+            if state.is_active(unit) and _held(addresses)
+            else {}
+        )
     except CommandExecutionError as error:
         return state.failed(name, str(error))
 
@@ -359,9 +383,7 @@ def election_added(name, source, check, service, addresses, patience):
             state.write(name, state.read(new))
         try:
             state.run(__salt__, "systemctl", "reload", service)
-            end = time.monotonic() + patience
-            while time.monotonic() < end and len(here()) not in (0, len(addresses)):
-                time.sleep(0.1)
+            _wait_for_one_holder(addresses, patience)
         finally:
             state.write(name, current)  # what comes for good is for the next state to write
 
@@ -369,3 +391,18 @@ def election_added(name, source, check, service, addresses, patience):
     return state.result(
         __opts__, name, changes, done, "The elections would be held apart at first.", act
     )
+
+
+def _held(addresses):
+    """Those of the addresses that this node has."""
+    links = json.loads(state.run(__salt__, "ip", "-json", "-4", "address", "show"))
+    live = {item.get("local") for link in links for item in link.get("addr_info", [])}
+    return live & set(addresses)
+
+
+def _wait_for_one_holder(addresses, patience):
+    """Return when this node has all of the addresses or none, at the latest after ``patience``
+    seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and len(_held(addresses)) not in (0, len(addresses)):
+        time.sleep(0.1)

@@ -13,6 +13,11 @@ if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
     importlib.reload(state)
 
 READ = "/run/gateway/read"  # what the running units have read of their files
+DONE = {
+    "start": "started",
+    "try-restart": "restarted",
+    "reload": "reloaded",
+}  # by verb of systemctl
 
 
 def _units(*names):
@@ -97,40 +102,16 @@ def running(name, reads=(), rereads=(), units=(), enable=True, start=True, targe
     except (CommandExecutionError, OSError, ValueError) as error:
         return state.failed(name, str(error))
     files = {path: state.digest(path) for path in (*reads, *rereads)}
-    unit_files = {f"{state.UNITS}/{other}" for other in units} | {
-        path for path in files if path.startswith(f"{state.UNITS}/")
-    }
     start = start and (not target or state.is_active(others[-1]))
-    # Of a folder of drop-ins that is new, systemd does not say that it has to be read.
-    drop_ins = {path for path in files if f"/{name}.service.d/" in path and os.path.exists(path)}
-    unknown = drop_ins - set(unit["DropInPaths"].split())
-    changes, verb, stale = {}, None, []
-    if enable and unit["UnitFileState"] != "enabled":
-        changes["enabled"] = True
-    if state.is_active(unit):
-        stale = _not_in_force(note, unit, files, unknown)
-        verb = "try-restart" if set(stale) & set(reads) else "reload" if stale else None
-        if stale:
-            changes["restarted" if verb == "try-restart" else "reloaded"] = stale
-    elif start:
-        changes["started"], verb = True, "start"
-    unread = unit_files & (_written_by_this_run() | set(stale)) | unknown
-    if unread or any(other["NeedDaemonReload"] == "yes" for other in (unit, *others)):
+    unknown = _unknown_drop_ins(name, unit, files)
+    active = state.is_active(unit)
+    stale = _not_in_force(note, unit, files, unknown) if active else []
+    verb = _verb(active, start, stale, reads)
+    changes = {"enabled": True} if enable and unit["UnitFileState"] != "enabled" else {}
+    if verb:
+        changes[DONE[verb]] = stale or True
+    if unknown or _unread_units((unit, *others), units, files, stale):
         changes["systemd"] = "reads its units again"
-
-    def act():
-        if "systemd" in changes or "enabled" in changes or verb == "start":
-            state.run(__salt__, "systemctl", "daemon-reload")
-        if "enabled" in changes:
-            state.run(__salt__, "systemctl", "enable", name)
-        if verb:
-            state.run(__salt__, "systemctl", verb, name)
-        now, *rest = state.show_units(__salt__, (name, *filter(None, [target])))
-        if verb == "start" and target and not state.is_active(rest[-1]):
-            state.run(__salt__, "systemctl", "stop", name)  # the target went meanwhile
-        elif verb and not state.is_active(now) and start:
-            raise CommandExecutionError(f"{name} does not run; journalctl -u {name} says why")
-        write_note(now)
 
     def write_note(unit):
         new = {"since": unit["StateChangeTimestampMonotonic"], "files": files}
@@ -139,7 +120,60 @@ def running(name, reads=(), rereads=(), units=(), enable=True, start=True, targe
 
     if not changes and not __opts__["test"]:
         write_note(unit)
-    return state.result(__opts__, name, changes, "In force.", "The unit would be changed.", act)
+    planned = "The unit would be changed."
+    return state.result(
+        __opts__,
+        name,
+        changes,
+        "In force.",
+        planned,
+        lambda: write_note(_change(name, changes, verb, start, target)),
+    )
+
+
+def _unknown_drop_ins(name, unit, files):
+    """Those of the files that systemd does not know yet: of a folder of drop-ins that is new, it
+    does not say that it has to be read."""
+    drop_ins = {path for path in files if f"/{name}.service.d/" in path and os.path.exists(path)}
+    return drop_ins - set(unit["DropInPaths"].split())
+
+
+def _verb(active, start, stale, reads):
+    """What systemctl has to do with the unit; None for nothing."""
+    if not active:
+        return "start" if start else None
+    if set(stale) & set(reads):
+        return "try-restart"
+    return "reload" if stale else None
+
+
+def _unread_units(shown, units, files, stale):
+    """Whether systemd has to read the unit's own files again, or those of the further units."""
+    unit_files = {f"{state.UNITS}/{unit}" for unit in units} | {
+        path for path in files if path.startswith(f"{state.UNITS}/")
+    }
+    return bool(unit_files & (_written_by_this_run() | set(stale))) or any(
+        unit["NeedDaemonReload"] == "yes" for unit in shown
+    )
+
+
+def _change(name, changes, verb, start, target):
+    """
+    Do what ``running`` found, and return what systemd knows of the unit then. Raises
+    CommandExecutionError where it does not run and shall.
+    """
+    if "systemd" in changes or "enabled" in changes or verb == "start":
+        state.run(__salt__, "systemctl", "daemon-reload")
+    if "enabled" in changes:
+        state.run(__salt__, "systemctl", "enable", name)
+    if verb:
+        state.run(__salt__, "systemctl", verb, name)
+    unit, *targets = state.show_units(__salt__, (name, *filter(None, [target])))
+    if verb == "start" and target and not state.is_active(targets[-1]):
+        state.run(__salt__, "systemctl", "stop", name)  # the target went meanwhile
+    elif verb and start and not state.is_active(unit):
+        raise CommandExecutionError(f"{name} does not run; journalctl -u {name} says why")
+    return unit
 
 
 def off(name, ours=None):
