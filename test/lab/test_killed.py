@@ -364,7 +364,7 @@ def test_strangers_see_what_is_open(alone: Lab) -> None:
 
 
 def test_nothing_passes_at_any_time(alone: Lab) -> None:
-    """A first apply, a boot that takes long to load the rules, another apply, clean, and its return."""
+    """A first apply, a boot that takes long to load rules, another apply, clean, and its return."""
     gw1 = alone.host("gw1")
     ok(apply(gw1, "gateway.clean"))
     slow = "/etc/systemd/system/gateway-firewall.service.d/slow.conf"
