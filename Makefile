@@ -6,7 +6,7 @@ LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
 .PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
-	mutants golden kitchen clean
+	measurements mutants golden kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
+	@echo 'make measurements      write what was measured last into docs/measurements.md'
 	@echo 'make mutants           whether the unit tests notice a wrong line: 300 of them, half an hour'
 	@echo 'make golden            write the whole configurations that unit tests compare anew'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
@@ -80,6 +81,9 @@ bench: $(VENV)/ready
 
 bench-failover: $(VENV)/ready
 	$(PYTHON) test/bench/failover.py $(BENCH_ARGS)
+
+measurements: $(VENV)/ready
+	$(PYTHON) test/lab/measured.py
 
 clean: down
 	rm -rf $(VENV) test/lab/out
