@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 import _gateway_node
@@ -9,6 +10,11 @@ import _gateway_values as values
 from _gateway_node import Plan, service_unit
 from _gateway_site import Node, Site
 
+# They run where the virtual IP is, or now and then.
+FOLLOWERS = (
+    *("gateway-virtual-ip.target", "gateway-follow-event.service"),
+    "gateway-follow-hooks.service",
+)
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
@@ -16,12 +22,18 @@ FOLDERS = ("/etc/gateway/follow.d", "/etc/gateway/health.d")  # executables in t
 LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and packages
 
 
-def followed_unit(value: object) -> str:
-    unit = values.unit(value, values.FOLLOWING)
-    name = unit.rsplit(".", 1)[0]
-    if name in values.OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
-        raise ValueError(f"{unit} is the formula's own")
-    return unit
+def followed_unit(own: Collection[str]) -> Callable[[object], str]:
+    """The parser of a unit that shall follow the virtual IP. ``own`` are those that the formula
+    starts itself, beside what is called gateway-."""
+
+    def parsed(value: object) -> str:
+        unit = values.unit(value, values.FOLLOWING)
+        name = unit.rsplit(".", 1)[0]
+        if name in own or name.startswith(("gateway-", "openvpn-server@gateway-")):
+            raise ValueError(f"{unit} is the formula's own")
+        return unit
+
+    return parsed
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:
