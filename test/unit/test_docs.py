@@ -411,6 +411,28 @@ def test_every_target_is_documented():
     assert targets() - rows == {"help"}
 
 
+def test_every_command_is_run_or_has_a_reason(load):
+    """The lab runs them (test/lab/test_docs.py)."""
+    documented = load("test/lab/documented.py")
+    blocks = documented.blocks()
+    commands = [command for block in blocks for command in block.commands]
+    assert len(commands) > 30
+    assert set(documented.NOT_RUN) <= set(commands)
+    assert all(documented.NOT_RUN.values())
+    run = [command for block in blocks for command in block.runnable]
+    assert {command.split()[0] for command in run} <= set(documented.PROGRAMS)
+
+
+@pytest.mark.parametrize("path", [README, *PAGES], ids=name)
+def test_commands_are_marked_as_shell(path):
+    """What is marked otherwise is not run."""
+    programs = r"\s*[$#]?\s*(salt(-\w+)?|ssh|scp|systemctl|apt(-get)?|docker|make|git|cp|tar)\s"
+    for found in FENCE.finditer(path.read_text()):
+        if found[2] != "sh":
+            # A dash, as in what make demo prints, is no prompt.
+            assert not re.search(f"^{programs}", found[3], re.MULTILINE), found[3]
+
+
 def test_lines_of_shell_can_be_read():
     """A quote that is not closed would take the reader's next lines."""
     for path in DOCUMENTS:
