@@ -146,6 +146,15 @@ def test_files_of_the_repository_are_there(path):
     assert {span for span in files if not any(ROOT.glob(f"[!.]*/**/{span}"))} == set()
 
 
+def test_every_module_has_its_place_in_the_answers():
+    """Who looks for where something is decided is led to each of them."""
+    text = (ROOT / "docs/internals.md").read_text()
+    answers = text.partition("## Where is what decided?")[2].partition("\n## ")[0]
+    modules = {path.name for path in ROOT.glob("_modules/*.py")}
+    states = {f"_states/{path.name}" for path in ROOT.glob("_states/*.py")}
+    assert {each for each in modules | states if f"`{each}`" not in answers} == set()
+
+
 # --------------------------------------------------------------------------------------------------
 # Examples
 
