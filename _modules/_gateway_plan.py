@@ -88,7 +88,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     dhcp = _gateway_dhcp.read_dhcp(top.section("dhcp"), internal, hosts)
     ntp = top.section("ntp")
     keepalived = top.section("keepalived")
-    units = top.placed("follow_virtual_ip", _gateway_follow.followed_unit(OWN_UNITS))
+    units = top.placed("follow_virtual_ip", _gateway_follow.followed_unit)
     site = Site(
         domain=domain,
         nodes=nodes,
@@ -128,12 +128,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     _gateway_nodes.check_own_addresses(reader, site)
     for path, unit in units.items():
         reader.claim("unit", unit, path)
-    for number, unit in enumerate(site.health.services):
-        if unit in (*units.values(), *FOLLOWERS):
-            reader.fault(
-                f"gateway:health:services:{number}",
-                f"{unit} runs only where the virtual IP is, so any other node would be at fault",
-            )
+    _gateway_follow.check_units(reader, site, OWN_UNITS, FOLLOWERS)
     for section in (ntp, keepalived, top):
         section.close()
     # What each node meets in a value that stands there once is said once.

@@ -4,8 +4,8 @@ import _gateway_node
 import _gateway_plan
 import _gateway_rules
 import pytest
-from test_templates import compiler, kept, module, render  # noqa: F401 (fixtures)
 
+pytest_plugins = ["test_templates"]  # `render`
 UNIT = "/etc/systemd/system/gateway-exporter.service"
 
 
@@ -51,7 +51,7 @@ def test_the_pillar_cannot_take_it_for_somebody_else_s(errors, changes, error):
     assert errors(changes) == [error]
 
 
-def test_it_is_rendered(render):  # noqa: F811
+def test_it_is_rendered(render):
     found = render("example")
     assert 'gateway_info{node="gw1"} 1' in found.files["/etc/gateway/exporter/metrics"]
     assert "/etc/gateway/exporter 9100" in found.files[UNIT]
@@ -59,7 +59,7 @@ def test_it_is_rendered(render):  # noqa: F811
     assert found.ids["exporter package"]["name"] == "python3"
 
 
-def test_clean_takes_it_away(render):  # noqa: F811
+def test_clean_takes_it_away(render):
     for sls in ("gateway.clean", "gateway.exporter.clean"):
         low = render("example", sls).low
         assert {"gateway-exporter", UNIT, "/etc/gateway/exporter"} <= {
