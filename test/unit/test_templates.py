@@ -544,6 +544,17 @@ def test_packages_and_units_of_a_distribution_are_in_os_yaml_alone(site):
         assert own or re.sub("@.*", "@", name) in services, name
 
 
+def test_health_looks_at_no_unit_that_runs_elsewhere_or_now_and_then(render, errors):
+    """Whatever the formula starts only where the virtual IP is, or is started by another unit."""
+    always = {chunk["name"] for chunk in render("example", **MASTER).low if is_service(chunk)}
+    always = {f"{name}.service" for name in always - {"gateway-dhcp"}}
+    units = {
+        PurePath(path).name for path in render("example", **MASTER).files if "/systemd/" in path
+    }
+    for unit in sorted(units - always - {"gateway.conf"}):
+        assert len(errors({"health:services": [unit]})) == 1, unit
+
+
 def test_what_runs_is_what_status_looks_at(site):
     """What loads something at boot has nothing to do later; one looks at what it has loaded."""
     at_boot = {"gateway-firewall", "gateway-routes"}
