@@ -22,6 +22,7 @@ from _gateway_site import (
 # Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
 SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
+FOLLOWERS = ("gateway-dhcp.service",)
 LEASES = "/var/lib/gateway/dhcp.leases"
 
 
@@ -81,6 +82,10 @@ def read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> D
 
 def plan(site: Site, node: Node) -> dict[str, Any]:
     return {"dhcp": _dhcp(site)}
+
+
+def ports(site: Site) -> dict[str, str]:
+    return {"67/udp": "DHCP"} if site.dhcp.enabled else {}
 
 
 def openings(plan: Plan) -> list[dict[str, Any]]:

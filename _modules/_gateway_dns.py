@@ -91,6 +91,10 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
     return {"dns": _dns(site, node)}
 
 
+def ports(site: Site) -> dict[str, str]:
+    return {f"{values.DNS_PORT}/udp": "DNS", f"{values.DNS_PORT}/tcp": "DNS"}
+
+
 def openings(plan: Plan) -> list[dict[str, Any]]:
     return [opening("DNS", proto, values.DNS_PORT, "inside") for proto in ("udp", "tcp")]
 

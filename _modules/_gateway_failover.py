@@ -19,11 +19,7 @@ from _gateway_site import (
 )
 
 ROUTER_ID = 51  # keepalived's customary one
-# Of the formula's own units those that run where the virtual IP is, or now and then.
-FOLLOWERS = (
-    *("gateway-dhcp.service", "gateway-virtual-ip.target"),
-    *("gateway-follow-event.service", "gateway-follow-hooks.service"),
-)
+OWN_UNITS = ("keepalived",)
 # At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
 FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},

@@ -2,13 +2,20 @@
 
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 import _gateway_node
 import _gateway_values as values
 from _gateway_node import Plan, service_unit
+from _gateway_reader import Reader
 from _gateway_site import Node, Site
 
+# They run where the virtual IP is, or now and then.
+FOLLOWERS = (
+    *("gateway-virtual-ip.target", "gateway-follow-event.service"),
+    "gateway-follow-hooks.service",
+)
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
@@ -17,11 +24,27 @@ LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and p
 
 
 def followed_unit(value: object) -> str:
-    unit = values.unit(value, values.FOLLOWING)
-    name = unit.rsplit(".", 1)[0]
-    if name in values.OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
-        raise ValueError(f"{unit} is the formula's own")
-    return unit
+    return values.unit(value, values.FOLLOWING)
+
+
+def check_units(
+    reader: Reader, site: Site, own: Collection[str], followers: Collection[str]
+) -> None:
+    """Units of the pillar that the formula starts itself, or that do not run on each node.
+
+    ``own`` are names of the distribution's units, and ``followers`` are those of the formula's own
+    that run only where the virtual IP is.
+    """
+    for unit in site.follow_virtual_ip:
+        name = unit.rsplit(".", 1)[0]
+        if name in own or name.startswith(("gateway-", "openvpn-server@gateway-")):
+            reader.fault(reader.claims["unit", unit], f"{unit} is the formula's own")
+    for number, unit in enumerate(site.health.services):
+        if unit in (*site.follow_virtual_ip, *followers):
+            reader.fault(
+                f"gateway:health:services:{number}",
+                f"{unit} runs only where the virtual IP is, so any other node would be at fault",
+            )
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:

@@ -208,18 +208,17 @@ def check_names(
             reader.fault(path, f"{values.show(full, 40)} has {length}")
 
 
-def check_own_ports(reader: Reader, site: Site) -> None:
-    """A VPN server listens on all addresses, also on those where a service of ours does."""
-    own = dict(values.SERVICE_PORTS)
-    if site.dhcp.enabled:
-        own["67/udp"] = "DHCP"
-    if not all(node.public for node in site.nodes):
-        own["68/udp"] = "the DHCP client of a node without a public address in the pillar"
-    if site.state_sync.interface:
-        own[f"{_gateway_sync.SYNC_PORT}/udp"] = "state sync"
-    # Where SSH is open to the public side, it has claimed its port.
-    if not site.firewall.ssh_from:
-        own[f"{site.firewall.ssh_port}/tcp"] = "SSH"
+def ports(site: Site) -> dict[str, str]:
+    if all(node.public for node in site.nodes):
+        return {}
+    return {"68/udp": "the DHCP client of a node without a public address in the pillar"}
+
+
+def check_own_ports(reader: Reader, site: Site, own: dict[str, str]) -> None:
+    """A VPN server listens on all addresses, also on those where a service of ours does.
+
+    ``own`` has what each room's ``ports`` gives: ``53/udp``, and what it is for.
+    """
     for server in site.vpn_servers:
         port = f"{server.port}/{server.proto}"
         if port in own:

@@ -19,6 +19,9 @@ _NTP_OWN = {
     "user": "it runs as the distribution's user",
 }
 
+# Each name of the units of a provider's package.
+OWN_UNITS = ("chrony", "chronyd", "chrony-wait", "ntpsec", "ntp", "ntpd", "ntpsec-wait")
+
 
 def refuse_ntp(keyword: str) -> str | None:
     return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
@@ -26,6 +29,11 @@ def refuse_ntp(keyword: str) -> str | None:
 
 def plan(site: Site, node: Node) -> dict[str, Any]:
     return {"ntp": _ntp(site, node)}
+
+
+def ports(site: Site) -> dict[str, str]:
+    """IANA's numbers. 323 is chrony's, for commands of the node itself."""
+    return {"123/udp": "time", "323/udp": "time"}
 
 
 def openings(plan: Plan) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ A library in plain Python: no Salt, no system, no clock. ``read`` turns the pill
 a plain dict. What users call is the execution module ``gateway``.
 """
 
+from collections import ChainMap
 from typing import Any
 
 import _gateway_clients
@@ -46,6 +47,9 @@ ROOMS: tuple[Any, ...] = (
     _gateway_follow,
     _gateway_failover,
 )
+# Units that are not for the pillar's follow_virtual_ip, and those that are not for health:services.
+OWN_UNITS = [name for room in ROOMS for name in getattr(room, "OWN_UNITS", ())]
+FOLLOWERS = [name for room in ROOMS for name in getattr(room, "FOLLOWERS", ())]
 
 
 def read(pillar: object) -> tuple[Site | None, list[str]]:
@@ -119,16 +123,12 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     )
     _gateway_nodes.check_places(reader, internal, public, nodes, servers, hosts)
     _gateway_nodes.check_names(reader, domain, internal, public, nodes, hosts)
-    _gateway_nodes.check_own_ports(reader, site)
+    ports = [room.ports(site) for room in ROOMS if hasattr(room, "ports")]
+    _gateway_nodes.check_own_ports(reader, site, dict(ChainMap(*ports)))
     _gateway_nodes.check_own_addresses(reader, site)
     for path, unit in units.items():
         reader.claim("unit", unit, path)
-    for number, unit in enumerate(site.health.services):
-        if unit in (*units.values(), *_gateway_failover.FOLLOWERS):
-            reader.fault(
-                f"gateway:health:services:{number}",
-                f"{unit} runs only where the virtual IP is, so any other node would be at fault",
-            )
+    _gateway_follow.check_units(reader, site, OWN_UNITS, FOLLOWERS)
     for section in (ntp, keepalived, top):
         section.close()
     # What each node meets in a value that stands there once is said once.

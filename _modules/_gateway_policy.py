@@ -156,6 +156,11 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
     return {"firewall": _firewall(site, node)}
 
 
+def ports(site: Site) -> dict[str, str]:
+    """Where SSH is open to the public side, it has claimed its port in the pillar."""
+    return {} if site.firewall.ssh_from else {f"{site.firewall.ssh_port}/tcp": "SSH"}
+
+
 def openings(plan: Plan) -> list[dict[str, Any]]:
     """SSH; from elsewhere it is for `firewall:ssh:from` to say."""
     return [opening("SSH", "tcp", plan["firewall"]["ssh"]["port"], "inside")]

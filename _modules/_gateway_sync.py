@@ -15,6 +15,7 @@ from _gateway_site import (
     StateSync,
 )
 
+OWN_UNITS = ("conntrackd",)
 SYNC_PORT = 3780  # conntrackd's customary one
 SYNC_REPORT = "/run/gateway/sync.json"
 SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
@@ -94,6 +95,10 @@ def check_state_sync(
 
 def plan(site: Site, node: Node) -> dict[str, Any]:
     return {"sync": _sync(site, node)}
+
+
+def ports(site: Site) -> dict[str, str]:
+    return {f"{SYNC_PORT}/udp": "state sync"} if site.state_sync.interface else {}
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:

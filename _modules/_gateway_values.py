@@ -10,8 +10,6 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
 DNS_PORT = 53
-# What listens on every gateway, by IANA's numbers. 323 is chrony's for commands of the node itself.
-SERVICE_PORTS = {"53/udp": "DNS", "53/tcp": "DNS", "123/udp": "time", "323/udp": "time"}
 # Networks that no host has an address of: RFC 6890 section 2.2.2, RFC 5771 section 3.
 NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")))
 LOOPBACK = IPv4Network("127.0.0.0/8")
@@ -313,13 +311,6 @@ def setting(value: object, marks: re.Pattern[str] = _COMMENT_MARKS) -> str:
             " (line breaks, quotes, braces, backslashes, anything but ASCII)"
         )
     return text
-
-
-# What the formula itself starts, beside what is called gateway-; by each name that it has.
-OWN_UNITS = (
-    *("keepalived", "conntrackd"),
-    *("chrony", "chronyd", "ntpsec", "ntp", "ntpd", "chrony-wait", "ntpsec-wait"),
-)
 
 
 def unit(value: object, kinds: tuple[str, ...] = _ACTIVE) -> str:

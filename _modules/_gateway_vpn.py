@@ -259,10 +259,12 @@ def openings(plan: Plan) -> list[dict[str, Any]]:
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:
-    return [
+    servers = [
         service_unit(f"openvpn-server@{server['instance']}", drained=True)
         for server in plan["vpn"]["servers"]
     ]
+    # It brings the routes to networks behind clients.
+    return [*servers, *([service_unit("gateway-vpn-routes")] if plan["vpn"]["networks"] else [])]
 
 
 def _vpn(site: Site, node: Node) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
-{%- set unit_settings = '/etc/systemd/system/' ~ os.conntrackd.service ~ '.service.d/gateway.conf' %}
+{%- import_yaml "gateway/conntrackd/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
+{%- set unit_settings = '/etc/systemd/system/' ~ os.service ~ '.service.d/gateway.conf' %}
 
 include:
   - gateway.loaded
@@ -9,12 +9,12 @@ no state sync:
   gateway_service.off:
     - names:
       - gateway-sync
-      - {{ os.conntrackd.service }}
+      - {{ os.service }}
     - ours: {{ unit_settings }}
 
 conntrackd configuration as before:
   gateway.original_restored:
-    - name: {{ os.conntrackd.config }}
+    - name: {{ os.config }}
     - require:
       - gateway_service: no state sync
 

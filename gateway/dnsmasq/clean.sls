@@ -1,5 +1,5 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
+{%- import_yaml "gateway/dnsmasq/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
 
 include:
   - gateway.loaded
@@ -12,6 +12,6 @@ dns and dhcp are stopped:
 
 dns and dhcp files are gone:
   file.absent:
-    - names: {{ os.dnsmasq.dns_files + os.dnsmasq.dhcp_files }}
+    - names: {{ os.dns_files + os.dhcp_files }}
     - require:
       - gateway_service: dns and dhcp are stopped

@@ -1,6 +1,7 @@
 {#- Two instances: DNS runs on every node all the time, DHCP only where the virtual IP is. #}
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/dnsmasq/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -12,7 +13,7 @@ include:
 
 dnsmasq package:
   pkg.installed:
-    - name: {{ os.dnsmasq.package }}
+    - name: {{ os.package }}
 
 dns names:
   gateway.file:
@@ -106,7 +107,7 @@ no dhcp service:
 
 no dhcp files:
   file.absent:
-    - names: {{ os.dnsmasq.dhcp_files }}
+    - names: {{ os.dhcp_files }}
     - require:
       - gateway_service: no dhcp service
 {%- endif %}

@@ -1,6 +1,3 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
-
 include:
   - gateway.loaded
 

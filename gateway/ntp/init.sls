@@ -1,5 +1,6 @@
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/ntp/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -8,7 +9,7 @@ include:
 
 {%- if plan %}
 {%- set provider = plan.ntp.provider %}
-{%- set ntp = os.ntp[provider] %}
+{%- set ntp = os[provider] %}
 
 ntp package:
   pkg.installed:
@@ -61,19 +62,19 @@ ntp service:
 {%- endif %}
     - require:
       - gateway: ntp configuration
-{%- for other in os.ntp if other != provider %}
+{%- for other in os if other != provider %}
 
 # The distribution lets only one of them be installed.
 {{ other }} configuration is as it was:
   gateway.original_restored:
-    - name: {{ os.ntp[other].config }}
+    - name: {{ os[other].config }}
     - require:
       - gateway_service: ntp service
-{%- if os.ntp[other].unit_settings is defined %}
+{%- if os[other].unit_settings is defined %}
 
 no {{ other }} unit settings:
   gateway.drop_in_gone:
-    - name: {{ os.ntp[other].unit_settings }}
+    - name: {{ os[other].unit_settings }}
     - require:
       - gateway_service: ntp service
 {%- endif %}

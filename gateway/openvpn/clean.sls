@@ -1,13 +1,13 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
+{%- import_yaml "gateway/openvpn/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
 
 include:
   - gateway.loaded
 
 no openvpn servers of ours:
   gateway_openvpn.servers_only:
-    - name: {{ os.openvpn.folder }}
-    - service: {{ os.openvpn.service }}
+    - name: {{ os.folder }}
+    - service: {{ os.service }}
     - instances: []
 
 no openvpn routes service:
@@ -16,7 +16,7 @@ no openvpn routes service:
 
 openvpn files are gone:
   file.absent:
-    - names: {{ (os.openvpn.files + os.openvpn.routes_files) | tojson }}
+    - names: {{ (os.files + os.routes_files) | tojson }}
     - require:
       - gateway_openvpn: no openvpn servers of ours
       - gateway_service: no openvpn routes service

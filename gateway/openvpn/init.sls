@@ -1,5 +1,6 @@
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/openvpn/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -26,7 +27,7 @@ openvpn certificates:
 
 openvpn package:
   pkg.installed:
-    - name: {{ os.openvpn.package }}
+    - name: {{ os.package }}
 
 openvpn configuration check:
   gateway.file:
@@ -62,7 +63,7 @@ openvpn clients of {{ server.name }}:
 
 openvpn configuration of {{ server.name }}:
   gateway.checked_file:
-    - name: {{ os.openvpn.folder }}/{{ server.instance }}.conf
+    - name: {{ os.folder }}/{{ server.instance }}.conf
     - source: salt://gateway/openvpn/files/server.conf.jinja
     - context: *clients_of_{{ loop.index }}
     # It holds the keys, unless they are paths on the node.
@@ -82,17 +83,17 @@ openvpn configuration of {{ server.name }}:
 
 openvpn unit settings of {{ server.name }}:
   gateway.file:
-    - name: /etc/systemd/system/{{ os.openvpn.service }}{{ server.instance }}.service.d/gateway.conf
+    - name: /etc/systemd/system/{{ os.service }}{{ server.instance }}.service.d/gateway.conf
     - source: salt://gateway/openvpn/files/unit.conf
 
 {#- On a drained node gateway.undrain starts it, and it reads its configuration then. #}
 openvpn server {{ server.name }}:
   gateway_service.running:
-    - name: {{ os.openvpn.service }}{{ server.instance }}
+    - name: {{ os.service }}{{ server.instance }}
     - start: {{ not drained }}
     - reads:
-      - {{ os.openvpn.folder }}/{{ server.instance }}.conf
-      - /etc/systemd/system/{{ os.openvpn.service }}{{ server.instance }}.service.d/gateway.conf
+      - {{ os.folder }}/{{ server.instance }}.conf
+      - /etc/systemd/system/{{ os.service }}{{ server.instance }}.service.d/gateway.conf
     - require:
       - gateway: openvpn configuration of {{ server.name }}
       - gateway: openvpn unit settings of {{ server.name }}
@@ -141,15 +142,15 @@ no openvpn routes service:
 
 no openvpn routes files:
   file.absent:
-    - names: {{ os.openvpn.routes_files }}
+    - names: {{ os.routes_files }}
     - require:
       - gateway_service: no openvpn routes service
 {%- endif %}
 
 no other openvpn servers of ours:
   gateway_openvpn.servers_only:
-    - name: {{ os.openvpn.folder }}
-    - service: {{ os.openvpn.service }}
+    - name: {{ os.folder }}
+    - service: {{ os.service }}
     - instances: {{ plan.vpn.servers | map(attribute='instance') | list | tojson }}
 {%- if not crl and not plan.vpn.error %}
 

@@ -146,6 +146,15 @@ def test_files_of_the_repository_are_there(path):
     assert {span for span in files if not any(ROOT.glob(f"[!.]*/**/{span}"))} == set()
 
 
+def test_every_module_has_its_place_in_the_answers():
+    """Who looks for where something is decided is led to each of them."""
+    text = (ROOT / "docs/internals.md").read_text()
+    answers = text.partition("## Where is what decided?")[2].partition("\n## ")[0]
+    modules = {path.name for path in ROOT.glob("_modules/*.py")}
+    states = {f"_states/{path.name}" for path in ROOT.glob("_states/*.py")}
+    assert {each for each in modules | states if f"`{each}`" not in answers} == set()
+
+
 # --------------------------------------------------------------------------------------------------
 # Examples
 
@@ -409,6 +418,28 @@ def test_every_target_is_documented():
     internals = (ROOT / "docs/internals.md").read_text()
     rows = set(re.findall(r"^\| `make ([\w-]+)[` ]", internals, re.MULTILINE))
     assert targets() - rows == {"help"}
+
+
+def test_every_command_is_run_or_has_a_reason(load):
+    """The lab runs them (test/lab/test_docs.py)."""
+    documented = load("test/lab/documented.py")
+    blocks = documented.blocks()
+    commands = [command for block in blocks for command in block.commands]
+    assert len(commands) > 30
+    assert set(documented.NOT_RUN) <= set(commands)
+    assert all(documented.NOT_RUN.values())
+    run = [command for block in blocks for command in block.runnable]
+    assert {command.split()[0] for command in run} <= set(documented.PROGRAMS)
+
+
+@pytest.mark.parametrize("path", [README, *PAGES], ids=name)
+def test_commands_are_marked_as_shell(path):
+    """What is marked otherwise is not run."""
+    programs = r"\s*[$#]?\s*(salt(-\w+)?|ssh|scp|systemctl|apt(-get)?|docker|make|git|cp|tar)\s"
+    for found in FENCE.finditer(path.read_text()):
+        if found[2] != "sh":
+            # A dash, as in what make demo prints, is no prompt.
+            assert not re.search(f"^{programs}", found[3], re.MULTILINE), found[3]
 
 
 def test_lines_of_shell_can_be_read():

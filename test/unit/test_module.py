@@ -141,7 +141,7 @@ def node(module, monkeypatch, tmp_path, edit):
             "/usr/lib/gateway/firewall": firewall_status(),
             "ntpq": "leap=00, stratum=2, refid=198.51.100.100\n",
         },
-        running={*SERVICES, "gateway-dhcp"},
+        running={*SERVICES, "gateway-dhcp", "gateway-vpn-routes"},
         way_to={
             "198.41.0.4": "eth1",
             "10.77.0.10": "eth0",
@@ -1600,6 +1600,16 @@ def test_whether_the_states_have_come_along(module, node, tmp_path, where):
 
 def test_no_state_file_is_forgotten(module, root):
     assert sorted(module.STATES) == sorted(path.stem for path in root.glob("_states/*.py"))
+
+
+def test_the_routes_to_networks_behind_clients(module, node, break_pillar):
+    """Where there are such networks, somebody has to bring their routes."""
+    assert "gateway-vpn-routes" not in module.status()["services"]
+    break_pillar({"vpn:clients": {"branch": {"networks": ["10.50.0.0/24"]}}})
+    node.routes.append({"dst": "10.50.0.0/24", "gateway": "10.77.0.3", "protocol": "119"})
+    node.running.remove("gateway-vpn-routes")
+    node.apply()
+    assert module.status()["problems"] == ["service gateway-vpn-routes is dead"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -506,6 +506,62 @@ def test_every_service_is_in_the_order():
     assert sorted(ORDER) == sorted(folders)
 
 
+# --------------------------------------------------------------------------------------------------
+# What differs between operating systems
+
+OS = {
+    path.parent.name: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "gateway").glob("*/os.yaml"))
+}
+
+
+def values_of(mapping, *keys):
+    """What stands under these keys, however deep."""
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from values_of(value, *keys)
+        elif key in keys:
+            yield from value if isinstance(value, list) else [value]
+
+
+def test_each_service_knows_the_families_that_are_let_in(render):
+    [chunk] = render("example", "gateway.valid", grains={"os_family": "Solaris"}).low
+    supported = chunk["errors"][0].rpartition("supported: ")[2].split(", ")
+    assert {name: list(families) for name, families in OS.items()} == dict.fromkeys(OS, supported)
+
+
+def test_packages_and_units_of_a_distribution_are_in_os_yaml_alone(site):
+    """What Python calls a unit that is not the formula's own (status, drain) is one of them."""
+    services = set(values_of(OS, "service"))
+    packages = set(values_of(OS, "package", "packages", "set_packages"))
+    installed = [chunk for chunk in site.low if chunk["state"] == "pkg"]
+    assert installed
+    for chunk in installed:
+        assert set(chunk.get("pkgs") or [chunk["name"]]) <= packages
+    started = {chunk["name"] for chunk in site.low if is_service(chunk)}
+    for name in started | {unit["unit"] for unit in site.plan["units"]}:
+        own = list(ROOT.glob(f"gateway/*/files/{name}.service.jinja"))
+        assert own or re.sub("@.*", "@", name) in services, name
+
+
+def test_health_looks_at_no_unit_that_runs_elsewhere_or_now_and_then(render, errors):
+    """Whatever the formula starts only where the virtual IP is, or is started by another unit."""
+    always = {chunk["name"] for chunk in render("example", **MASTER).low if is_service(chunk)}
+    always = {f"{name}.service" for name in always - {"gateway-dhcp"}}
+    units = {
+        PurePath(path).name for path in render("example", **MASTER).files if "/systemd/" in path
+    }
+    for unit in sorted(units - always - {"gateway.conf"}):
+        assert len(errors({"health:services": [unit]})) == 1, unit
+
+
+def test_what_runs_is_what_status_looks_at(site):
+    """What loads something at boot has nothing to do later; one looks at what it has loaded."""
+    at_boot = {"gateway-firewall", "gateway-routes"}
+    started = {chunk["name"] for chunk in site.low if is_service(chunk)}
+    assert started - at_boot == {unit["unit"] for unit in site.plan["units"]}
+
+
 @pytest.mark.parametrize("sls", SLSES[1:])
 @pytest.mark.parametrize("name", ["example", "minimal", "public virtual IP", "ntpsec"])
 def test_each_alone_does_its_part_of_the_whole(render, name, sls):
