@@ -7,7 +7,7 @@ from typing import Any
 
 import _gateway_foreign
 import _gateway_node
-import _gateway_rules
+import _gateway_policy
 from _gateway_node import Plan
 
 FIREWALL = "/usr/lib/gateway/firewall"
@@ -25,7 +25,7 @@ def ssh_errors(plan: Plan) -> list[str]:
     client, port, to = connection[0], int(connection[3]), connection[2]
     route = json.loads(_gateway_node.output("ip", "-json", "route", "get", client) or "[{}]")[0]
     public = plan["public"]["interface"]
-    if route.get("dev") != public or _gateway_rules.lets_in(plan, client, port, to):
+    if route.get("dev") != public or _gateway_policy.lets_in(plan, client, port, to):
         return []
     return [
         f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
