@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 import _gateway_foreign
+import _gateway_foreign_nft
 import _gateway_node
 import _gateway_policy
 from _gateway_node import Plan
@@ -41,7 +42,7 @@ def foreign_errors(plan: Plan) -> list[str]:
     )
     saves = {"nft": _gateway_node.output("iptables-nft-save"), "legacy": legacy}
     listing = _gateway_node.output("nft", "-j", "list", "tables")
-    tables = _gateway_foreign.foreign_tables(listing, saves["nft"])
+    tables = _gateway_foreign_nft.foreign_tables(listing, saves["nft"])
     listed = [_gateway_node.output("nft", "-j", "list", "table", *table) for table in tables]
     return _gateway_foreign.refusals(plan, _backend(saves), saves, listed)
 

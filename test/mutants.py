@@ -53,7 +53,10 @@ TESTED = {
         f"_modules/_gateway_{name}.py": f"{PLANNER} test_rules.py"  # with rules of their own
         for name in ("nat", "sync", "policy")
     },
-    "_modules/_gateway_foreign.py": "test_foreign.py",
+    **{
+        f"_modules/{path.name}": "test_foreign.py"
+        for path in (ROOT / "_modules").glob("_gateway_foreign*.py")
+    },
     "_modules/gateway.py": "test_module.py test_sync.py",
     "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
     "_modules/_gateway_files.py": "test_pki.py test_pki_module.py",

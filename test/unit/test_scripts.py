@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import _gateway_foreign
+import _gateway_foreign_iptables
 import pytest
 
 FOLLOW = "gateway/follow/files/follow"
@@ -162,9 +162,9 @@ def test_load(loaded):
 
 def test_who_looks_at_other_firewalls_knows_the_place_of_a_new_jump(firewall):
     save = subprocess.run("iptables-nft-save", capture_output=True, text=True, check=True).stdout
-    (table,) = [t for t in _gateway_foreign._save_tables(save, "") if t.name == "filter"]
+    (table,) = [t for t in _gateway_foreign_iptables.save_tables(save, "") if t.name == "filter"]
     for chain in ("INPUT", "FORWARD"):
-        assert _gateway_foreign._place(table, chain) == JUMPS["filter", chain]
+        assert _gateway_foreign_iptables.place_of_jump(table, chain) == JUMPS["filter", chain]
 
 
 def test_load_again_has_nothing_to_do(loaded):
