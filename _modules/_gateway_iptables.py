@@ -32,6 +32,7 @@ SET_NAME_LENGTH = 31
 LOG_PREFIX_LENGTH = 27
 
 _Plan = dict[str, Any]
+Ports = Sequence[int]  # the first and the last
 # Matches for the members of a group as sources ("s") or destinations ("d").
 Members = Callable[[str, str], list[str]]
 
@@ -295,19 +296,25 @@ def joined(*parts: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _ports(ports: list[str]) -> Iterator[str]:
+def joined_ports(ports: Ports, between: str) -> str:
+    """One port, or the first and the last with a sign between."""
+    first, last = ports
+    return str(first) if first == last else f"{first}{between}{last}"
+
+
+def _ports(ports: list[Ports]) -> Iterator[str]:
     """Matches for these destination ports, as few as may be."""
     if len(ports) == 1:
-        yield f"--dport {ports[0]}"
+        yield f"--dport {joined_ports(ports[0], ':')}"
         return
     chunk: list[str] = []
     size = 0
-    for port in ports:
-        weight = 2 if ":" in port else 1
+    for first, last in ports:
+        weight = 1 if first == last else 2
         if size + weight > MULTIPORT:
             yield f"-m multiport --dports {','.join(chunk)}"
             chunk, size = [], 0
-        chunk.append(port)
+        chunk.append(joined_ports((first, last), ":"))
         size += weight
     yield f"-m multiport --dports {','.join(chunk)}"
 

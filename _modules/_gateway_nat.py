@@ -6,7 +6,7 @@ from typing import Any
 
 import _gateway_policy
 import _gateway_values as values
-from _gateway_iptables import PREFIX, Gateway, Pen, ipv4
+from _gateway_iptables import PREFIX, Gateway, Pen, ipv4, joined_ports
 from _gateway_names import Names
 from _gateway_reader import Section
 from _gateway_site import (
@@ -197,12 +197,13 @@ def _nat(site: Site, node: Node) -> dict[str, Any]:
             {
                 "key": forward.key,
                 "proto": forward.proto,
-                "ports": _gateway_policy.plan_ports(forward.ports),
+                "ports": list(forward.ports),
                 "to": forward.to,
                 "ip": str(forward.ip),
-                "to_ports": _gateway_policy.plan_ports(
-                    (forward.to_port, forward.to_port + forward.ports[1] - forward.ports[0])
-                ),
+                "to_ports": [
+                    forward.to_port,
+                    forward.to_port + forward.ports[1] - forward.ports[0],
+                ],
                 "from": _gateway_policy.plan_targets(site, node, forward.sources),
                 "address": text_or_none(forward.address),
                 "comment": forward.comment,
@@ -270,11 +271,10 @@ def _not_usual(gateway: Gateway) -> list[str]:
 
 def _forward_port(pen: Pen, gateway: Gateway, forward: dict[str, Any], *match: str) -> None:
     pen.note(forward["key"])
-    first = forward["ports"].split(":")[0]
-    to = forward["to_ports"].replace(":", "-")
+    to = joined_ports(forward["to_ports"], "-")
     if "-" in to:
-        to += f"/{first}"  # port for port, not any of the range
-    ports = f"-p {forward['proto']} --dport {forward['ports']}"
+        to += f"/{forward['ports'][0]}"  # port for port, not any of the range
+    ports = f"-p {forward['proto']} --dport {joined_ports(forward['ports'], ':')}"
     comment = f'-m comment --comment "{forward["comment"] or forward["to"]}"'
     target = f"-j DNAT --to-destination {forward['ip']}:{to}"
     for source in gateway.ends(forward["from"], "s"):

@@ -198,14 +198,15 @@ def _inside(site: Site) -> tuple[Target, ...]:
 def plan_rules(
     site: Site, node: Node, rules: tuple[Rule, ...], sources: tuple[Target, ...] = ()
 ) -> list[dict[str, Any]]:
-    """Rules as plain data; ``sources`` are those of a rule that names none."""
+    """Rules as plain data, with the first and the last of each range of ports; ``sources`` are
+    those of a rule that names none."""
     return [
         {
             "key": rule.key,
             "from": plan_targets(site, node, rule.sources or sources),
             "to": plan_targets(site, node, rule.destinations),
             "proto": rule.proto,
-            "ports": [plan_ports(ports) for ports in rule.ports],
+            "ports": [list(ports) for ports in rule.ports],
             "action": rule.action,
             "limit": rule.limit,
             "log": rule.log,
@@ -213,11 +214,6 @@ def plan_rules(
         }
         for rule in rules
     ]
-
-
-def plan_ports(ports: tuple[int, int]) -> str:
-    """A port, or first and last with a colon between, as iptables writes it."""
-    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"
 
 
 def plan_targets(site: Site, node: Node, targets: tuple[Target, ...]) -> list[dict[str, Any]]:
@@ -294,7 +290,7 @@ def _leads_on(plan: Plan, address: str, port: int, to: str) -> bool:
         # Without a virtual IP a forward has the node's own address.
         (forward["address"] or usual or to) == to
         and forward["proto"] == "tcp"
-        and _holds(forward["ports"], port)
+        and forward["ports"][0] <= port <= forward["ports"][1]
         and (not forward["from"] or any(_is_from(plan, end, address) for end in forward["from"]))
         for forward in nat["forwards"]
     )
@@ -304,12 +300,7 @@ def is_about(rule: Plan, port: int) -> bool:
     """Whether a rule of the plan is about this TCP port, whoever comes and to whatever address."""
     if rule["proto"] not in (None, "both", "tcp", "6"):
         return False
-    return not rule["ports"] or any(_holds(ports, port) for ports in rule["ports"])
-
-
-def _holds(ports: str, port: int) -> bool:
-    first, _, last = ports.partition(":")
-    return int(first) <= port <= int(last or first)
+    return not rule["ports"] or any(first <= port <= last for first, last in rule["ports"])
 
 
 def _is_from(plan: Plan, source: Plan, address: str) -> bool:
