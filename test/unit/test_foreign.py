@@ -247,6 +247,7 @@ def test_what_the_site_does_not_have_is_not_asked_for(plan):
         ("-p vrrp -m ttl --ttl-eq 255", VRRP),
         ("-p vrrp -m ttl --ttl-eq 254", set()),
         ("-p vrrp -m ttl --ttl-gt 254", VRRP),
+        ("-p vrrp -m ttl --ttl-gt 255", set()),
         ("-m ttl --ttl-gt 10", INPUT | OWN),
         ("-p vrrp -m ttl --ttl-lt 255", set()),
         ('-i eth2 -m comment --comment "x -j ACCEPT \\"y\\""', SYNC),

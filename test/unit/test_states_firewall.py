@@ -292,9 +292,11 @@ def test_firewall_that_cannot_be_asked(machine, site, tool, tool_name):
         assert "no such table" in ret["comment"]
 
 
-def test_firewall_before_its_tools_are_there(machine, site, monkeypatch, module):
+def test_firewall_before_its_tools_are_there(machine, site, monkeypatch, module, tool):
     """Test mode on a fresh node: package and script would come in the same run."""
     monkeypatch.setattr(module.shutil, "which", lambda tool: None)
+    for name in (*SAVES, "ipset"):
+        tool(name, "exit 127")
     ret = apply(machine, test=True)
     assert ret["result"] is None
     assert "+-A GATEWAY-INPUT -p 112 -j ACCEPT" in ret["changes"]["diff"].splitlines()
