@@ -6,8 +6,9 @@ import shutil
 from typing import Any
 
 import _gateway_foreign
+import _gateway_foreign_nft
 import _gateway_node
-import _gateway_rules
+import _gateway_policy
 from _gateway_node import Plan
 
 FIREWALL = "/usr/lib/gateway/firewall"
@@ -25,7 +26,7 @@ def ssh_errors(plan: Plan) -> list[str]:
     client, port, to = connection[0], int(connection[3]), connection[2]
     route = json.loads(_gateway_node.output("ip", "-json", "route", "get", client) or "[{}]")[0]
     public = plan["public"]["interface"]
-    if route.get("dev") != public or _gateway_rules.lets_in(plan, client, port, to):
+    if route.get("dev") != public or _gateway_policy.lets_in(plan, client, port, to):
         return []
     return [
         f"gateway:firewall:ssh:from: you are here by SSH from {client} on the public side, and the"
@@ -41,7 +42,7 @@ def foreign_errors(plan: Plan) -> list[str]:
     )
     saves = {"nft": _gateway_node.output("iptables-nft-save"), "legacy": legacy}
     listing = _gateway_node.output("nft", "-j", "list", "tables")
-    tables = _gateway_foreign.foreign_tables(listing, saves["nft"])
+    tables = _gateway_foreign_nft.foreign_tables(listing, saves["nft"])
     listed = [_gateway_node.output("nft", "-j", "list", "table", *table) for table in tables]
     return _gateway_foreign.refusals(plan, _backend(saves), saves, listed)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import _gateway_policy
 import _gateway_values as values
+from _gateway_iptables import PREFIX, Gateway, Pen, ipv4, joined_ports
 from _gateway_names import Names
 from _gateway_reader import Section
 from _gateway_site import (
@@ -196,12 +197,13 @@ def _nat(site: Site, node: Node) -> dict[str, Any]:
             {
                 "key": forward.key,
                 "proto": forward.proto,
-                "ports": _gateway_policy.plan_ports(forward.ports),
+                "ports": list(forward.ports),
                 "to": forward.to,
                 "ip": str(forward.ip),
-                "to_ports": _gateway_policy.plan_ports(
-                    (forward.to_port, forward.to_port + forward.ports[1] - forward.ports[0])
-                ),
+                "to_ports": [
+                    forward.to_port,
+                    forward.to_port + forward.ports[1] - forward.ports[0],
+                ],
                 "from": _gateway_policy.plan_targets(site, node, forward.sources),
                 "address": text_or_none(forward.address),
                 "comment": forward.comment,
@@ -209,3 +211,125 @@ def _nat(site: Site, node: Node) -> dict[str, Any]:
             for forward in site.nat.forwards
         ],
     }
+
+
+# --------------------------------------------------------------------------------------------------
+# Its rules
+
+
+@ipv4
+def to_forwards(pen: Pen, gateway: Gateway) -> None:
+    """Who may use forwards (nat PREROUTING)."""
+    for bridge in gateway.bridges:
+        # Whether it will be passed on or routed is not known here.
+        pen.note(f"A bridge may bring what is for the peer's {bridge}.")
+        elsewhere = "-m physdev --physdev-is-in -m addrtype ! --dst-type LOCAL"
+        pen.add(f"-i {bridge} {elsewhere} -j RETURN")
+    pen.note("Forwards are for the three sides.")
+    for interface in (gateway.public, *gateway.inside):
+        pen.add(f"-i {interface} -j {PREFIX}DNAT")
+
+
+@ipv4
+def one_to_one(pen: Pen, gateway: Gateway) -> None:
+    """Addresses that stand for one host (chain DNAT)."""
+    for entry in gateway.plan["nat"]["one_to_one"]:
+        pen.note(entry["key"])
+        pen.add(f"-d {entry['address']}", f"-j DNAT --to-destination {entry['ip']}")
+
+
+@ipv4
+def forwards(pen: Pen, gateway: Gateway) -> None:
+    """Port forwards (chain DNAT): of further addresses, and then of the usual one."""
+    usual = gateway.plan["public"]["virtual_ip"]
+    forwards = gateway.plan["nat"]["forwards"]
+    for forward in forwards:
+        if forward["address"] != usual:
+            _forward_port(pen, gateway, forward, f"-d {forward['address']}")
+    pen.note("Forwards of the usual public address.")
+    for match in _not_usual(gateway):
+        pen.add(match, "-j RETURN")
+    for forward in forwards:
+        if forward["address"] == usual:
+            _forward_port(pen, gateway, forward)
+
+
+def _not_usual(gateway: Gateway) -> list[str]:
+    """What is not for the address on which forwards listen: the virtual IP or the node's."""
+    address = gateway.plan["public"]["virtual_ip"] or gateway.plan["node"]["public"]
+    if address:
+        return [f"! -d {address}"]
+    # By DHCP: an address of the public interface. Who asks from inside does not come by it:
+    # there it is any of the node's addresses but those of the inside.
+    inside = [gateway.network, *gateway.vpn_networks]
+    return [
+        f"-i {gateway.public} -m addrtype ! --dst-type LOCAL --limit-iface-in",
+        "-m addrtype ! --dst-type LOCAL",
+        *(f"-d {network}" for network in inside),
+    ]
+
+
+def _forward_port(pen: Pen, gateway: Gateway, forward: dict[str, Any], *match: str) -> None:
+    pen.note(forward["key"])
+    to = joined_ports(forward["to_ports"], "-")
+    if "-" in to:
+        to += f"/{forward['ports'][0]}"  # port for port, not any of the range
+    ports = f"-p {forward['proto']} --dport {joined_ports(forward['ports'], ':')}"
+    comment = f'-m comment --comment "{forward["comment"] or forward["to"]}"'
+    target = f"-j DNAT --to-destination {forward['ip']}:{to}"
+    for source in gateway.ends(forward["from"], "s"):
+        pen.add(source, *match, ports, comment, target)
+
+
+@ipv4
+def neighbours(pen: Pen, gateway: Gateway) -> None:
+    """What needs this node's address so that the answer comes back by it (nat POSTROUTING)."""
+    pen.note("The node's own traffic keeps its address.")
+    pen.add("-m addrtype --src-type LOCAL -j RETURN")
+    translated = f"-o {gateway.internal} -m conntrack --ctstate DNAT"
+    pen.note("A host that reaches a neighbour by a public address.")
+    snat = f"-j SNAT --to-source {gateway.plan['internal']['virtual_ip']}"
+    pen.add(f"-s {gateway.network}", translated, snat)
+    for network in gateway.client_networks if gateway.plan["routes"] else []:
+        # Elsewhere than at the node itself the answer would pass untracked.
+        pen.note(f"{network}, behind a client, asks by a forward.")
+        snat = f"-j SNAT --to-source {gateway.plan['node']['internal']}"
+        pen.add(f"-s {network}", translated, snat)
+
+
+@ipv4
+def outbound(pen: Pen, gateway: Gateway) -> None:
+    """Sources on their way out (nat POSTROUTING)."""
+    nat = gateway.plan["nat"]
+    out = f"-o {gateway.public}"
+    for rule in nat["outbound"]:
+        pen.note(rule["key"])
+        # There a packet has no interface any more that it came from.
+        sources = [{**source, "interface": None} for source in rule["from"]]
+        for proto, match in gateway.matches({**rule, "from": sources}):
+            pen.add(proto, match, out, _snat(rule["action"]))
+    for entry in nat["one_to_one"]:
+        pen.note(entry["key"])
+        pen.add(f"-s {entry['ip']}", out, _snat(entry["address"]))
+    pen.note("Who lives behind the gateway.")
+    for source in nat["sources"]:
+        pen.add(f"-s {source['network']}", out, _snat(source["to"] or "masquerade"))
+
+
+def _snat(action: str) -> str:
+    if action == "masquerade":
+        return "-j MASQUERADE"
+    return "-j RETURN" if action == "none" else f"-j SNAT --to-source {action}"
+
+
+@ipv4
+def forwarded(pen: Pen, gateway: Gateway) -> None:
+    """Connections that table nat has led to a host (filter FORWARD)."""
+    pen.note("Port forwards; who may use one was decided in table nat.")
+    for entry in gateway.plan["nat"]["one_to_one"]:
+        # It translates; what may come in through it is for forward rules to say.
+        address = f"--ctstate DNAT --ctorigdst {entry['address']}"
+        pen.refuse("drop", f"-i {gateway.public} -m conntrack {address}")
+    # Those of the VPN may go there anyway.
+    for interface in (gateway.public, gateway.internal):
+        pen.add(f"-i {interface} -o {gateway.internal} -m conntrack --ctstate DNAT -j ACCEPT")

@@ -1,9 +1,11 @@
 """The firewall's policy: rules, groups, egress and raw lines, as the pillar has them."""
 
 import re
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import _gateway_values as values
+from _gateway_iptables import BUILT_IN, CHAINS
 from _gateway_names import Names
 from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
@@ -127,21 +129,12 @@ def _read_egress(section: Section, names: Names) -> Rule:
     return rule
 
 
-# Where lines of iptables may be added. The chains that exist in a table: iptables(8).
-RAW_CHAINS = {
-    "raw": ("PREROUTING", "OUTPUT"),
-    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
-    "nat": ("PREROUTING", "POSTROUTING"),
-    "filter": ("INPUT", "FORWARD", "OUTPUT"),
-}
-
-
 def _read_raw(firewall: Section, key: str, family: int) -> list[tuple[int, str, str, str, str]]:
     found = []
     tables = firewall.section(key)
-    for table, chains in RAW_CHAINS.items():
+    for table, chains in CHAINS.items():
         section = tables.section(table)
-        for chain in chains:
+        for chain in (chain for chain in chains if chain in BUILT_IN):
             lines = section.placed(chain, _raw_line)
             found += [(family, table, chain, path, line) for path, line in lines.items()]
         section.close()
@@ -210,14 +203,15 @@ def _inside(site: Site) -> tuple[Target, ...]:
 def plan_rules(
     site: Site, node: Node, rules: tuple[Rule, ...], sources: tuple[Target, ...] = ()
 ) -> list[dict[str, Any]]:
-    """Rules as plain data; ``sources`` are those of a rule that names none."""
+    """Rules as plain data, with the first and the last of each range of ports; ``sources`` are
+    those of a rule that names none."""
     return [
         {
             "key": rule.key,
             "from": plan_targets(site, node, rule.sources or sources),
             "to": plan_targets(site, node, rule.destinations),
             "proto": rule.proto,
-            "ports": [plan_ports(ports) for ports in rule.ports],
+            "ports": [list(ports) for ports in rule.ports],
             "action": rule.action,
             "limit": rule.limit,
             "log": rule.log,
@@ -225,11 +219,6 @@ def plan_rules(
         }
         for rule in rules
     ]
-
-
-def plan_ports(ports: tuple[int, int]) -> str:
-    """A port, or first and last with a colon between, as iptables writes it."""
-    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}:{ports[1]}"
 
 
 def plan_targets(site: Site, node: Node, targets: tuple[Target, ...]) -> list[dict[str, Any]]:
@@ -265,3 +254,69 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
             {"interface": values.DEVICE_PREFIX + server.name, "family": 6},
         )
     ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Who may come in
+
+
+def lets_in(plan: Plan, address: str, port: int, to: str) -> bool:
+    """Whether ``address``, on the public side, may open TCP connections to this port of the node,
+    at its address ``to``.
+
+    True also where it cannot be told: the pillar has lines of iptables for a chain on the way.
+    """
+    firewall = plan["firewall"]
+    version = ip_address(address).version
+    chains = ("PREROUTING", "INPUT")
+    if any(raw["family"] == version and raw["chain"] in chains for raw in firewall["raw"]):
+        return True
+    if _leads_on(plan, address, port, to):
+        return False
+    for rule in firewall["input"]:
+        if not is_about(rule, port):
+            continue
+        if rule["to"] and not any(_is_from(plan, end, to) for end in rule["to"]):
+            continue
+        if not rule["from"] or any(_is_from(plan, source, address) for source in rule["from"]):
+            return bool(rule["action"] == "accept")
+    ssh = firewall["ssh"]
+    return port == ssh["port"] and any(_is_from(plan, source, address) for source in ssh["from"])
+
+
+def _leads_on(plan: Plan, address: str, port: int, to: str) -> bool:
+    """Whether table nat leads the connection to a host behind the node."""
+    nat, usual = plan["nat"], plan["public"]["virtual_ip"]
+    if any(entry["address"] == to for entry in nat["one_to_one"]):
+        return True
+    if ip_address(to).version == 6:
+        return False
+    return any(
+        # Without a virtual IP a forward has the node's own address.
+        (forward["address"] or usual or to) == to
+        and forward["proto"] == "tcp"
+        and forward["ports"][0] <= port <= forward["ports"][1]
+        and (not forward["from"] or any(_is_from(plan, end, address) for end in forward["from"]))
+        for forward in nat["forwards"]
+    )
+
+
+def is_about(rule: Plan, port: int) -> bool:
+    """Whether a rule of the plan is about this TCP port, whoever comes and to whatever address."""
+    if rule["proto"] not in (None, "both", "tcp", "6"):
+        return False
+    return not rule["ports"] or any(first <= port <= last for first, last in rule["ports"])
+
+
+def _is_from(plan: Plan, source: Plan, address: str) -> bool:
+    """Whether an end of a rule means this address of the public side."""
+    if "group" in source:
+        members = plan["firewall"]["groups"][source["group"]]
+        return any(_is_in(address, member) for member in members["v4"] + members["v6"])
+    if "address" in source:
+        return "interface" not in source and _is_in(address, source["address"])
+    return bool(source["interface"] == plan["public"]["interface"])
+
+
+def _is_in(address: str, network: str) -> bool:
+    return ip_address(address) in ip_network(network)

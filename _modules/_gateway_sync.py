@@ -6,6 +6,7 @@ from typing import Any
 import _gateway_kernel
 import _gateway_node
 import _gateway_values as values
+from _gateway_iptables import Gateway, Pen, ipv4
 from _gateway_node import Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
@@ -104,6 +105,73 @@ def ports(site: Site) -> dict[str, str]:
 def units(plan: Plan) -> list[dict[str, Any]]:
     names = ("conntrackd", "gateway-sync") if plan["sync"]["enabled"] else ()
     return [service_unit(name) for name in names]
+
+
+# --------------------------------------------------------------------------------------------------
+# Its rules
+
+
+def _message(gateway: Gateway) -> str:
+    return f"-p udp --dport {gateway.plan['sync']['port']}"
+
+
+@ipv4
+def untracked_from_peer(pen: Pen, gateway: Gateway) -> None:
+    """The peer's address on the link is on no other side, whether the link is up or not."""
+    sync = gateway.plan["sync"]
+    if not sync["enabled"]:
+        return
+    link, peer, message = sync["interface"], sync["peer"], _message(gateway)
+    pen.note("State sync: the link, and nobody tracks its messages.")
+    pen.add(f"! -i {link} -s {peer} -j DROP")
+    pen.add(f"-i {link} -s {peer} -d {sync['address']} {message} -j CT --notrack")
+
+
+@ipv4
+def untracked_to_peer(pen: Pen, gateway: Gateway) -> None:
+    """What this node tells the peer goes over the link, and nobody tracks it."""
+    sync = gateway.plan["sync"]
+    if not sync["enabled"]:
+        return
+    link, peer, message = sync["interface"], sync["peer"], _message(gateway)
+    pen.note("State sync: without the link it goes nowhere.")
+    pen.add(f"! -o {link} -d {peer} {message} -j DROP")
+    pen.add(f"-o {link} -s {sync['address']} -d {peer} {message} -j CT --notrack")
+
+
+def from_peer(pen: Pen, gateway: Gateway) -> None:
+    """Before the node's own packets: programs on it must not speak for the peer either."""
+    sync = gateway.plan["sync"]
+    if not sync["enabled"]:
+        return
+    pen.note("State sync: what the peer tells on the link, nobody else.")
+    if gateway.version == 4:
+        link = f"-i {sync['interface']} -s {sync['peer']} -d {sync['address']}"
+        pen.add(link, _message(gateway), "-j ACCEPT")
+    pen.add(_message(gateway), "-j DROP")
+
+
+@ipv4
+def nobody_else(pen: Pen, gateway: Gateway) -> None:
+    """The node's address on the link is only for the link."""
+    sync = gateway.plan["sync"]
+    if sync["enabled"]:
+        pen.note("No other side knows the address on the link.")
+        pen.refuse("drop", f"! -i {sync['interface']} -d {sync['address']}")
+
+
+def nothing_passes(pen: Pen, gateway: Gateway) -> None:
+    """The link is no way to anywhere."""
+    sync = gateway.plan["sync"]
+    if not sync["enabled"]:
+        return
+    pen.note("The link of state sync ends here.")
+    for end in ("-i", "-o"):
+        pen.refuse("drop", f"{end} {sync['interface']}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Plan and status
 
 
 def _sync(site: Site, node: Node) -> dict[str, Any]:

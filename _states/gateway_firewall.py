@@ -1,6 +1,5 @@
 """The firewall's state: rules and sets in the kernel, and the trial of new ones."""
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -19,16 +18,14 @@ if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
     importlib.reload(state)
 
 FIREWALL = "/usr/lib/gateway/firewall"
-CHAINS = "GATEWAY-"
-SETS = "gateway-"
+LOADER = "salt://gateway/firewall/files/firewall"
+DIFFERS = 10  # the loader's exit code
 FAMILIES = {"sets": "sets", "v4": "IPv4", "v6": "IPv6"}
 # What the kernel makes of a ruleset, and of the one that is in force where that cannot be loaded.
 IN_KERNEL = tuple(f"{folder}kernel/{family}" for folder in ("", "closed/") for family in FAMILIES)
-TABLES = "raw mangle filter nat security"
-MAX_DIFF = 1000  # lines of one in a return; the first apply of a large site has more
 
 
-def loaded(name, ruleset, peers=(), confirm_timeout=30):
+def loaded(name, ruleset, peers=(), confirm_timeout=30, loader=LOADER):
     """
     The kernel has these rules in our chains, jumps to them, and these sets; the same after a boot.
     Rules of others are left alone. What somebody changed by hand is put right. New rules that cut
@@ -41,42 +38,19 @@ def loaded(name, ruleset, peers=(), confirm_timeout=30):
         Addresses of the other nodes.
     confirm_timeout
         Seconds until the old rules are back if the new ones cut the node off.
+    loader
+        The source of the script that compares and loads rules. (salt-ssh brings along what a state
+        names.)
     """
     folder = f"{state.STATE_FOLDER}/firewall"
     if not ruleset and not os.path.exists(FIREWALL):
         return state.unchanged(name)
-    tools = ["iptables", "ipset"] if ruleset.get("sets") else ["iptables"]
-    if __opts__["test"] and ruleset and not all(map(shutil.which, tools)):
-        # They would come in the same run: what the kernel makes of the rules is not to be had yet.
-        diff = _diff(_parse_ruleset({}), _parse_ruleset(ruleset))
-        return state.result(__opts__, name, {"diff": diff}, "", "Rules would be loaded.", None)
     digest = _ruleset_digest(ruleset)
-    changes = {}
     try:
-        script = _script()
-        confirmed = _confirmed(folder)
-        # Files that are damaged, or not all there, are written anew.
-        recorded = state.read(f"{folder}/current/digest") == _record(digest, confirmed)
-        kernel = confirmed if recorded else _checked_ruleset(script, ruleset)
-        if os.path.lexists(f"{folder}/pending"):
-            # Of a run that was killed.
-            changes["trial"] = "taken back"
-            if not __opts__["test"]:
-                state.run(__salt__, FIREWALL, "rollback")
-        backend = (
-            state.read(f"{folder}/backend") or state.run(__salt__, *script, "backend")
-        ).strip()
-        live = _live(backend, kernel.get("kernel/sets") or confirmed["kernel/sets"])
+        kernel, recorded, changes = _compare(folder, ruleset, digest, loader)
         gated = _gated()
     except CommandExecutionError as error:
         return state.failed(name, str(error))
-    if changes and __opts__["test"]:
-        live = _parse_ruleset(_families(confirmed))
-    diff = _diff(live, _parse_ruleset(_families(kernel)))
-    if diff:
-        changes["diff"] = diff
-    elif ruleset and not recorded:
-        changes["record"] = "written"
     if gated != bool(ruleset):
         changes["gate"] = "set" if ruleset else "removed"
     access = state.access(folder, 0o700) if ruleset else {}
@@ -108,92 +82,75 @@ def loaded(name, ruleset, peers=(), confirm_timeout=30):
 # What the kernel has, and what it shall have
 
 
-def _parse_rules(saved):
+def _compare(folder, ruleset, digest, loader):
     """
-    What iptables-save printed, as {(table, chain): lines}: our chains, and the jumps into them from
-    others. Two are equal if they do the same, whatever else there is.
+    What the kernel makes of a ruleset, by file; whether just that is confirmed already; and what
+    has to change. A trial that a killed run has left is taken back before.
     """
-    found = {}
-    table = None
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            table = line[1:]
-        elif line.startswith(f":{CHAINS}"):
-            chain = line[1:].split()[0]
-            found[table, chain] = [f":{chain}"]
-        elif line.startswith("-A "):
-            chain = line.split(" ", 2)[1]
-            if chain.startswith(CHAINS) or (CHAINS in line and _leads_to_us(line)):
-                found.setdefault((table, chain), []).append(line)
-    return found
+    script = _script(ruleset, loader)
+    confirmed = _confirmed(folder)
+    # Files that are damaged, or not all there, are written anew.
+    record = state.read(f"{folder}/current/digest")
+    recorded = bool(ruleset) and record == _record(digest, confirmed)
+    lacking = _lacks_tools(ruleset)
+    changes, live = {}, []
+    if os.path.lexists(f"{folder}/pending"):
+        changes["trial"] = "taken back"
+        live = _take_back(folder)
+    with tempfile.TemporaryDirectory() as checked:
+        wanted = f"{folder}/current"
+        if not ruleset:
+            kernel, wanted = {}, "none"
+        elif lacking:
+            kernel, wanted, live = _unchecked(checked, ruleset), checked, ["none"]
+        elif recorded:
+            kernel = confirmed
+        else:
+            kernel, wanted = _checked(script, checked, ruleset), checked
+        diff = _diff(script, wanted, *live)
+    if diff:
+        changes["diff"] = diff
+    elif ruleset and not recorded:
+        changes["record"] = "written"
+    return kernel, recorded, changes
 
 
-def _leads_to_us(rule):
-    """Whether its target is a chain of ours. A comment may say anything, quoted or not."""
-    said = re.sub(r' --comment ("(\\.|[^"\\])*"|\S+)', "", rule)
-    return re.search(rf" -[jg] {CHAINS}", re.sub(r'"(\\.|[^"\\])*"', "", said)) is not None
+def _take_back(folder):
+    """The rules from before a trial are in force; in test mode returned is what they would be."""
+    if not __opts__["test"]:
+        state.run(__salt__, FIREWALL, "rollback")
+        return []
+    current = f"{folder}/current"
+    return [current if os.path.exists(current) else "none"]
 
 
-def _parse_sets(saved):
-    """What ipset save printed, as {("", set): lines}: our sets, without what the kernel chose."""
-    found = {}
-    for line in saved.splitlines():
-        verb, name, _ = f"{line}  ".split(" ", 2)
-        if name.startswith(SETS):
-            found.setdefault(("", name), []).append(
-                re.sub(r" (hashsize|bucketsize|initval) \S+", "", line)
-                if verb == "create"
-                else line
-            )
-    return {
-        key: sorted(lines, key=lambda line: (line[0] != "c", line)) for key, lines in found.items()
-    }
+def _lacks_tools(ruleset):
+    """Whether the packages would come in the same run: what the kernel makes of the rules is not to
+    be had yet."""
+    tools = ["iptables", "ipset"] if ruleset.get("sets") else ["iptables"]
+    return bool(__opts__["test"] and ruleset and not all(map(shutil.which, tools)))
 
 
-def _parse_ruleset(texts):
-    return {
-        family: (_parse_sets if family == "sets" else _parse_rules)(texts.get(family) or "")
-        for family in FAMILIES
-    }
+def _script(ruleset, loader):
+    """
+    The command of our script. Only before rules are loaded it was just installed: in test mode, and
+    where all is taken away, the one on the node may be none, or that of an older version.
+    """
+    if ruleset and not __opts__["test"]:
+        return [FIREWALL]
+    path = __salt__["cp.cache_file"](loader, __env__)
+    if not path:
+        raise CommandExecutionError(f"There is no {loader}.")
+    return ["sh", path]
 
 
-def _families(files):
-    return {family: files.get(f"kernel/{family}") for family in FAMILIES}
-
-
-def _live(backend, with_sets):
-    """What the kernel has of ours. ``backend`` is nft or legacy."""
-    return _parse_ruleset(
-        {
-            "v4": state.run(__salt__, f"iptables-{backend}-save"),
-            "v6": state.run(__salt__, f"ip6tables-{backend}-save"),
-            "sets": state.run(__salt__, "ipset", "save") if with_sets else "",
-        }
-    )
-
-
-def _diff(live, wanted):
-    """How to get from one to the other, as unified diffs of each table; "" if they are equal."""
-    text = []
-    for family, title in FAMILIES.items():
-        places = live[family].keys() | wanted[family].keys()
-        for table in sorted({table for table, _ in places}, key=f"{TABLES} ".find):
-            old, new = (
-                [
-                    line
-                    for place in sorted(places)
-                    if place[0] == table
-                    for line in side.get(place, [])
-                ]
-                for side in (live[family], wanted[family])
-            )
-            if old != new:  # difflib takes long to find that ten thousand lines are equal
-                what = f"{title} {table}".strip()
-                names = f"{what} (live)", f"{what} (wanted)"
-                text += difflib.unified_diff(old, new, *names, n=2, lineterm="")
-    if len(text) > MAX_DIFF:
-        text[MAX_DIFF:] = [f"({len(text) - MAX_DIFF} more lines)"]
-    return "\n".join(text)
+def _diff(script, wanted, *live):
+    """What differs between the node (or a ruleset) and a ruleset, in the words of the script."""
+    command = [*script, "diff", wanted, *live]
+    done = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
+    if done["retcode"] not in (0, DIFFERS):
+        raise CommandExecutionError(f"{' '.join(command)}: {done['stderr'] or done['stdout']}")
+    return done["stdout"]
 
 
 def _gated():
@@ -206,13 +163,6 @@ def _gated():
 
 # --------------------------------------------------------------------------------------------------
 # A ruleset, checked and on disk
-
-
-def _script():
-    """The command of our script; in test mode a run may be the one that would install it."""
-    if os.path.exists(FIREWALL):
-        return [FIREWALL]
-    return ["sh", __salt__["cp.cache_file"]("salt://gateway/firewall/files/firewall", __env__)]
 
 
 def _ruleset_digest(ruleset):
@@ -234,21 +184,27 @@ def _confirmed(folder):
     }
 
 
-def _checked_ruleset(script, ruleset):
+def _checked(script, folder, ruleset):
     """
-    What the kernel makes of a ruleset, in its own words, by file. Raises CommandExecutionError with
-    the pillar's entry, the reason and the rule for what it does not take.
+    Put a ruleset into a folder. Returns what the kernel makes of it, in its own words, by file.
+    Raises CommandExecutionError with the pillar's entry, the reason and the rule for what it does
+    not take.
     """
-    if not ruleset:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        for family, text in ruleset.items():
-            state.write(f"{folder}/{family}", text)
-        command = [*script, "check", folder]
-        done = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
-        if done["retcode"]:
-            raise CommandExecutionError(_refused(ruleset, done["stdout"]) or done["stderr"])
-        return {path: state.read(f"{folder}/{path}") for path in IN_KERNEL}
+    for family, text in ruleset.items():
+        state.write(f"{folder}/{family}", text)
+    command = [*script, "check", folder]
+    done = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True)
+    if done["retcode"]:
+        raise CommandExecutionError(_refused(ruleset, done["stdout"]) or done["stderr"])
+    return {path: state.read(f"{folder}/{path}") for path in IN_KERNEL}
+
+
+def _unchecked(folder, ruleset):
+    """The same in our words, where the kernel cannot be asked."""
+    kernel = {f"kernel/{family}": ruleset[family] for family in FAMILIES}
+    for path, text in kernel.items():
+        state.write(f"{folder}/{path}", text)
+    return kernel
 
 
 def _refused(ruleset, output):

@@ -45,8 +45,18 @@ TESTED = {
         f"_modules/{path.name}": PLANNER  # the rooms, and what they share
         for path in sorted((ROOT / "_modules").glob("_gateway_*.py"))
     },
-    "_modules/_gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
-    "_modules/_gateway_foreign.py": "test_foreign.py",
+    **dict.fromkeys(
+        [f"_modules/_gateway_{name}.py" for name in ("rules", "iptables", "vpn_rules")],
+        "test_rules.py test_sync.py test_plan_vpn.py test_plan_properties.py",
+    ),
+    **{
+        f"_modules/_gateway_{name}.py": f"{PLANNER} test_rules.py"  # with rules of their own
+        for name in ("nat", "sync", "policy")
+    },
+    **{
+        f"_modules/{path.name}": "test_foreign.py"
+        for path in (ROOT / "_modules").glob("_gateway_foreign*.py")
+    },
     "_modules/gateway.py": "test_module.py test_sync.py",
     "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
     "_modules/_gateway_files.py": "test_pki.py test_pki_module.py",

@@ -9,6 +9,7 @@ no firewall guard:
 no firewall rules of ours:
   gateway_firewall.loaded:
     - ruleset: {}
+    - loader: salt://gateway/firewall/files/firewall
     - require:
       - gateway_service: no firewall guard
 

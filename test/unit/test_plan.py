@@ -1844,10 +1844,10 @@ def test_nat(plan):
             {
                 "key": "gateway:nat:forwards:0",
                 "proto": "tcp",
-                "ports": "443",
+                "ports": [443, 443],
                 "to": "backend01",
                 "ip": "10.77.0.10",
-                "to_ports": "443",
+                "to_ports": [443, 443],
                 "from": [],
                 "address": None,
                 "comment": None,
@@ -1869,7 +1869,11 @@ def test_forward_targets(plan, to, expected):
     forward = {"port": 25, "proto": "udp", "to": to, "to_port": 2525}
     [found] = plan({"nat:forwards": [forward]})["nat"]["forwards"]
     assert (found["to"], found["ip"]) == expected
-    assert (found["ports"], found["proto"], found["to_ports"]) == ("25", "udp", "2525")
+    assert (found["ports"], found["proto"], found["to_ports"]) == (
+        [25, 25],
+        "udp",
+        [2525, 2525],
+    )
 
 
 def test_one_port_of_two_protocols(plan):
@@ -1891,7 +1895,7 @@ def test_forwards_of_several_ports_protocols_and_addresses(plan):
     found = plan({**ADDRESSES, "nat:forwards": [forward]})["nat"]["forwards"]
     assert [[each[key] for key in ("ports", "to_ports", "proto", "address")] for each in found] == [
         [ports, to_ports, proto, address]
-        for ports, to_ports in (("80", "9000"), ("8000:8010", "9000:9010"))
+        for ports, to_ports in (([80, 80], [9000, 9000]), ([8000, 8010], [9000, 9010]))
         for proto in ("tcp", "udp")
         for address in ("198.51.100.10", "198.51.100.11")
     ]
@@ -1926,7 +1930,7 @@ def test_one_to_one_and_outbound(plan):
     assert (mail["from"], mail["proto"], mail["ports"]) == (
         [{"address": "10.77.0.10"}],
         "tcp",
-        ["25"],
+        [[25, 25]],
     )
 
 
@@ -1960,7 +1964,7 @@ def test_firewall_rules(plan):
             "from": [{"address": "10.8.0.0/16"}, {"interface": "vpn-main", "family": 6}],
             "to": [],
             "proto": "tcp",
-            "ports": ["22", "80:90"],
+            "ports": [[22, 22], [80, 90]],
             "action": "accept",
             "limit": "3/minute",
             "log": False,

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import _gateway_iptables
 import _gateway_nodes
 import _gateway_plan
 import _gateway_reader
@@ -558,7 +559,8 @@ def test_a_set_s_name_changes_with_its_members_and_only_then(pillar, data):
         new = after["firewall"]["groups"][group]
         for version in (4, 6):
             names = {
-                _gateway_rules._set_name(group, each[f"v{version}"], version) for each in (old, new)
+                _gateway_iptables.set_name(group, each[f"v{version}"], version)
+                for each in (old, new)
             }
             assert len(names) == 1 + (old[f"v{version}"] != new[f"v{version}"])
 

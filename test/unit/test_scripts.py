@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import _gateway_foreign
+import _gateway_foreign_iptables
 import pytest
 
 FOLLOW = "gateway/follow/files/follow"
@@ -162,9 +162,70 @@ def test_load(loaded):
 
 def test_who_looks_at_other_firewalls_knows_the_place_of_a_new_jump(firewall):
     save = subprocess.run("iptables-nft-save", capture_output=True, text=True, check=True).stdout
-    (table,) = [t for t in _gateway_foreign._save_tables(save, "") if t.name == "filter"]
+    (table,) = [t for t in _gateway_foreign_iptables.save_tables(save, "") if t.name == "filter"]
     for chain in ("INPUT", "FORWARD"):
-        assert _gateway_foreign._place(table, chain) == JUMPS["filter", chain]
+        assert _gateway_foreign_iptables.place_of_jump(table, chain) == JUMPS["filter", chain]
+
+
+def differences(firewall, *arguments):
+    """What `diff` prints, by table: what is too much there (-), and what is missing (+)."""
+    done = firewall.run("diff", *arguments, code=None)
+    assert done.returncode == (10 if done.stdout else 0), done.stderr
+    found: dict[str, list[str]] = {}
+    place = ""
+    for line in done.stdout.splitlines():
+        if line.startswith("--- "):
+            place = line.removeprefix("--- ").removesuffix(" (live)")
+        elif line[0] in "+-" and not line.startswith("+++"):
+            found.setdefault(place, []).append(line)
+    return found
+
+
+@pytest.mark.parametrize(
+    "comment", ["GATEWAY-x", "-j", "-g", '"a -j GATEWAY-INPUT b"', '"-j \\" x"']
+)
+def test_a_rule_of_somebody_else_may_speak_of_us(loaded, comment):
+    """What counts is where it leads."""
+    rules = [
+        f"-s 192.0.2.7/32 -m comment --comment {comment} -j {target}"
+        for target in ("ACCEPT", "GATEWAY-INPUT")
+    ]
+    loaded.change(lambda state: state["v4"]["filter"]["INPUT"].extend(rules))
+    assert differences(loaded) == {"IPv4 filter": [f"--A INPUT {rules[1]}"]}
+
+
+def test_a_diff_between_two_rulesets(loaded):
+    """Whatever the kernel has; none of both is the node without us."""
+    stage(loaded, "two", v4=V4.replace("-p 112", "-p 2"), sets=SETS.replace("few-1", "few-2"))
+    before = picture(loaded)
+    loaded.change(lambda state: state["v4"].clear())
+    one, two = loaded.home / "current", loaded.home / ".two"
+    assert differences(loaded, two, one) == {
+        "sets": [
+            *(f"-{line}" for line in SETS.splitlines()),
+            *(f"+{line.replace('few-1', 'few-2')}" for line in SETS.splitlines()),
+        ],
+        "IPv4 raw": [
+            "--A GATEWAY-PREROUTING -p vrrp -j CT --notrack",
+            "+-A GATEWAY-PREROUTING -p 2 -j CT --notrack",
+        ],
+    }
+    assert differences(loaded, one, one) == differences(loaded, "none", "none") == {}
+    assert differences(loaded, "none", one)["IPv6 filter"] == [
+        "-:GATEWAY-INPUT",
+        "--A INPUT -j GATEWAY-INPUT",
+        "-:GATEWAY-FORWARD",
+        "--A FORWARD -j GATEWAY-FORWARD",
+    ]
+    assert "IPv4 raw" in differences(loaded)
+    assert before[2] == picture(loaded)[2]
+
+
+def test_a_diff_of_what_cannot_be_read_is_none(loaded, tool):
+    """Neither "nothing differs" nor "all of it is missing"."""
+    tool("ipset", "echo no such protocol >&2; exit 1")
+    done = loaded.run("diff", code=1)
+    assert (done.stdout, done.stderr) == ("", "no such protocol\n")
 
 
 def test_load_again_has_nothing_to_do(loaded):
@@ -861,7 +922,9 @@ def test_backend_stays(loaded, tool):
 def test_usage(firewall, arguments):
     usage = firewall.run(*arguments, code=64).stderr
     lines = [line.split()[1] for line in usage.splitlines() if line.startswith("  firewall")]
-    assert " ".join(lines) == ("backend check try confirm rollback load repair unload gate status")
+    assert " ".join(lines) == (
+        "backend check try confirm rollback load repair unload gate diff status"
+    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,23 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def module(load):
     return load("_states/gateway_firewall.py")
-
-
-@pytest.mark.parametrize(
-    "comment", ["GATEWAY-x", "-j", "-g", '"a -j GATEWAY-INPUT b"', '"-j \\" x"']
-)
-def test_a_rule_of_somebody_else_may_speak_of_us(module, comment):
-    """What counts is where it leads."""
-    rules = [
-        f"-A INPUT -s 192.0.2.7/32 -m comment --comment {comment} -j {target}"
-        for target in ("ACCEPT", "GATEWAY-INPUT")
-    ]
-    found = module._parse_rules("\n".join(["*filter", ":INPUT ACCEPT [0:0]", *rules, "COMMIT"]))
-    assert found == {("filter", "INPUT"): [rules[1]]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -108,7 +97,20 @@ def site(machine, firewall, module, monkeypatch):
     monkeypatch.setattr(
         module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: site.clock, time_ns=time_ns)
     )
-    machine.functions |= {"cmd.run_all": run_all, "network.connect": connect}
+    # The loader of the formula, whatever there is on the node.
+    loader = machine.folder / "cached"
+    loader.write_text(firewall.script.read_text())
+
+    def cache_file(source, saltenv):
+        assert (ROOT / source.removeprefix("salt://")).exists()
+        assert saltenv == "base"
+        return str(loader)
+
+    machine.functions |= {
+        "cmd.run_all": run_all,
+        "network.connect": connect,
+        "cp.cache_file": cache_file,
+    }
     return site
 
 
@@ -143,13 +145,14 @@ def test_a_node_that_forwards_without_rules_is_told_so(machine, site, forwards, 
     assert ("forwards packets without them" in comment) is said
 
 
-def test_firewall_with_nothing_to_do_is_three_processes(machine, site):
+def test_firewall_with_nothing_to_do_is_two_commands(machine, site):
+    """One compares, one asks for the gate."""
     bare = RULESET | {"sets": "", "v4": V4.replace("-m set --match-set gateway-few-1 src ", "")}
-    for ruleset, more in ((bare, []), (RULESET, ["ipset"])):
+    for ruleset in (bare, RULESET):
         apply(machine, ruleset)
         site.commands.clear()
         assert apply(machine, ruleset)["changes"] == {}
-        assert site.commands == [*SAVES, *more, "firewall"]
+        assert site.commands == ["firewall"] * 2
 
 
 def test_a_lost_gate_is_a_change(machine, site):
@@ -259,7 +262,7 @@ def test_firewall_does_not_mind_other_comments(machine, site):
     for same in (renumbered, dict(reversed(RULESET.items()))):
         site.commands.clear()
         assert apply(machine, same)["changes"] == {}
-        assert site.commands == [*SAVES, "ipset", "firewall"]
+        assert site.commands == ["firewall"] * 2
 
 
 @pytest.mark.parametrize("test", [True, False])
@@ -289,9 +292,11 @@ def test_firewall_that_cannot_be_asked(machine, site, tool, tool_name):
         assert "no such table" in ret["comment"]
 
 
-def test_firewall_before_its_tools_are_there(machine, site, monkeypatch, module):
+def test_firewall_before_its_tools_are_there(machine, site, monkeypatch, module, tool):
     """Test mode on a fresh node: package and script would come in the same run."""
     monkeypatch.setattr(module.shutil, "which", lambda tool: None)
+    for name in (*SAVES, "ipset"):
+        tool(name, "exit 127")
     ret = apply(machine, test=True)
     assert ret["result"] is None
     assert "+-A GATEWAY-INPUT -p 112 -j ACCEPT" in ret["changes"]["diff"].splitlines()
@@ -299,18 +304,30 @@ def test_firewall_before_its_tools_are_there(machine, site, monkeypatch, module)
     assert machine.run("loaded", "rules", {})["changes"] == {}
 
 
-def test_firewall_before_its_script_is_there(machine, site, root):
+def test_firewall_before_its_script_is_there(machine, site):
     """Test mode where iptables is there already: the real diff, from the master's script."""
-    site.firewall.script.rename(machine.folder / "cached")
-
-    def cache_file(source, saltenv):
-        assert (root / source.removeprefix("salt://")).exists()
-        assert saltenv == "base"
-        return str(machine.folder / "cached")
-
-    machine.functions["cp.cache_file"] = cache_file
+    site.firewall.script.unlink()
     ret = apply(machine, test=True)
     assert "+-A GATEWAY-INPUT -p vrrp -j ACCEPT" in ret["changes"]["diff"].splitlines()
+
+
+def test_firewall_with_the_script_of_an_older_version(machine, site):
+    """Before the new one is there: in test mode, and where all is taken away at once."""
+    apply(machine)
+    old = site.firewall.script.read_text().replace("[123]:diff)", "[123]:unknown)")
+    site.firewall.script.write_text(old)
+    assert apply(machine, test=True)["changes"] == {}
+    changes = machine.run("loaded", "rules", {}, test=True)["changes"]
+    assert "--A INPUT -j GATEWAY-INPUT" in changes["diff"].splitlines()
+    assert machine.run("loaded", "rules", {})["changes"] == changes
+    assert gone(site)
+
+
+def test_firewall_whose_script_is_nowhere(machine, site):
+    machine.functions["cp.cache_file"] = lambda source, saltenv: ""
+    assert apply(machine, test=True)["comment"] == (
+        "There is no salt://gateway/firewall/files/firewall."
+    )
 
 
 # New rules are kept only if the node still reaches what it reached before
