@@ -6,21 +6,19 @@ from typing import Any
 import _gateway_node
 import _gateway_pem
 import _gateway_plan
-from _gateway_node import Plan
+from _gateway_node import Facts, Plan
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 
 
-def digest_status(wanted: Plan | None, problems: list[str]) -> dict[str, Any]:
-    """``wanted`` is the pillar's plan; None while the pillar is wrong."""
+def status(wanted: Plan | None) -> tuple[Facts, list[str]]:
+    """``digest`` and ``formula``. ``wanted`` is the pillar's plan; None while that is wrong."""
     applied = last()
-    if wanted:
-        problems += _not_applied(applied, wanted)
-    return {"applied": applied["digest"], "pillar": wanted and wanted["digest"]}
-
-
-def formula_status() -> dict[str, Any]:
-    return {"applied": last().get("formula"), "version": _gateway_plan.VERSION}
+    facts = {
+        "digest": {"applied": applied["digest"], "pillar": wanted and wanted["digest"]},
+        "formula": {"applied": applied.get("formula"), "version": _gateway_plan.VERSION},
+    }
+    return facts, _not_applied(applied, wanted) if wanted else []
 
 
 def _not_applied(applied: Plan, wanted: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import _gateway_dnsmasq
 import _gateway_node
 import _gateway_values as values
-from _gateway_node import Plan, opening, service_unit
+from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Dhcp,
@@ -112,7 +112,14 @@ def _dhcp(site: Site) -> dict[str, Any]:
     }
 
 
-def lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """It has nothing to show. What another node remembers of leases is old."""
+    if not plan["dhcp"]["enabled"] or here.role != "MASTER":
+        return {}, []
+    return {}, _lease_problems(plan["dhcp"]["reservations"])
+
+
+def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
     """
     Reserved addresses that another machine has a lease of: until that ends, or the machine gives it
     back, the one that it is reserved for gets an address of the pool.

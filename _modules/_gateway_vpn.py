@@ -12,7 +12,7 @@ import _gateway_clients
 import _gateway_node
 import _gateway_pem
 import _gateway_values as values
-from _gateway_node import Plan, opening, service_unit
+from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     INSTANCE_PREFIX,
@@ -346,21 +346,31 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
     }
 
 
-def warnings(site: Site, node_name: str) -> list[str]:
+def warnings(plan: Plan, here: Here) -> list[str]:
     """
-    What is wrong with this node's VPN, or soon will be: with certificates, keys, the revocation
-    list, and with programs that OpenVPN calls. It is no reason not to apply all the rest.
+    What is wrong with this node's VPN, or soon will be: with its routes, certificates, keys, the
+    revocation list, and with programs that OpenVPN calls. It is no reason not to apply all the
+    rest.
     """
-    if not site.vpn_servers:
+    site = here.site
+    if not site or not site.vpn_servers:
         return []
     if site.vpn_error:
-        return [f"gateway:vpn:pki:error: {site.vpn_error}"]
-    node = next(node for node in site.nodes if node.name == node_name)
+        return [*_route_warnings(plan), f"gateway:vpn:pki:error: {site.vpn_error}"]
+    node = next(node for node in site.nodes if node.name == plan["node"]["name"])
+    return [*_route_warnings(plan), *_material_warnings(site, node), *_program_warnings(site)]
+
+
+def _material_warnings(site: Site, node: Node) -> list[str]:
+    return [
+        f"{':'.join(material.keys)}: {fault}"
+        for name, material in sorted((site.vpn_pki | node.pki).items())
+        for fault in _gateway_pem.faults(name, material)
+    ]
+
+
+def _program_warnings(site: Site) -> list[str]:
     found = []
-    for name, material in sorted((site.vpn_pki | node.pki).items()):
-        found += [
-            f"{':'.join(material.keys)}: {fault}" for fault in _gateway_pem.faults(name, material)
-        ]
     for server in site.vpn_servers:
         if server.auth and server.auth.script:
             key = f"gateway:vpn:servers:{server.name}:auth:script"
@@ -385,19 +395,19 @@ def _option_faults(keyword: str, value: str) -> list[str]:
     return list(filter(None, map(_gateway_node.out_of_sight, paths)))
 
 
-def route_warnings(wanted: Plan) -> list[str]:
+def _route_warnings(plan: Plan) -> list[str]:
     """Networks to which a VPN server's clients are sent, and no rule lets them through."""
-    accepting = [rule for rule in wanted["firewall"]["forward"] if rule["action"] == "accept"]
+    accepting = [rule for rule in plan["firewall"]["forward"] if rule["action"] == "accept"]
     open_to_all = [
-        wanted["internal"]["network"],
-        *wanted["vpn"]["networks"],
-        *(server["network"] for server in wanted["vpn"]["servers"]),
+        plan["internal"]["network"],
+        *plan["vpn"]["networks"],
+        *(server["network"] for server in plan["vpn"]["servers"]),
     ]
     return [
         f"gateway:vpn:servers:{server['name']}:routes: clients send what is for {network} into the"
         " tunnel, and no rule lets it through; add one to gateway:firewall:forward, such as"
         f" {{from: {server['name']}, to: {network}}}"
-        for server in wanted["vpn"]["servers"]
+        for server in plan["vpn"]["servers"]
         for network in server["routes"]
         if not server["full_tunnel"]
         and not any(_gateway_node.overlap(network, other) for other in open_to_all)
@@ -433,18 +443,26 @@ def _script_faults(path: str) -> list[str]:
     return [f"user nobody, as whom OpenVPN calls it, may not execute {path}"]
 
 
-def status(wanted: Plan, addresses: list[str], problems: list[str]) -> dict[str, Any]:
-    found = {}
-    for server in wanted["vpn"]["servers"]:
-        up = server["address"] in addresses
-        found[server["name"]] = {
+UNKNOWN: Facts = {"vpn": {}}
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``vpn``: by server, its tunnel and who is connected. A drain stops them all."""
+    addresses = _gateway_node.addresses_of(here.links)
+    servers = {
+        server["name"]: {
             "address": server["address"],
-            "up": up,
+            "up": server["address"] in addresses,
             "clients": _vpn_clients(server["instance"]),
         }
-        if not up:
-            problems.append(f"the tunnel of VPN server {server['name']} is down")
-    return found
+        for server in ([] if here.drained else plan["vpn"]["servers"])
+    }
+    problems = [
+        f"the tunnel of VPN server {name} is down"
+        for name, server in servers.items()
+        if not server["up"]
+    ]
+    return {"vpn": servers}, problems
 
 
 def _vpn_clients(instance: str) -> dict[str, list[str]]:

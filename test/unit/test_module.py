@@ -1144,6 +1144,31 @@ def test_status_of_a_healthy_primary(module, node):
     }
 
 
+def test_a_further_room_has_its_say(module, node, monkeypatch):
+    """By its doors alone, in validate and in status."""
+    room = SimpleNamespace(
+        errors=lambda plan, here: ["an error"],
+        forecasts=lambda plan, here: ["a forecast"],
+        warnings=lambda plan, here: [f"a warning of {plan['node']['name']}"],
+        status=lambda plan, here: ({"more": {"role": here.role}, "services": {"x": 1}}, ["dead"]),
+        status_without_plan=lambda: ({"more": {"known": True}}, ["lost"]),
+        UNKNOWN={"more": {"role": None}},
+    )
+    monkeypatch.setattr(_gateway_plan, "ROOMS", (*_gateway_plan.ROOMS, room))
+    status = module.status()
+    assert status["more"] == {"role": "MASTER"}
+    assert status["services"] == dict.fromkeys([*SERVICES, "gateway-dhcp"], "running") | {"x": 1}
+    assert status["problems"] == ["dead", "a warning of gw1"]
+    assert module.validate() == ["an error", "a forecast", "a warning of gw1"]
+    assert module.validate(warnings=False) == ["an error"]
+    node.pillar["gateway"] = None
+    assert module.status()["more"] == {"role": "MASTER"}
+    node.applied.unlink()
+    status = module.status()
+    assert status["more"] == {"role": None, "known": True}
+    assert "lost" in status["problems"]
+
+
 def test_status_of_a_healthy_secondary(module, node):
     node.addresses["eth0"].remove("10.77.0.1/32")
     node.running.remove("gateway-dhcp")
@@ -1918,7 +1943,7 @@ def takeover(module, node, monkeypatch, tmp_path):
     (tmp_path / "uptime").write_text("4711.86 9000.50\n")
     monkeypatch.setattr(_gateway_node, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
-        module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
+        _gateway_failover, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0])
     )
     return node
 
