@@ -48,6 +48,11 @@ TESTED = {
     "_modules/_gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
     "_modules/_gateway_foreign.py": "test_foreign.py",
     "_modules/gateway.py": "test_module.py test_sync.py",
+    "_modules/_gateway_status.py": "test_module.py test_sync.py",
+    **{
+        f"_modules/_gateway_{name}.py": "test_pki_module.py"
+        for name in ("authorities", "master", "profile")
+    },
     "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
     "_modules/_gateway_files.py": "test_pki.py test_pki_module.py",
     "_modules/_gateway_x509.py": "test_pki.py test_pki_module.py",

@@ -555,11 +555,16 @@ def test_a_new_planner_is_taken_up(load, root, monkeypatch, tmp_path, path):
             monkeypatch.delitem(sys.modules, name)
 
     forget()
-    first = load(tmp_path / path)._gateway_plan
-    assert load(tmp_path / path)._gateway_plan is first
+
+    def planner():
+        load(tmp_path / path)
+        return sys.modules["_gateway_plan"]
+
+    first = planner()
+    assert planner() is first
     with (tmp_path / "_modules/_gateway_plan.py").open("a") as file:
         file.write("TWO = 2\n")
-    second = load(tmp_path / path)._gateway_plan
+    second = planner()
     assert second is not first
     assert second.TWO == 2
     forget()
