@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
+import _gateway_client_files
 import _gateway_nodes
 import _gateway_plan
 import _gateway_rules
@@ -278,7 +279,7 @@ def render(compiler, module, kept, edit):
                 plan=calls["gateway.plan"]() if _gateway_plan.read(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
-                    chunk["name"]: compiler.render({**chunk, "fun": "checked_file"}, calls)
+                    chunk["name"]: _gateway_client_files.client_files(json.loads(chunk["server"]))
                     for chunk in low
                     if (chunk["state"], chunk["fun"]) == ("gateway_openvpn", "clients")
                 },
@@ -396,7 +397,9 @@ def test_units_have_in_force_what_is_written(site):
         and chunk["fun"] in ("running", "run")
         and chunk["name"] != "modprobe nf_conntrack"
     ]
-    alone = {  # read when they are called, when a client connects, or at boot
+    # Read when they are called, when a client connects, at boot, or whenever they are others.
+    alone = {
+        "vpn-networks",
         *("announce", "firewall", "follow-tell", "vpn-session", "routes", "applied"),
         *("isolated", "check-conntrackd", "check-ntpsec", "check-openvpn"),
     }
@@ -1311,10 +1314,8 @@ def test_openvpn_instances_that_stay(render):
 
 
 def clients(node, server="main"):
-    """The files of a server's clients, as the state splits them."""
-    text = node.clients[f"/etc/gateway/openvpn/{server}"]
-    _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    """The files of a server's clients, as the state writes them."""
+    return node.clients[f"/etc/gateway/openvpn/{server}"]
 
 
 def test_openvpn_clients(render):
@@ -1328,7 +1329,6 @@ def test_openvpn_clients(render):
         "branch": [
             "ifconfig-push 10.8.1.9 255.255.255.0",
             "iroute 10.50.0.0 255.255.255.0",
-            "# vpn-routes 10.50.0.0/25 10.50.0.128/25",
         ],
         "gone": ["disable", 'push "route 10.50.0.0 255.255.255.0"'],
         "DEFAULT": ['push "route 10.50.0.0 255.255.255.0"'],
@@ -1632,7 +1632,11 @@ def test_whole_configurations(render, root, request, name):
         if not chunk["name"].startswith(("/var/lib/gateway/", "/etc/systemd/"))
         if chunk["name"] in found.files
     }
-    made |= {f"{path[1:]}/clients": text for path, text in found.clients.items()}
+    made |= {
+        f"{folder[1:]}/{name}": text
+        for folder, files in found.clients.items()
+        for name, text in files.items()
+    }
     made |= {
         f"firewall/{part}": text
         for part, text in _gateway_rules.ruleset(found.plan).items()
