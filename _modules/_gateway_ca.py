@@ -183,13 +183,13 @@ class Authority:
 
     def everyone(self) -> tuple[list[Issued], dict[str, str]]:
         """What was issued to all names, and which of them have a damaged file, and why."""
-        found, damaged = [], {}
+        readable, damaged = [], {}
         for name in self.names():
             try:
-                found.append(self.issued(name))
+                readable.append(self.issued(name))
             except (ValueError, OSError) as error:
                 damaged[name] = str(error)
-        return found, damaged
+        return readable, damaged
 
     def entries(self) -> list[dict[str, Any]]:
         """Every certificate: the CA's, then by name, a name's present one first.
@@ -199,16 +199,16 @@ class Authority:
         names whose file is damaged: with ``error``, and None where nothing is known.
         """
         revoked = self.revoked()
-        found = [self._entry(self.site, "ca", self.ca, revoked, True)]
+        entries = [self._entry(self.site, "ca", self.ca, revoked, True)]
         everyone, damaged = self.everyone()
         for issued in everyone:
             for certificate in issued.certificates:
                 current = certificate is issued.current
-                found.append(self._entry(issued.name, issued.kind, certificate, revoked, current))
+                entries.append(self._entry(issued.name, issued.kind, certificate, revoked, current))
         unknown = dict.fromkeys(("kind", "serial", "ends", "days_left", "revoked"))
         for name, error in damaged.items():
-            found.append({"name": name, **unknown, "current": False, "error": error})
-        return found
+            entries.append({"name": name, **unknown, "current": False, "error": error})
+        return entries
 
     def entry(self, name: str) -> dict[str, Any]:
         """The present certificate of a name, as ``entries`` shows it."""

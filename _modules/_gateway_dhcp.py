@@ -125,15 +125,15 @@ def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
     back, the one that it is reserved for gets an address of the pool.
     """
     # A plan that an older version applied has one MAC address for each.
-    wanted = {
+    reserved = {
         host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
     }
-    found = []
+    problems = []
     for line in (_gateway_node.text(LEASES) or "").splitlines():
         # When it ends (0 for never), MAC address, address, name, client id. dhcp-leasefile of
         # dnsmasq(8); of IPv6 there are none.
         end, mac, ip, *_ = [*line.split(), "", "", ""]
-        name, macs = wanted.get(ip, (None, []))
+        name, macs = reserved.get(ip, (None, []))
         if (
             not name
             or mac in macs
@@ -144,5 +144,5 @@ def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
         until = "for ever"
         if int(end):
             until = f"until {datetime.fromtimestamp(int(end), timezone.utc):%Y-%m-%d %H:%M} UTC"
-        found.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
-    return found
+        problems.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
+    return problems

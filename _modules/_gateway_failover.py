@@ -197,17 +197,7 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
             "undecided": bool(site.health.undecided and site.public.virtual_ip),
         },
         "virtual_ip": str(site.internal.virtual_ip),
-        # Interface and address by turns.
-        "announced": [
-            text
-            for interface, address in [
-                (node.internal_interface, site.internal.virtual_ip),
-                (node.public_interface, site.public.virtual_ip),
-                *((node.public_interface, address) for address in site.public.addresses),
-            ]
-            if address
-            for text in (interface, str(address))
-        ],
+        "announced": _announced(site, node),
         "preempt": failover.preempt,
         "preempt_delay": failover.preempt_delay,
         "advert": max(1, int(failover.advert_interval * 80)),
@@ -222,6 +212,16 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
     }
 
 
+def _announced(site: Site, node: Node) -> list[str]:
+    """The addresses that move, each behind its interface."""
+    moving = [
+        (node.internal_interface, site.internal.virtual_ip),
+        (node.public_interface, site.public.virtual_ip),
+        *((node.public_interface, address) for address in site.public.addresses),
+    ]
+    return [word for interface, address in moving if address for word in (interface, str(address))]
+
+
 def forecasts(plan: Plan, here: Here) -> list[str]:
     """What the status of a node that runs has as peers not heard and as services."""
     return [*_target_forecasts(plan), *_unit_forecasts(plan)]
@@ -232,18 +232,18 @@ def _unit_forecasts(plan: Plan) -> list[str]:
     own = {f"{each['unit']}.service" for each in plan["units"]}
     services = [unit for unit in plan["health"]["services"] if unit not in own]
     keys = {"follow_virtual_ip": plan["follow"]["units"], "health:services": services}
-    found = []
+    missing = []
     for key, units in keys.items():
         command = ("systemctl", "show", "--property", "LoadState", "--value")
         states = _gateway_node.output(*command, *units).split() if units else []
         # Without an answer from systemd nothing is known.
         if len(states) == len(units):
-            found += [
+            missing += [
                 f"gateway:{key}: there is no unit {unit} on this node"
                 for unit, state in zip(units, states, strict=True)
                 if state == "not-found"
             ]
-    return found
+    return missing
 
 
 def _target_forecasts(plan: Plan) -> list[str]:
@@ -301,7 +301,7 @@ def _silence(plan: Plan) -> list[str]:
     On which side a peer is not heard while it is on another. With an election on each the node in
     charge stays in charge then, also where it is its own port that is dead.
     """
-    found = []
+    silences = []
     for peer in plan["peers"]:
         ways = {
             instance["name"]: (instance["interface"], peer[instance["name"]])
@@ -314,14 +314,14 @@ def _silence(plan: Plan) -> list[str]:
             interface, address = ways[side]
             if _answers(interface, address):  # one packet may be lost
                 continue
-            text = f"{peer['name']} is not heard on the {side} side ({address} on {interface})"
+            silence = f"{peer['name']} is not heard on the {side} side ({address} on {interface})"
             if not plan["health"][side]["targets"]:
-                text += (
+                silence += (
                     ", only elsewhere: nothing moves for that, since nobody knows whose port is"
                     f" dead (gateway:health:{side}:targets would say it)"
                 )
-            found.append(text)
-    return found
+            silences.append(silence)
+    return silences
 
 
 def _answers(interface: str, address: str) -> bool:

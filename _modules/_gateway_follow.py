@@ -79,7 +79,7 @@ def _hook_problems() -> list[str]:
 
 def _passed_over(folder: str) -> list[str]:
     """What somebody put there to be called and nobody calls, with the reason."""
-    found = []
+    problems = []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
         if LEFTOVER.match(name) or os.path.isdir(path):
@@ -92,8 +92,8 @@ def _passed_over(folder: str) -> list[str]:
             reason = "it is not executable"
         else:
             continue
-        found.append(f"{path} is passed over: {reason}")
-    return found
+        problems.append(f"{path} is passed over: {reason}")
+    return problems
 
 
 def _in_place(now: str, role: str, kind: str | None) -> bool:

@@ -191,10 +191,10 @@ def _sync_report() -> dict[str, int]:
         with open(SYNC_REPORT, encoding="utf-8") as file:
             report = json.load(file)
         age = (_gateway_node.number(_gateway_node.UPTIME) or 0) - int(report["uptime"])
-        found = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
+        numbers = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found if age < SYNC_SILENCE else {}
+    return numbers if age < SYNC_SILENCE else {}
 
 
 def _sync_counters(text: str) -> dict[str, int | None]:

@@ -285,10 +285,10 @@ def _plan_material(name: str, material: Material) -> dict[str, Any]:
     that it is another one."""
     if material.path:
         return {"path": material.path}
-    found: dict[str, Any] = {"pillar": list(material.keys)}
+    planned: dict[str, Any] = {"pillar": list(material.keys)}
     if name in PUBLIC_MATERIAL:
-        found["hash"] = hashlib.sha256((material.text or "").encode()).hexdigest()[:16]
-    return found
+        planned["hash"] = hashlib.sha256((material.text or "").encode()).hexdigest()[:16]
+    return planned
 
 
 def _has_ipv6(server: VpnServer) -> bool:
@@ -370,19 +370,19 @@ def _material_warnings(site: Site, node: Node) -> list[str]:
 
 
 def _program_warnings(site: Site) -> list[str]:
-    found = []
+    faults = []
     for server in site.vpn_servers:
         if server.auth and server.auth.script:
             key = f"gateway:vpn:servers:{server.name}:auth:script"
-            found += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
+            faults += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
         service = server.auth and server.auth.pam
         if service and not any(os.path.exists(f"{folder}/{service}") for folder in PAM):
             key = f"gateway:vpn:servers:{server.name}:auth:pam"
-            found.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
+            faults.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
         for keyword, value in server.settings:
             key = f"gateway:vpn:servers:{server.name}:settings:{keyword}"
-            found += [f"{key}: {fault}" for fault in _option_faults(keyword, value)]
-    return found
+            faults += [f"{key}: {fault}" for fault in _option_faults(keyword, value)]
+    return faults
 
 
 def _option_faults(keyword: str, value: str) -> list[str]:
@@ -471,12 +471,12 @@ def _vpn_clients(instance: str) -> dict[str, list[str]]:
         rows = _management(MANAGEMENT.format(instance=instance), "status 3")
     except OSError:
         return {}
-    found: dict[str, list[str]] = {}
+    addresses: dict[str, list[str]] = {}
     for row in rows:
         # Name, real address, address in the tunnel (none before the client was let in), ...
         if row[0] == "CLIENT_LIST" and any(row[3:4]):
-            found.setdefault(row[1], []).append(row[3])
-    return found
+            addresses.setdefault(row[1], []).append(row[3])
+    return addresses
 
 
 def _management(path: str, command: str) -> list[list[str]]:

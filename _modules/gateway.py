@@ -160,13 +160,13 @@ def _faults_of_the_pillar(by_a_person, warnings):
     errors = _gateway_nodes.check_node(site, __opts__["id"])
     if errors:
         return errors
-    wanted = plan()
+    planned = plan()
     kept = {} if by_a_person else __context__["gateway.kept"]  # an apply asks many times
-    here = _gateway_status.look_by_pillar(wanted, site, _pillar(), kept)
-    errors = _gateway_status.errors(wanted, here)
+    here = _gateway_status.look_by_pillar(planned, site, _pillar(), kept)
+    errors = _gateway_status.errors(planned, here)
     if not warnings:
         return errors
-    return [*errors, *_gateway_status.warnings(wanted, here, forecasts=True)]
+    return [*errors, *_gateway_status.warnings(planned, here, forecasts=True)]
 
 
 def has_states(**kwargs):
@@ -286,10 +286,10 @@ def ruleset(node=None, **kwargs):
         salt gw1 gateway.ruleset
     """
     _called(kwargs)
-    wanted = plan(node)
+    planned = plan(node)
+    here = planned["node"]["name"] == __opts__["id"]
     # What another node's interfaces are is not known here.
-    bridges = _gateway_firewall.bridges(wanted) if wanted["node"]["name"] == __opts__["id"] else []
-    return _gateway_rules.ruleset(wanted, bridges)
+    return _gateway_rules.ruleset(planned, _gateway_firewall.bridges(planned) if here else [])
 
 
 def sync_ignored(**kwargs):
@@ -386,10 +386,10 @@ def undrain(**kwargs):
 
 def _to_drain(kwargs):
     """What a drain has to know: ``virtual_ip`` and ``takeover``, and the VPN servers' units."""
-    wanted, errors = _in_force(kwargs)
+    planned, errors = _in_force(kwargs)
     try:
-        health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
-        return health, [unit["unit"] for unit in wanted["units"] if unit["drained"]]
+        health = {key: planned["health"][key] for key in ("virtual_ip", "takeover")}
+        return health, [unit["unit"] for unit in planned["units"] if unit["drained"]]
     except KeyError:
         message = "\n".join(["The pillar of this site is wrong:", *errors])
         raise CommandExecutionError(message) from None
@@ -413,14 +413,14 @@ def status(**kwargs):
 
         salt 'gw*' gateway.status
     """
-    wanted, errors = _in_force(kwargs)
+    planned, errors = _in_force(kwargs)
     if not errors:
-        here = _gateway_status.look_by_pillar(wanted, _valid_site(), _pillar())
-        return _gateway_status.status(wanted, here, [])
+        here = _gateway_status.look_by_pillar(planned, _valid_site(), _pillar())
+        return _gateway_status.status(planned, here, [])
     title = "the pillar cannot be used, so this is judged by what was applied last"
     try:
-        here = _gateway_status.look(wanted)
-        return _gateway_status.status(wanted, here, [*errors, title])
+        here = _gateway_status.look(planned)
+        return _gateway_status.status(planned, here, [*errors, title])
     except (KeyError, TypeError):
         # There is none, or it is of a version of the formula that had other plans.
         return _gateway_status.status_without_plan(__opts__["id"], errors)

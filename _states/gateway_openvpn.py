@@ -47,12 +47,12 @@ def servers_only(name, service, instances):
     instances
         List of the instances that stay.
     """
-    found = sorted(
+    ours = sorted(
         file.removesuffix(".conf")
         for file in (os.listdir(name) if os.path.isdir(name) else [])
         if file.startswith("gateway-") and file.endswith(".conf")
     )
-    stale = [instance for instance in found if instance not in instances]
+    stale = [instance for instance in ours if instance not in instances]
     # By backup_mode, before there was a word against it; and by a run that was killed.
     copies = glob.glob(f"{__opts__.get('cachedir', '')}/file_backup{name}/gateway-*.conf_*")
     copies += [
@@ -269,7 +269,7 @@ class _Management:
         header = next((row[2:] for row in rows if row[:2] == ["HEADER", "CLIENT_LIST"]), [])
         if not set(header) >= {"Common Name", "Virtual Address", "Real Address", "Client ID"}:
             raise OSError("OpenVPN does not say who is connected")
-        found = [
+        clients = [
             dict(zip(header, row[1:], strict=False)) for row in rows if row[0] == "CLIENT_LIST"
         ]
         return [
@@ -279,7 +279,7 @@ class _Management:
                 "real": row["Real Address"],
                 "id": row["Client ID"],
             }
-            for row in found
+            for row in clients
             if row.get("Virtual Address") and "Client ID" in row  # others are not let in yet
         ]
 
@@ -297,9 +297,9 @@ class _Management:
 
 def _serial(folder, session):
     """A session's certificate serial as ``vpn-session`` noted it; None if that is not known."""
-    text = state.read_foreign(f"{folder}/{os.path.basename(session['address'])}")
-    found = re.fullmatch(r"([0-9]{1,60}) (.+)", (text or "").strip())
-    return int(found[1]) if found and found[2] == session["client"] else None
+    note = state.read_foreign(f"{folder}/{os.path.basename(session['address'])}")
+    words = re.fullmatch(r"([0-9]{1,60}) (.+)", (note or "").strip())
+    return int(words[1]) if words and words[2] == session["client"] else None
 
 
 def _judge(server, revoked):

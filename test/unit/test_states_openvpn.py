@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -25,6 +26,18 @@ from salt.exceptions import CommandExecutionError
 @pytest.fixture(scope="module")
 def module(load):
     return load("_states/gateway_openvpn.py")
+
+
+def test_a_new_library_is_taken_up(module, load, monkeypatch, tmp_path):
+    """As the one that all states share."""
+    library = tmp_path / "_gateway_client_files.py"
+    written = "import os\nWRITTEN = os.stat(__file__).st_mtime_ns\n"
+    library.write_text(f"{written}VERSION = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "_gateway_client_files")
+    assert load("_states/gateway_openvpn.py").client_files.VERSION == 1
+    library.write_text(f"{written}VERSION = 'two'\n")
+    assert load("_states/gateway_openvpn.py").client_files.VERSION == "two"
 
 
 @pytest.fixture
@@ -493,6 +506,15 @@ def test_an_address_that_is_the_beginning_of_another(machine, server):
     server.of["bob"] = {"address": "10.8.0.50"}
     server.of["eve"] = {"address": "110.8.0.5"}
     assert machine.run(*server.call())["changes"] == {}
+
+
+def test_a_client_whose_name_is_that_of_the_file_for_all_others(machine, server):
+    """OpenVPN finds a file for it, so it would come in again."""
+    server.sessions = {"0": ("DEFAULT", "10.8.0.200")}
+    told = server.call(dynamic=False, client_pushes=["route 10.50.0.0 255.255.255.0"])
+    assert machine.run(*told)["changes"] == {}
+    refused = {"DEFAULT 10.8.0.200": "not in gateway:vpn:clients"}
+    assert machine.run(*server.call(dynamic=False))["changes"] == refused
 
 
 def test_a_revoked_client_where_only_those_with_an_entry_get_in(machine, server):

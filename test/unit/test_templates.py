@@ -1340,6 +1340,21 @@ def test_openvpn_clients(render):
     }
 
 
+def test_networks_behind_clients_are_known_before_the_clients_files_are_new(render):
+    """An older version's script has them from these files, and would take the routes away."""
+    found = render("VPN clients")
+    assert lines(found, "/etc/gateway/vpn-networks") == [
+        "10.50.0.0/25 branch",
+        "10.50.0.128/25 branch",
+    ]
+    assert "openvpn networks behind clients" in needed(found, "openvpn routes service")
+    states = list(found.ids)
+    assert states.index("openvpn routes service") < states.index("openvpn clients of main")
+    assert "/etc/gateway/vpn-networks" not in render("example").files
+    absent = {chunk["name"] for chunk in render("example").low if chunk["fun"] == "absent"}
+    assert "/etc/gateway/vpn-networks" in absent
+
+
 def test_openvpn_knows_nothing_of_its_clients(render):
     """What it is started with is the same with and without them."""
     path = "/etc/openvpn/server/gateway-main.conf"
