@@ -25,7 +25,7 @@ from _gateway_site import Site
 
 
 def look(plan: Plan) -> Here:
-    """This node now, where the plan is not that of the pillar: that is wrong."""
+    """This node now. The pillar is not asked: it may be wrong, and the plan an older one."""
     links = _gateway_node.links()
     addresses = _gateway_node.addresses_of(links)
     return Here(
@@ -38,7 +38,8 @@ def look(plan: Plan) -> Here:
 def look_by_pillar(
     plan: Plan, site: Site, pillar: Mapping[str, Any], kept: dict[str, Any] | None = None
 ) -> Here:
-    """This node now. Whatever is in ``kept`` is not looked at again."""
+    """This node now, with what its plan and its pillar are. Whatever is in ``kept`` is not looked
+    at again."""
     return replace(
         look(plan),
         site=site,
