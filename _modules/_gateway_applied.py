@@ -6,21 +6,19 @@ from typing import Any
 import _gateway_node
 import _gateway_pem
 import _gateway_plan
-from _gateway_node import Plan
+from _gateway_node import Facts, Plan
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 
 
-def digest_status(wanted: Plan | None, problems: list[str]) -> dict[str, Any]:
-    """``wanted`` is the pillar's plan; None while the pillar is wrong."""
+def status(wanted: Plan | None) -> tuple[Facts, list[str]]:
+    """``digest`` and ``formula``. ``wanted`` is the pillar's plan; None while that is wrong."""
     applied = last()
-    if wanted:
-        problems += _not_applied(applied, wanted)
-    return {"applied": applied["digest"], "pillar": wanted and wanted["digest"]}
-
-
-def formula_status() -> dict[str, Any]:
-    return {"applied": last().get("formula"), "version": _gateway_plan.VERSION}
+    facts = {
+        "digest": {"applied": applied["digest"], "pillar": wanted and wanted["digest"]},
+        "formula": {"applied": applied.get("formula"), "version": _gateway_plan.VERSION},
+    }
+    return facts, _not_applied(applied, wanted) if wanted else []
 
 
 def _not_applied(applied: Plan, wanted: Plan) -> list[str]:
@@ -37,7 +35,7 @@ def _not_applied(applied: Plan, wanted: Plan) -> list[str]:
         for name, words in _gateway_pem.EXPIRING.items()
         if name in hashes[1] and hashes[0].get(name) != hashes[1][name]
     ]
-    found = [f"{words} is not the one that was applied last: apply it" for words in newer]
+    differences = [f"{words} is not the one that was applied last: apply it" for words in newer]
     parts = [
         name
         for name in wanted
@@ -47,8 +45,8 @@ def _not_applied(applied: Plan, wanted: Plan) -> list[str]:
         here = (
             f", in {', '.join(sorted(parts))}" if parts else ", in nothing that is about this node"
         )
-        found.append(f"the pillar is not what was last applied{here}")
-    return found
+        differences.append(f"the pillar is not what was last applied{here}")
+    return differences
 
 
 def _material_hashes(plan: Plan) -> dict[str, str]:
@@ -57,21 +55,21 @@ def _material_hashes(plan: Plan) -> dict[str, str]:
 
 
 def _without_hashes(plan: Plan, part: str) -> Any:
-    found = plan.get(part)
-    if part != "vpn" or not found:
-        return found
+    planned = plan.get(part)
+    if part != "vpn" or not planned:
+        return planned
     pki = {
         name: {key: value for key, value in material.items() if key != "hash"}
-        for name, material in found.get("pki", {}).items()
+        for name, material in planned.get("pki", {}).items()
     }
-    return found | {"pki": pki}
+    return planned | {"pki": pki}
 
 
 def last() -> Plan:
     """The plan that was applied last as a whole; of an older version its digest alone."""
     text = _gateway_node.text(APPLIED)
     try:
-        found = json.loads(text or "")
+        plan = json.loads(text or "")
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) and "digest" in found else {"digest": text or None}
+        plan = None
+    return plan if isinstance(plan, dict) and "digest" in plan else {"digest": text or None}

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import _gateway_files
+import _gateway_pem
 import _gateway_x509
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -36,20 +37,15 @@ KEYS = {
     "tls_crypt_v2": "tls-crypt-v2.key",
     "auth_token": "auth-token.key",
 }
+# What a gateway's files are called; pillar.example has the same names.
+GATEWAY_FILES = KEYS | {
+    "ca": "ca.crt",
+    "certificate": "server.crt",
+    "crl": "crl.pem",
+    "key": "server.key",
+}
 
 _SITE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,50}")
-
-
-# --------------------------------------------------------------------------------------------------
-# Certificates: nothing here reads or writes a file
-
-
-# --------------------------------------------------------------------------------------------------
-# Files
-
-
-# --------------------------------------------------------------------------------------------------
-# The authority
 
 
 @dataclass(frozen=True)
@@ -187,13 +183,13 @@ class Authority:
 
     def everyone(self) -> tuple[list[Issued], dict[str, str]]:
         """What was issued to all names, and which of them have a damaged file, and why."""
-        found, damaged = [], {}
+        readable, damaged = [], {}
         for name in self.names():
             try:
-                found.append(self.issued(name))
+                readable.append(self.issued(name))
             except (ValueError, OSError) as error:
                 damaged[name] = str(error)
-        return found, damaged
+        return readable, damaged
 
     def entries(self) -> list[dict[str, Any]]:
         """Every certificate: the CA's, then by name, a name's present one first.
@@ -203,16 +199,16 @@ class Authority:
         names whose file is damaged: with ``error``, and None where nothing is known.
         """
         revoked = self.revoked()
-        found = [self._entry(self.site, "ca", self.ca, revoked, True)]
+        entries = [self._entry(self.site, "ca", self.ca, revoked, True)]
         everyone, damaged = self.everyone()
         for issued in everyone:
             for certificate in issued.certificates:
                 current = certificate is issued.current
-                found.append(self._entry(issued.name, issued.kind, certificate, revoked, current))
+                entries.append(self._entry(issued.name, issued.kind, certificate, revoked, current))
         unknown = dict.fromkeys(("kind", "serial", "ends", "days_left", "revoked"))
         for name, error in damaged.items():
-            found.append({"name": name, **unknown, "current": False, "error": error})
-        return found
+            entries.append({"name": name, **unknown, "current": False, "error": error})
+        return entries
 
     def entry(self, name: str) -> dict[str, Any]:
         """The present certificate of a name, as ``entries`` shows it."""
@@ -249,6 +245,32 @@ class Authority:
         if issued.current.not_valid_after_utc < self.now:
             raise ValueError(f"the certificate of {name} is over; gateway_pki.renew {name}")
         return issued
+
+    def material(self, node: str) -> dict[str, str]:
+        """What a gateway has of its own, and what all gateways have, by the planner's names."""
+        issued = self.good(node)
+        if issued.kind != "server":
+            raise ValueError(f"{node} is a client, not a gateway")
+        material = {
+            "ca": self.read("ca.crt"),
+            "certificate": _gateway_x509.pem(issued.current),
+            "crl": self.read("crl.pem"),
+            "key": issued.key,
+            **self.keys(),
+        }
+        for name, text in material.items():
+            if not _gateway_pem.is_pem(text, name):
+                raise ValueError(f"{name} in {self.folder} is damaged; restore it")
+        return material
+
+    def write_material(self, node: str, folder: Path) -> dict[str, str]:
+        """Write it as files of a folder. Returns their paths, by the planner's names."""
+        material = self.material(node)
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        paths = {name: folder / GATEWAY_FILES[name] for name in sorted(material)}
+        for name, path in paths.items():
+            _gateway_files.write(path, material[name])
+        return {name: str(path) for name, path in paths.items()}
 
     def crl_state(self) -> dict[str, Any]:
         """``number``, ``revoked`` (how many), ``ends`` and ``days_left`` of the CRL."""

@@ -8,7 +8,7 @@ from typing import Any
 import _gateway_dnsmasq
 import _gateway_node
 import _gateway_values as values
-from _gateway_node import Plan, opening, service_unit
+from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Dhcp,
@@ -117,21 +117,28 @@ def _dhcp(site: Site) -> dict[str, Any]:
     }
 
 
-def lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """It has nothing to show. What another node remembers of leases is old."""
+    if not plan["dhcp"]["enabled"] or here.role != "MASTER":
+        return {}, []
+    return {}, _lease_problems(plan["dhcp"]["reservations"])
+
+
+def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
     """
     Reserved addresses that another machine has a lease of: until that ends, or the machine gives it
     back, the one that it is reserved for gets an address of the pool.
     """
     # A plan that an older version applied has one MAC address for each.
-    wanted = {
+    reserved = {
         host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
     }
-    found = []
+    problems = []
     for line in (_gateway_node.text(LEASES) or "").splitlines():
         # When it ends (0 for never), MAC address, address, name, client id. dhcp-leasefile of
         # dnsmasq(8); of IPv6 there are none.
         end, mac, ip, *_ = [*line.split(), "", "", ""]
-        name, macs = wanted.get(ip, (None, []))
+        name, macs = reserved.get(ip, (None, []))
         if (
             not name
             or mac in macs
@@ -142,5 +149,5 @@ def lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
         until = "for ever"
         if int(end):
             until = f"until {datetime.fromtimestamp(int(end), timezone.utc):%Y-%m-%d %H:%M} UTC"
-        found.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
-    return found
+        problems.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
+    return problems

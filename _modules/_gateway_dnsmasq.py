@@ -5,7 +5,7 @@ import re
 
 import _gateway_node
 import _gateway_values as values
-from _gateway_node import Plan
+from _gateway_node import Here, Plan
 
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 # Keywords of dnsmasq's with a file or folder that it reads again and again.
@@ -75,11 +75,11 @@ def refuse_dhcp(keyword: str) -> str | None:
     return _DHCP_OWN.get(keyword)
 
 
-def warnings(wanted: Plan) -> list[str]:
+def warnings(plan: Plan, here: Here) -> list[str]:
     """Files that dnsmasq shall read and cannot: it goes on without them, only its log says so."""
     found = []
     for part in ("dns", "dhcp"):
-        for keyword, value in wanted[part]["settings"]:
+        for keyword, value in plan[part]["settings"]:
             path = value.split(",")[0]
             if keyword in READ_BY_DNSMASQ and path.startswith("/"):
                 key = f"gateway:{part}:settings:{keyword}"

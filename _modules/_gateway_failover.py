@@ -2,13 +2,14 @@
 
 import json
 import re
+import time
 from ipaddress import IPv4Address
 from typing import Any
 
 import _gateway_node
 import _gateway_nodes
 import _gateway_values as values
-from _gateway_node import Plan, service_unit
+from _gateway_node import Facts, Here, Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Failover,
@@ -192,17 +193,7 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
             "undecided": bool(site.health.undecided and site.public.virtual_ip),
         },
         "virtual_ip": str(site.internal.virtual_ip),
-        # Interface and address by turns.
-        "announced": [
-            text
-            for interface, address in [
-                (node.internal_interface, site.internal.virtual_ip),
-                (node.public_interface, site.public.virtual_ip),
-                *((node.public_interface, address) for address in site.public.addresses),
-            ]
-            if address
-            for text in (interface, str(address))
-        ],
+        "announced": _announced(site, node),
         "preempt": failover.preempt,
         "preempt_delay": failover.preempt_delay,
         "advert": max(1, int(failover.advert_interval * 80)),
@@ -217,28 +208,43 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
     }
 
 
-def unit_warnings(wanted: Plan) -> list[str]:
+def _announced(site: Site, node: Node) -> list[str]:
+    """The addresses that move, each behind its interface."""
+    moving = [
+        (node.internal_interface, site.internal.virtual_ip),
+        (node.public_interface, site.public.virtual_ip),
+        *((node.public_interface, address) for address in site.public.addresses),
+    ]
+    return [word for interface, address in moving if address for word in (interface, str(address))]
+
+
+def forecasts(plan: Plan, here: Here) -> list[str]:
+    """What the status of a node that runs has as peers not heard and as services."""
+    return [*_target_forecasts(plan), *_unit_forecasts(plan)]
+
+
+def _unit_forecasts(plan: Plan) -> list[str]:
     """Units of the user's that are not there. The package may be yet to come."""
-    own = {f"{each['unit']}.service" for each in wanted["units"]}
-    services = [unit for unit in wanted["health"]["services"] if unit not in own]
-    keys = {"follow_virtual_ip": wanted["follow"]["units"], "health:services": services}
-    found = []
+    own = {f"{each['unit']}.service" for each in plan["units"]}
+    services = [unit for unit in plan["health"]["services"] if unit not in own]
+    keys = {"follow_virtual_ip": plan["follow"]["units"], "health:services": services}
+    missing = []
     for key, units in keys.items():
         command = ("systemctl", "show", "--property", "LoadState", "--value")
         states = _gateway_node.output(*command, *units).split() if units else []
         # Without an answer from systemd nothing is known.
         if len(states) == len(units):
-            found += [
+            missing += [
                 f"gateway:{key}: there is no unit {unit} on this node"
                 for unit, state in zip(units, states, strict=True)
                 if state == "not-found"
             ]
-    return found
+    return missing
 
 
-def target_warnings(wanted: Plan) -> list[str]:
+def _target_forecasts(plan: Plan) -> list[str]:
     """A site whose primary would stay in charge with a dead port, and that may not know it."""
-    if not (wanted["peers"] and wanted["health"]["internal"]["undecided"]):
+    if not (plan["peers"] and plan["health"]["internal"]["undecided"]):
         return []
     return [
         "gateway:health:internal:targets: missing; beside a public virtual IP a primary whose"
@@ -247,27 +253,55 @@ def target_warnings(wanted: Plan) -> list[str]:
     ]
 
 
-def status(wanted: Plan, addresses: list[str], problems: list[str]) -> dict[str, Any]:
-    found = {}
-    for instance in wanted["vrrp"]["instances"]:
-        address = instance["virtual_ip"]
-        role = "MASTER" if address in addresses else "BACKUP"
-        found[instance["name"]] = {"virtual_ip": address, "role": role}
-    if len({instance["role"] for instance in found.values()}) > 1:
-        problems.append("the virtual IPs are not on one node")
-    return found
+UNKNOWN: Facts = {"vrrp": {}}
 
 
-def silence(wanted: Plan) -> list[str]:
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``vrrp``: by side, the virtual IP and the node's role; and ``health``."""
+    vrrp, vrrp_problems = _vrrp_status(plan, _gateway_node.addresses_of(here.links))
+    facts, health_problems = status_without_plan()
+    return {"vrrp": vrrp, **facts}, [*vrrp_problems, *health_problems, *_silence(plan)]
+
+
+def status_without_plan() -> tuple[Facts, list[str]]:
+    """``health``: what the monitor says, and since when the node is drained."""
+    nothing: dict[str, Any] = {"penalty": None, "cold": None, "uplink": [], "faults": []}
+    report = json.loads(_gateway_node.text(HEALTH) or "null") or nothing
+    since = drained_since()
+    problems = [] if since is None else [f"this node is drained since {since}"]
+    problems += report["uplink"] + report["faults"]
+    if report["penalty"] is None:
+        problems.append("nothing is known of this node's health")
+    return {"health": {name: report[name] for name in nothing} | {"drained": since}}, problems
+
+
+def role(virtual_ip: str, addresses: list[str]) -> str:
+    """Keepalived's word for a node that has a virtual IP, or has not."""
+    return "MASTER" if virtual_ip in addresses else "BACKUP"
+
+
+def _vrrp_status(plan: Plan, addresses: list[str]) -> tuple[dict[str, Any], list[str]]:
+    sides = {
+        instance["name"]: {
+            "virtual_ip": instance["virtual_ip"],
+            "role": role(instance["virtual_ip"], addresses),
+        }
+        for instance in plan["vrrp"]["instances"]
+    }
+    apart = len({side["role"] for side in sides.values()}) > 1
+    return sides, ["the virtual IPs are not on one node"] if apart else []
+
+
+def _silence(plan: Plan) -> list[str]:
     """
     On which side a peer is not heard while it is on another. With an election on each the node in
     charge stays in charge then, also where it is its own port that is dead.
     """
-    found = []
-    for peer in wanted["peers"]:
+    silences = []
+    for peer in plan["peers"]:
         ways = {
             instance["name"]: (instance["interface"], peer[instance["name"]])
-            for instance in wanted["vrrp"]["instances"]
+            for instance in plan["vrrp"]["instances"]
         }
         silent = [side for side, way in ways.items() if not _answers(*way)]
         if not silent or len(silent) == len(ways):
@@ -276,14 +310,14 @@ def silence(wanted: Plan) -> list[str]:
             interface, address = ways[side]
             if _answers(interface, address):  # one packet may be lost
                 continue
-            text = f"{peer['name']} is not heard on the {side} side ({address} on {interface})"
-            if not wanted["health"][side]["targets"]:
-                text += (
+            silence = f"{peer['name']} is not heard on the {side} side ({address} on {interface})"
+            if not plan["health"][side]["targets"]:
+                silence += (
                     ", only elsewhere: nothing moves for that, since nobody knows whose port is"
                     f" dead (gateway:health:{side}:targets would say it)"
                 )
-            found.append(text)
-    return found
+            silences.append(silence)
+    return silences
 
 
 def _answers(interface: str, address: str) -> bool:
@@ -292,14 +326,47 @@ def _answers(interface: str, address: str) -> bool:
     )
 
 
-def health_status(problems: list[str]) -> dict[str, Any]:
-    """What the monitor says; a node that is drained has nothing more to say."""
-    nothing: dict[str, Any] = {"penalty": None, "cold": None, "uplink": [], "faults": []}
-    found = json.loads(_gateway_node.text(HEALTH) or "null") or nothing
-    drained = _gateway_node.text(DRAINED)
-    if drained is not None:
-        problems.append(f"this node is drained since {drained}")
-    problems += found["uplink"] + found["faults"]
-    if found["penalty"] is None:
-        problems.append("nothing is known of this node's health")
-    return {name: found[name] for name in nothing} | {"drained": drained}
+def drained_since() -> str | None:
+    """When this node was drained, as text; None where it is not."""
+    return _gateway_node.text(DRAINED)
+
+
+def drain(health: dict[str, Any], force: bool) -> None:
+    """Give the virtual IPs away, and note that this node does not want them.
+
+    ``health`` is the plan's. Raises ValueError, and changes nothing, where no peer takes over and
+    it is not by ``force``.
+    """
+    try:
+        if not force:
+            _hand_over(health["virtual_ip"], health["takeover"])
+        _gateway_node.write(DRAINED, f"{_gateway_node.now():%Y-%m-%d %H:%M:%S} UTC")
+    finally:
+        _gateway_node.remove(DRAINING)
+
+
+def undrain() -> None:
+    _gateway_node.remove(DRAINED)
+
+
+def _hand_over(virtual_ip: str, takeover: float) -> None:
+    """Return when another node has the virtual IP, and could keep it; within so many seconds."""
+    if virtual_ip not in _gateway_node.addresses():
+        # Whoever has it is in as good a state as this node at least, else this one would have it.
+        if not _gateway_node.output("ping", "-c", "1", "-W", "2", virtual_ip):
+            raise ValueError(
+                f"no other node answers on the virtual IP {virtual_ip}; nothing was changed"
+                " (force=True drains this node all the same)"
+            )
+        return
+    with open(_gateway_node.UPTIME, encoding="ascii") as file:
+        _gateway_node.write(DRAINING, file.read().split(".")[0])
+    end = time.monotonic() + takeover
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        if virtual_ip not in _gateway_node.addresses():
+            return
+    raise ValueError(
+        f"no healthy peer took the virtual IP {virtual_ip}; nothing was changed"
+        " (force=True drains this node all the same)"
+    )

@@ -9,7 +9,7 @@ import _gateway_foreign
 import _gateway_foreign_nft
 import _gateway_node
 import _gateway_policy
-from _gateway_node import Plan
+from _gateway_node import Facts, Here, Plan
 
 FIREWALL = "/usr/lib/gateway/firewall"
 BACKEND = "/var/lib/gateway/firewall/backend"
@@ -18,7 +18,14 @@ BRIDGE_FILTER = "/proc/sys/net/bridge"
 RULES = "/var/lib/gateway/firewall/current/v4"
 
 
-def ssh_errors(plan: Plan) -> list[str]:
+def errors(plan: Plan, here: Here) -> list[str]:
+    """Whom the new rules would lock out, and what other firewalls refuse."""
+    if "foreign" not in here.kept:
+        here.kept["foreign"] = _foreign_errors(plan)
+    return [*_ssh_errors(plan), *here.kept["foreign"]]
+
+
+def _ssh_errors(plan: Plan) -> list[str]:
     """Who applies this over SSH from the public side must be able to come again."""
     connection = os.environ.get("SSH_CONNECTION", "").split()
     if len(connection) != 4:
@@ -34,7 +41,7 @@ def ssh_errors(plan: Plan) -> list[str]:
     ]
 
 
-def foreign_errors(plan: Plan) -> list[str]:
+def _foreign_errors(plan: Plan) -> list[str]:
     """What other firewalls on this node refuse. IPv4 only, as what the site lives from."""
     # Without tables of its own, iptables-legacy would have its kernel modules loaded.
     legacy = (
@@ -68,7 +75,7 @@ def bridges(plan: Plan) -> list[str]:
     ]
 
 
-def bridge_problems(plan: Plan) -> list[str]:
+def _bridge_problems(plan: Plan) -> list[str]:
     """Rules that were made when no frame of a bridge passed iptables refuse those frames."""
     rules = _gateway_node.text(RULES)
     return [
@@ -79,31 +86,40 @@ def bridge_problems(plan: Plan) -> list[str]:
     ]
 
 
-def status(problems: list[str]) -> dict[str, Any]:
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``firewall``: what the loader says. Other firewalls have nothing to show but problems."""
+    facts, problems = status_without_plan()
+    return facts, [*problems, *_foreign_errors(plan), *_bridge_problems(plan)]
+
+
+def status_without_plan() -> tuple[Facts, list[str]]:
     """
-    What the loader says. ``closed`` is why the rules are not in force and the node forwards
-    nothing, ``restored`` how often since the boot somebody's flush was made good.
+    ``firewall``: what the loader says. ``closed`` is why the rules are not in force and the node
+    forwards nothing, ``restored`` how often since the boot somebody's flush was made good.
     """
-    found: dict[str, Any] = {
+    loader: dict[str, Any] = {
         **dict.fromkeys(("loaded", "drift", "pending", "gate"), False),
         "backend": None,
         "closed": None,
         "restored": 0,
     }
-    found |= json.loads(_gateway_node.output(FIREWALL, "status") or "{}")
-    if found["closed"]:
-        # The health monitor has said the same, if it runs.
-        closed = f"the firewall rules are not in force, nothing is forwarded: {found['closed']}"
-        problems += [closed] if closed not in problems else []
-    elif found["pending"]:
-        problems.append("new firewall rules are on trial, and taken back unless they prove good")
-    elif not found["loaded"]:
-        problems.append("the firewall rules are not loaded")
-    elif not found["gate"]:
-        problems.append(
+    loader |= json.loads(_gateway_node.output(FIREWALL, "status") or "{}")
+    return {"firewall": loader}, _loader_problems(loader)
+
+
+def _loader_problems(loader: dict[str, Any]) -> list[str]:
+    if loader["closed"]:
+        # In the words of the health monitor, which says it as well: then it stands there once.
+        return [f"the firewall rules are not in force, nothing is forwarded: {loader['closed']}"]
+    if loader["pending"]:
+        return ["new firewall rules are on trial, and taken back unless they prove good"]
+    if not loader["loaded"]:
+        return ["the firewall rules are not loaded"]
+    if not loader["gate"]:
+        return [
             "the gate is not set, or another rule of `ip rule` stands before it: without its"
             " firewall rules this node would forward everything"
-        )
-    elif found["drift"]:
-        problems.append("the firewall rules are not what was loaded: somebody changed them by hand")
-    return found
+        ]
+    if loader["drift"]:
+        return ["the firewall rules are not what was loaded: somebody changed them by hand"]
+    return []

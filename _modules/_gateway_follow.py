@@ -7,7 +7,7 @@ from typing import Any
 
 import _gateway_node
 import _gateway_values as values
-from _gateway_node import Plan, service_unit
+from _gateway_node import Facts, Here, Plan, service_unit
 from _gateway_reader import Reader
 from _gateway_site import Node, Site
 
@@ -60,39 +60,49 @@ def units(plan: Plan) -> list[dict[str, Any]]:
     return [service_unit("gateway-follow", watched=True)]
 
 
-def status(wanted: Plan, role: str, problems: list[str]) -> dict[str, Any]:
-    """The units of ``follow_virtual_ip``, and whether follow.d knows the role."""
-    found = {}
-    for unit in wanted["follow"]["units"]:
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``services``: how the units of ``follow_virtual_ip`` are."""
+    units, problems = _unit_status(plan["follow"]["units"], here.role)
+    passed_over = [problem for folder in FOLDERS for problem in _passed_over(folder)]
+    return {"services": units}, [*problems, *_hook_problems(), *passed_over]
+
+
+def _unit_status(units: list[str], role: str) -> tuple[dict[str, str], list[str]]:
+    """systemd's word for each of these units, and which of them is not in place."""
+    states, problems = {}, []
+    for unit in units:
         command = ("systemctl", "show", "--property", "LoadState,ActiveState,Type", unit)
         shown = dict(
             line.split("=", 1)
             for line in _gateway_node.output(*command).splitlines()
             if "=" in line
         )
-        now = found[unit] = shown.get("ActiveState", "unknown")
+        now = states[unit] = shown.get("ActiveState", "unknown")
         if shown.get("LoadState") != "loaded":
             problems.append(f"there is no unit {unit}, which shall follow the virtual IP")
         elif now == "failed" or not _in_place(now, role, shown.get("Type")):
             problems.append(f"{unit} is {now} while this node is {role}")
+    return states, problems
+
+
+def _hook_problems() -> list[str]:
+    """Whether the executables in follow.d know the role."""
     # "primary 1800000000.25": the role and since when. They are given some time to hear of it. What
     # was told has another word behind it: the number of the last call, or that it failed.
     present = _gateway_node.text(ROLE)
     late = present and _gateway_node.now().timestamp() - float(present.split()[1]) > HOOKS_GRACE
     told, _, last = (_gateway_node.text(HOOKS) or "").rpartition(" ")
-    if late and (told != present or last == "failed"):
-        problems.append(
-            "not all in /etc/gateway/follow.d have ended well for the present role;"
-            " journalctl -u gateway-follow-hooks says which, and why"
-        )
-    for folder in FOLDERS:
-        problems += _passed_over(folder)
-    return found
+    if not late or (told == present and last != "failed"):
+        return []
+    return [
+        "not all in /etc/gateway/follow.d have ended well for the present role;"
+        " journalctl -u gateway-follow-hooks says which, and why"
+    ]
 
 
 def _passed_over(folder: str) -> list[str]:
     """What somebody put there to be called and nobody calls, with the reason."""
-    found = []
+    problems = []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
         if LEFTOVER.match(name) or os.path.isdir(path):
@@ -105,8 +115,8 @@ def _passed_over(folder: str) -> list[str]:
             reason = "it is not executable"
         else:
             continue
-        found.append(f"{path} is passed over: {reason}")
-    return found
+        problems.append(f"{path} is passed over: {reason}")
+    return problems
 
 
 def _in_place(now: str, role: str, kind: str | None) -> bool:

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
+from typing import Any
 
 import _gateway_node
 import _gateway_values
-from _gateway_node import Links, Plan, Routes
+from _gateway_node import Facts, Here, Links, Plan, Routes
 
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
 # The second one has whom systemd-resolved asks, where the first one names it.
@@ -29,10 +31,33 @@ def sides(plan: Plan) -> dict[str, tuple[str, str | None, str | None]]:
     return sides
 
 
-def interface_errors(plan: Plan, keys: dict[str, str]) -> list[str]:
+def interface_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
+    """Where the pillar says what each side's interface is called on this node."""
+    name = plan["node"]["name"]
+    section = {"internal": "internal", "public": "public", "sync": "state_sync"}
+    return {
+        side: f"gateway:nodes:{name}:{side}_interface"
+        if f"{side}_interface" in pillar["nodes"][name]
+        else f"gateway:{section[side]}:interface"
+        for side in sides(plan)
+    }
+
+
+def errors(plan: Plan, here: Here) -> list[str]:
     """What the pillar says of this node's interfaces and the node itself does not have."""
+    return [
+        *_interface_errors(plan, here.links, here.interface_keys),
+        *_advertisement_errors(plan),
+    ]
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """It has nothing to show, and says where an address that moves is the node's own."""
+    return {}, _virtual_ip_errors(plan, here.links)
+
+
+def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[str]:
     errors = []
-    links = _gateway_node.links()
     for side, (interface, address, network) in sides(plan).items():
         if not os.path.exists(f"{_gateway_node.INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(_gateway_node.INTERFACES)))
@@ -43,7 +68,7 @@ def interface_errors(plan: Plan, keys: dict[str, str]) -> list[str]:
             errors.append(f"{key}: {address} is not on this node's interface {interface}")
         elif address and network:
             errors += [f"{key}: {fault}" for fault in _reach(links, interface, address, network)]
-    return errors + virtual_ip_errors(plan, links)
+    return errors + _virtual_ip_errors(plan, links)
 
 
 def _reach(links: Links, interface: str, address: str, network: str) -> list[str]:
@@ -62,7 +87,7 @@ def _reach(links: Links, interface: str, address: str, network: str) -> list[str
     ]
 
 
-def virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
+def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
     """
     An address that moves, and that a node has by itself. It would take itself for the primary
     before keepalived starts, and after keepalived has given the address away.
@@ -95,9 +120,9 @@ def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
     return False
 
 
-def network_warnings(plan: Plan, keys: dict[str, str]) -> list[str]:
+def warnings(plan: Plan, here: Here) -> list[str]:
     """Where this node's addresses, routes and resolv.conf do not go with the pillar."""
-    links = _gateway_node.links()
+    links = here.links
     for interface, address, _ in sides(plan).values():
         if interface not in links or (
             address and address not in _gateway_node.addresses_on(links, interface)
@@ -107,7 +132,7 @@ def network_warnings(plan: Plan, keys: dict[str, str]) -> list[str]:
     return [
         *_size_warnings(plan, links),
         *_overlap_warnings(plan, routes),
-        *_way_out_warnings(plan, keys),
+        *_way_out_warnings(plan, here.interface_keys),
         *_peer_warnings(plan, links, routes),
         *_lease_warnings(plan, links),
         *_resolver_warnings(plan, links),
@@ -240,19 +265,18 @@ def _is_ourselves(server: str, own: set[str]) -> bool:
     return False
 
 
-def link_warnings(plan: Plan, keys: dict[str, str]) -> list[str]:
-    """Of a running node the health monitor says it."""
-    links = _gateway_node.links()
+def forecasts(plan: Plan, here: Here) -> list[str]:
+    """Links without a carrier. Of a running node the health monitor says it."""
     found = []
     for side, (interface, _, _) in sides(plan).items():
-        flags = links.get(interface, {}).get("flags", ["UP"])
+        flags = here.links.get(interface, {}).get("flags", ["UP"])
         if "UP" not in flags or "NO-CARRIER" in flags:
             what = "has no carrier" if "UP" in flags else "is down"
-            found.append(f"{keys[side]}: {interface} {what}")
+            found.append(f"{here.interface_keys[side]}: {interface} {what}")
     return found
 
 
-def advertisement_errors(plan: Plan) -> list[str]:
+def _advertisement_errors(plan: Plan) -> list[str]:
     """Who has IPv6 from a router on the public side would lose it without a word."""
     if plan["public"]["accept_ra"] is not None:
         return []

@@ -3,6 +3,7 @@
 from typing import Any
 
 import _gateway_node
+from _gateway_node import Facts, Here, Plan
 from _gateway_site import (
     Node,
     Site,
@@ -50,7 +51,12 @@ def _settings(site: Site, node: Node) -> dict[str, str]:
     return settings
 
 
-def connection_warnings() -> list[str]:
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """It has nothing to show, and says when there is little room for new connections."""
+    return {}, _connection_problems()
+
+
+def _connection_problems() -> list[str]:
     count, limit = _gateway_node.number(CONNECTIONS), _gateway_node.number(CONNECTIONS_LIMIT)
     if count is None or limit is None or count < limit * CONNECTIONS_MANY:
         return []

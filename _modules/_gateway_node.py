@@ -3,17 +3,39 @@
 import json
 import os
 import subprocess
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from ipaddress import IPv4Network, ip_network
 from itertools import zip_longest
 from typing import Any
 
+from _gateway_site import Site
+
 Plan = dict[str, Any]  # what `plan` of _gateway_plan returns
 Links = dict[str, dict[str, Any]]  # interfaces by name, as `ip` shows them
 Routes = list[tuple[IPv4Network, str]]  # network and interface
+Facts = dict[str, Any]  # what `gateway.status` has of a room: dicts, by their keys in it
 
 INTERFACES = "/sys/class/net"
 UPTIME = "/proc/uptime"
+
+
+@dataclass(frozen=True)
+class Here:
+    """This node at one moment: what the rooms need beside its plan to say how it is doing.
+
+    ``role`` is ``MASTER`` where the internal virtual IP is, else ``BACKUP``. ``site`` and
+    ``interface_keys`` (where the pillar says what each side's interface is called) are of the
+    pillar, so they are empty while it is wrong. ``kept`` is for what takes long to find out, and is
+    found out once in an apply.
+    """
+
+    links: Links
+    role: str
+    drained: bool
+    site: Site | None = None
+    interface_keys: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 def holds(network: IPv4Network, other: str) -> bool:
@@ -68,10 +90,14 @@ def prefix_length(links: Links, interface: str, address: str | None) -> int | No
     return length
 
 
+def addresses_of(links: Links) -> list[str]:
+    """All addresses of these interfaces, without prefix lengths."""
+    return [address for interface in links for address in addresses_on(links, interface)]
+
+
 def addresses() -> list[str]:
     """This node's addresses, without prefix lengths."""
-    found = links()
-    return [address for interface in found for address in addresses_on(found, interface)]
+    return addresses_of(links())
 
 
 def routes_on_link() -> Routes:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import _gateway_node
-from _gateway_node import Plan, opening, service_unit
+from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_site import (
     Node,
     Site,
@@ -59,21 +59,23 @@ def _ntp(site: Site, node: Node) -> dict[str, Any]:
     }
 
 
-def status(wanted: Plan, problems: list[str]) -> dict[str, Any]:
-    found = _clock(wanted["ntp"]["provider"])
-    if not found["synchronised"]:
-        problems.append("the clock is not synchronised")
-    return found
+_NO_CLOCK: dict[str, Any] = {"synchronised": False, "stratum": None, "source": None}
+UNKNOWN: Facts = {"ntp": _NO_CLOCK}
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``ntp``: what the NTP server says of the clock."""
+    clock = _clock(plan["ntp"]["provider"])
+    return {"ntp": clock}, [] if clock["synchronised"] else ["the clock is not synchronised"]
 
 
 def _clock(provider: str) -> dict[str, Any]:
     """``{synchronised: bool, stratum: int, source: text}`` of the node's NTP server."""
-    unknown = {"synchronised": False, "stratum": None, "source": None}
     if provider == "chrony":
         # Fields of -c: reference id, its name, stratum, ... and the leap status at the end.
         fields = _gateway_node.output("chronyc", "-c", "tracking").strip().split(",")
         if len(fields) < 14:
-            return unknown
+            return _NO_CLOCK
         return {
             "synchronised": fields[-1] != "Not synchronised",
             "stratum": int(fields[2]),
@@ -82,7 +84,7 @@ def _clock(provider: str) -> dict[str, Any]:
     output = _gateway_node.output("ntpq", "-c", "rv 0 leap,stratum,refid")
     values = dict(item.strip().split("=", 1) for item in output.split(",") if "=" in item)
     if "stratum" not in values:
-        return unknown
+        return _NO_CLOCK
     # Leap indicator 3 is "unsynchronised" (RFC 5905 section 7.3).
     return {
         "synchronised": values.get("leap") not in ("3", "11"),

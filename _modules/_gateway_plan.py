@@ -6,13 +6,17 @@ a plain dict. What users call is the execution module ``gateway``.
 """
 
 from collections import ChainMap
+from collections.abc import Callable
 from typing import Any
 
 import _gateway_clients
 import _gateway_dhcp
 import _gateway_dns
+import _gateway_dnsmasq
 import _gateway_failover
+import _gateway_firewall
 import _gateway_follow
+import _gateway_interfaces
 import _gateway_kernel
 import _gateway_nat
 import _gateway_nodes
@@ -32,16 +36,21 @@ from _gateway_site import (
 )
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
-# A service each, in the order in which a node gets them.
+# A room for each service, from the ground up: the order of rules and units. `gateway.status` tells
+# them the other way round. Each has those of these doors that it needs: `plan`, `openings` and
+# `units` of what a node is to be; and of how it is doing, what _gateway_status asks for.
 ROOMS: tuple[Any, ...] = (
     _gateway_nodes,
+    _gateway_interfaces,
     _gateway_policy,
     _gateway_nat,
     _gateway_kernel,
-    _gateway_routes,
     _gateway_sync,
     _gateway_ntp,
     _gateway_vpn,
+    _gateway_firewall,
+    _gateway_routes,
+    _gateway_dnsmasq,
     _gateway_dns,
     _gateway_dhcp,
     _gateway_follow,
@@ -50,6 +59,11 @@ ROOMS: tuple[Any, ...] = (
 # Units that are not for the pillar's follow_virtual_ip, and those that are not for health:services.
 OWN_UNITS = [name for room in ROOMS for name in getattr(room, "OWN_UNITS", ())]
 FOLLOWERS = [name for room in ROOMS for name in getattr(room, "FOLLOWERS", ())]
+
+
+def doors(name: str) -> list[Callable[..., Any]]:
+    """The functions of this name that the rooms have, in their order."""
+    return [getattr(room, name) for room in ROOMS if hasattr(room, name)]
 
 
 def read(pillar: object) -> tuple[Site | None, list[str]]:
@@ -123,7 +137,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     )
     _gateway_nodes.check_places(reader, internal, public, nodes, servers, hosts)
     _gateway_nodes.check_names(reader, domain, internal, public, nodes, hosts)
-    ports = [room.ports(site) for room in ROOMS if hasattr(room, "ports")]
+    ports = [ports(site) for ports in doors("ports")]
     _gateway_nodes.check_own_ports(reader, site, dict(ChainMap(*ports)))
     _gateway_nodes.check_own_addresses(reader, site)
     for path, unit in units.items():
@@ -146,14 +160,10 @@ def plan(site: Site, name: str) -> dict[str, Any]:
         raise ValueError(errors[0])
     node = next(node for node in site.nodes if node.name == name)
     planned: dict[str, Any] = {"formula": VERSION, "digest": site.digest, "domain": site.domain}
-    for room in ROOMS:
-        planned |= room.plan(site, node)
-    planned["openings"] = [
-        opening for room in ROOMS if hasattr(room, "openings") for opening in room.openings(planned)
-    ]
-    planned["units"] = [
-        unit for room in ROOMS if hasattr(room, "units") for unit in room.units(planned)
-    ]
+    for planned_by in doors("plan"):
+        planned |= planned_by(site, node)
+    planned["openings"] = [each for openings in doors("openings") for each in openings(planned)]
+    planned["units"] = [unit for units in doors("units") for unit in units(planned)]
     watched = [f"{unit['unit']}.service" for unit in planned["units"] if unit["watched"]]
     health = planned["health"]
     health["services"] = list(dict.fromkeys((*watched, *health["services"])))

@@ -5,7 +5,7 @@ from typing import Any
 
 import _gateway_clients
 import _gateway_node
-from _gateway_node import Plan
+from _gateway_node import Facts, Here, Plan
 from _gateway_site import Node, Site
 
 
@@ -26,15 +26,25 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
     }
 
 
-def status(wanted: Plan, problems: list[str]) -> dict[str, Any]:
+UNKNOWN: Facts = {"routes": {}}
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``routes``: by destination, ``via`` and whether it is ``present``."""
     live = _live_routes()
-    found = {}
-    for route in wanted["routes"]:
-        present = live.get(route["destination"]) == route["via"]
-        found[route["destination"]] = {"via": route["via"], "present": present}
-        if not present:
-            problems.append(f"the route to {route['destination']} is missing")
-    return found
+    routes = {
+        route["destination"]: {
+            "via": route["via"],
+            "present": live.get(route["destination"]) == route["via"],
+        }
+        for route in plan["routes"]
+    }
+    problems = [
+        f"the route to {destination} is missing"
+        for destination, route in routes.items()
+        if not route["present"]
+    ]
+    return {"routes": routes}, problems
 
 
 def _live_routes() -> dict[str, str | None]:

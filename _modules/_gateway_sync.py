@@ -1,13 +1,14 @@
 """The nodes' own link, over which they tell each other their connections (conntrackd)."""
 
 import json
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import _gateway_kernel
 import _gateway_node
 import _gateway_values as values
 from _gateway_iptables import Gateway, Pen, ipv4
-from _gateway_node import Plan, service_unit
+from _gateway_node import Facts, Here, Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Network,
@@ -198,9 +199,21 @@ def _sync(site: Site, node: Node) -> dict[str, Any]:
     }
 
 
-def warnings(wanted: Plan) -> list[str]:
+def ignored(plan: Plan) -> list[str]:
+    """What conntrackd leaves out on this node: the plan's addresses and networks, and the node's
+    own addresses outside of them. Empty without state sync."""
+    if not plan["sync"]["enabled"]:
+        return []
+    planned = plan["sync"]["ignored"]
+    networks = [ip_network(network) for network in planned]
+    own = {ip_address(address) for address in _gateway_node.addresses() if ":" not in address}
+    others = {address for address in own if not any(address in network for network in networks)}
+    return [*planned, *map(str, sorted(others))]
+
+
+def warnings(plan: Plan, here: Here) -> list[str]:
     """Sessions could outlive a node of this site, and the pillar does not say a word of it."""
-    if not wanted["sync"].get("undecided"):
+    if not plan["sync"].get("undecided"):
         return []
     return [
         "gateway:state_sync: connections end when the virtual IP moves; give the nodes a link of"
@@ -208,34 +221,41 @@ def warnings(wanted: Plan) -> list[str]:
     ]
 
 
-def status(wanted: Plan, problems: list[str]) -> dict[str, Any]:
+UNKNOWN: Facts = {"sync": {"enabled": False}}
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
     """
-    What conntrackd says: ``here`` are all connections in the kernel, ``sent`` those that the peer
-    was told of, ``received`` those that it told us of since conntrackd started. ``lost`` messages
-    of the peer's come again; ``failed`` could not be put into the kernel.
+    ``sync``, what conntrackd says: ``here`` are all connections in the kernel, ``sent`` those that
+    the peer was told of, ``received`` those that it told us of since conntrackd started. ``lost``
+    messages of the peer's come again; ``failed`` could not be put into the kernel.
     """
-    if not wanted["sync"]["enabled"]:
-        return {"enabled": False}
+    if not plan["sync"]["enabled"]:
+        return UNKNOWN, []
     report = _sync_report()
-    counters = _sync_counters(_gateway_node.output("conntrackd", "-s"))
     silent = report.get("silent")
-    found = {
+    heard = silent is not None and silent < SYNC_SILENCE
+    sync = {
         "enabled": True,
-        "peer": wanted["sync"]["peer"],
-        "heard": silent is not None and silent < SYNC_SILENCE,
+        "peer": plan["sync"]["peer"],
+        "heard": heard,
         "here": _gateway_node.number(_gateway_kernel.CONNECTIONS),
-        **counters,
+        **_sync_counters(_gateway_node.output("conntrackd", "-s")),
     }
+    return {"sync": sync}, _sync_problems(report, heard, plan["sync"]["peer"])
+
+
+def _sync_problems(report: dict[str, int], heard: bool, peer: str) -> list[str]:
     if not report:
-        problems.append("state sync: it does not run, or has not for the last seconds")
-    elif not found["heard"]:
-        problems.append(f"state sync: nothing is heard of the peer, {found['peer']}")
-    elif report["trouble"] > report["uptime"] - SYNC_TROUBLE:
-        problems.append(
+        return ["state sync: it does not run, or has not for the last seconds"]
+    if not heard:
+        return [f"state sync: nothing is heard of the peer, {peer}"]
+    if report["trouble"] > report["uptime"] - SYNC_TROUBLE:
+        return [
             "state sync: messages of the peer's were lost, or the kernel did not take them,"
             f" in the last {SYNC_TROUBLE} seconds"
-        )
-    return found
+        ]
+    return []
 
 
 def _sync_report() -> dict[str, int]:
@@ -244,10 +264,10 @@ def _sync_report() -> dict[str, int]:
         with open(SYNC_REPORT, encoding="utf-8") as file:
             report = json.load(file)
         age = (_gateway_node.number(_gateway_node.UPTIME) or 0) - int(report["uptime"])
-        found = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
+        numbers = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found if age < SYNC_SILENCE else {}
+    return numbers if age < SYNC_SILENCE else {}
 
 
 def _sync_counters(text: str) -> dict[str, int | None]:

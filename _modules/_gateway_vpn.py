@@ -12,7 +12,7 @@ import _gateway_clients
 import _gateway_node
 import _gateway_pem
 import _gateway_values as values
-from _gateway_node import Plan, opening, service_unit
+from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     INSTANCE_PREFIX,
@@ -287,10 +287,10 @@ def _plan_material(name: str, material: Material) -> dict[str, Any]:
     that it is another one."""
     if material.path:
         return {"path": material.path}
-    found: dict[str, Any] = {"pillar": list(material.keys)}
+    planned: dict[str, Any] = {"pillar": list(material.keys)}
     if name in PUBLIC_MATERIAL:
-        found["hash"] = hashlib.sha256((material.text or "").encode()).hexdigest()[:16]
-    return found
+        planned["hash"] = hashlib.sha256((material.text or "").encode()).hexdigest()[:16]
+    return planned
 
 
 def _has_ipv6(server: VpnServer) -> bool:
@@ -348,33 +348,43 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
     }
 
 
-def warnings(site: Site, node_name: str) -> list[str]:
+def warnings(plan: Plan, here: Here) -> list[str]:
     """
-    What is wrong with this node's VPN, or soon will be: with certificates, keys, the revocation
-    list, and with programs that OpenVPN calls. It is no reason not to apply all the rest.
+    What is wrong with this node's VPN, or soon will be: with its routes, certificates, keys, the
+    revocation list, and with programs that OpenVPN calls. It is no reason not to apply all the
+    rest.
     """
-    if not site.vpn_servers:
+    site = here.site
+    if not site or not site.vpn_servers:
         return []
     if site.vpn_error:
-        return [f"gateway:vpn:pki:error: {site.vpn_error}"]
-    node = next(node for node in site.nodes if node.name == node_name)
-    found = []
-    for name, material in sorted((site.vpn_pki | node.pki).items()):
-        found += [
-            f"{':'.join(material.keys)}: {fault}" for fault in _gateway_pem.faults(name, material)
-        ]
+        return [*_route_warnings(plan), f"gateway:vpn:pki:error: {site.vpn_error}"]
+    node = next(node for node in site.nodes if node.name == plan["node"]["name"])
+    return [*_route_warnings(plan), *_material_warnings(site, node), *_program_warnings(site)]
+
+
+def _material_warnings(site: Site, node: Node) -> list[str]:
+    return [
+        f"{':'.join(material.keys)}: {fault}"
+        for name, material in sorted((site.vpn_pki | node.pki).items())
+        for fault in _gateway_pem.faults(name, material)
+    ]
+
+
+def _program_warnings(site: Site) -> list[str]:
+    faults = []
     for server in site.vpn_servers:
         if server.auth and server.auth.script:
             key = f"gateway:vpn:servers:{server.name}:auth:script"
-            found += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
+            faults += [f"{key}: {fault}" for fault in _script_faults(server.auth.script)]
         service = server.auth and server.auth.pam
         if service and not any(os.path.exists(f"{folder}/{service}") for folder in PAM):
             key = f"gateway:vpn:servers:{server.name}:auth:pam"
-            found.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
+            faults.append(f"{key}: {PAM[0]}/{service} is not there on this node; nobody gets in")
         for keyword, value in server.settings:
             key = f"gateway:vpn:servers:{server.name}:settings:{keyword}"
-            found += [f"{key}: {fault}" for fault in _option_faults(keyword, value)]
-    return found
+            faults += [f"{key}: {fault}" for fault in _option_faults(keyword, value)]
+    return faults
 
 
 def _option_faults(keyword: str, value: str) -> list[str]:
@@ -387,19 +397,19 @@ def _option_faults(keyword: str, value: str) -> list[str]:
     return list(filter(None, map(_gateway_node.out_of_sight, paths)))
 
 
-def route_warnings(wanted: Plan) -> list[str]:
+def _route_warnings(plan: Plan) -> list[str]:
     """Networks to which a VPN server's clients are sent, and no rule lets them through."""
-    accepting = [rule for rule in wanted["firewall"]["forward"] if rule["action"] == "accept"]
+    accepting = [rule for rule in plan["firewall"]["forward"] if rule["action"] == "accept"]
     open_to_all = [
-        wanted["internal"]["network"],
-        *wanted["vpn"]["networks"],
-        *(server["network"] for server in wanted["vpn"]["servers"]),
+        plan["internal"]["network"],
+        *plan["vpn"]["networks"],
+        *(server["network"] for server in plan["vpn"]["servers"]),
     ]
     return [
         f"gateway:vpn:servers:{server['name']}:routes: clients send what is for {network} into the"
         " tunnel, and no rule lets it through; add one to gateway:firewall:forward, such as"
         f" {{from: {server['name']}, to: {network}}}"
-        for server in wanted["vpn"]["servers"]
+        for server in plan["vpn"]["servers"]
         for network in server["routes"]
         if not server["full_tunnel"]
         and not any(_gateway_node.overlap(network, other) for other in open_to_all)
@@ -435,18 +445,26 @@ def _script_faults(path: str) -> list[str]:
     return [f"user nobody, as whom OpenVPN calls it, may not execute {path}"]
 
 
-def status(wanted: Plan, addresses: list[str], problems: list[str]) -> dict[str, Any]:
-    found = {}
-    for server in wanted["vpn"]["servers"]:
-        up = server["address"] in addresses
-        found[server["name"]] = {
+UNKNOWN: Facts = {"vpn": {}}
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """``vpn``: by server, its tunnel and who is connected. A drain stops them all."""
+    addresses = _gateway_node.addresses_of(here.links)
+    servers = {
+        server["name"]: {
             "address": server["address"],
-            "up": up,
+            "up": server["address"] in addresses,
             "clients": _vpn_clients(server["instance"]),
         }
-        if not up:
-            problems.append(f"the tunnel of VPN server {server['name']} is down")
-    return found
+        for server in ([] if here.drained else plan["vpn"]["servers"])
+    }
+    problems = [
+        f"the tunnel of VPN server {name} is down"
+        for name, server in servers.items()
+        if not server["up"]
+    ]
+    return {"vpn": servers}, problems
 
 
 def _vpn_clients(instance: str) -> dict[str, list[str]]:
@@ -455,12 +473,12 @@ def _vpn_clients(instance: str) -> dict[str, list[str]]:
         rows = _management(MANAGEMENT.format(instance=instance), "status 3")
     except OSError:
         return {}
-    found: dict[str, list[str]] = {}
+    addresses: dict[str, list[str]] = {}
     for row in rows:
         # Name, real address, address in the tunnel (none before the client was let in), ...
         if row[0] == "CLIENT_LIST" and any(row[3:4]):
-            found.setdefault(row[1], []).append(row[3])
-    return found
+            addresses.setdefault(row[1], []).append(row[3])
+    return addresses
 
 
 def _management(path: str, command: str) -> list[list[str]]:

@@ -7,9 +7,6 @@ Each function works from the command line, from Jinja and over salt-ssh.
 import contextlib
 import gc
 import os
-import time
-from datetime import datetime, timezone
-from ipaddress import ip_address, ip_network
 
 import _gateway_libraries
 import salt.pillar
@@ -19,27 +16,19 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 _gateway_libraries.forget_changed()
 
 import _gateway_applied
-import _gateway_dhcp
-import _gateway_dnsmasq
 import _gateway_failover
 import _gateway_firewall
-import _gateway_follow
-import _gateway_interfaces
-import _gateway_kernel
-import _gateway_node
 import _gateway_nodes
-import _gateway_ntp
 import _gateway_pem
 import _gateway_plan
-import _gateway_routes
 import _gateway_rules
+import _gateway_status
 import _gateway_sync
-import _gateway_vpn
 
 # The files that the formula has in _states: a part of them is not enough.
 STATES = (
-    *("_gateway_state", "gateway", "gateway_firewall", "gateway_network", "gateway_openvpn"),
-    "gateway_service",
+    *("_gateway_client_files", "_gateway_state", "gateway", "gateway_firewall"),
+    *("gateway_network", "gateway_openvpn", "gateway_service"),
 )
 
 
@@ -110,7 +99,7 @@ def _site():
             cached = (pillar, *_gateway_plan.read(pillar))
         __context__["gateway.site"] = cached
         __context__["gateway.plans"] = {}
-        __context__.pop("gateway.foreign", None)
+        __context__["gateway.kept"] = {}
     return cached[1], cached[2]
 
 
@@ -132,25 +121,6 @@ def _valid_site():
     if errors:
         raise CommandExecutionError("\n".join(["The pillar of this site is wrong:", *errors]))
     return site
-
-
-def _foreign_errors_once(plan):
-    """The same, looked for once for each pillar: an apply asks many times."""
-    if "gateway.foreign" not in __context__:
-        __context__["gateway.foreign"] = _gateway_firewall.foreign_errors(plan)
-    return __context__["gateway.foreign"]
-
-
-def _interface_keys(plan):
-    """Where the pillar says what each side's interface is called on this node."""
-    name = plan["node"]["name"]
-    site = {"internal": "internal", "public": "public", "sync": "state_sync"}
-    return {
-        side: f"gateway:nodes:{name}:{side}_interface"
-        if f"{side}_interface" in _pillar()["nodes"][name]
-        else f"gateway:{site[side]}:interface"
-        for side in _gateway_interfaces.sides(plan)
-    }
 
 
 def validate(warnings=True, **kwargs):
@@ -177,10 +147,10 @@ def validate(warnings=True, **kwargs):
         salt 'gw*' gateway.validate warnings=False
     """
     by_a_person = "__pub_fun" in kwargs
-    found = _refreshed(kwargs) or _faults_of_the_pillar(by_a_person, warnings)
+    faults = _refreshed(kwargs) or _faults_of_the_pillar(by_a_person, warnings)
     if by_a_person:
-        __context__["retcode"] = 1 if found else 0
-    return found
+        __context__["retcode"] = 1 if faults else 0
+    return faults
 
 
 def _faults_of_the_pillar(by_a_person, warnings):
@@ -190,27 +160,13 @@ def _faults_of_the_pillar(by_a_person, warnings):
     errors = _gateway_nodes.check_node(site, __opts__["id"])
     if errors:
         return errors
-    here = plan()
-    keys = _interface_keys(here)
-    errors = [
-        *_gateway_interfaces.interface_errors(here, keys),
-        *_gateway_interfaces.advertisement_errors(here),
-        *_gateway_firewall.ssh_errors(here),
-    ]
-    errors += _gateway_firewall.foreign_errors(here) if by_a_person else _foreign_errors_once(here)
+    planned = plan()
+    kept = {} if by_a_person else __context__["gateway.kept"]  # an apply asks many times
+    here = _gateway_status.look_by_pillar(planned, site, _pillar(), kept)
+    errors = _gateway_status.errors(planned, here)
     if not warnings:
         return errors
-    return [
-        *errors,
-        *_gateway_interfaces.link_warnings(here, keys),
-        *_gateway_interfaces.network_warnings(here, keys),
-        *_gateway_failover.target_warnings(here),
-        *_gateway_sync.warnings(here),
-        *_gateway_dnsmasq.warnings(here),
-        *_gateway_failover.unit_warnings(here),
-        *_gateway_vpn.route_warnings(here),
-        *_gateway_vpn.warnings(site, __opts__["id"]),
-    ]
+    return [*errors, *_gateway_status.warnings(planned, here, forecasts=True)]
 
 
 def has_states(**kwargs):
@@ -330,10 +286,10 @@ def ruleset(node=None, **kwargs):
         salt gw1 gateway.ruleset
     """
     _called(kwargs)
-    wanted = plan(node)
+    planned = plan(node)
+    here = planned["node"]["name"] == __opts__["id"]
     # What another node's interfaces are is not known here.
-    bridges = _gateway_firewall.bridges(wanted) if wanted["node"]["name"] == __opts__["id"] else []
-    return _gateway_rules.ruleset(wanted, bridges)
+    return _gateway_rules.ruleset(planned, _gateway_firewall.bridges(planned) if here else [])
 
 
 def sync_ignored(**kwargs):
@@ -348,14 +304,7 @@ def sync_ignored(**kwargs):
         salt gw1 gateway.sync_ignored
     """
     _called(kwargs)
-    sync = plan()["sync"]
-    if not sync["enabled"]:
-        return []
-    ignored = sync["ignored"]
-    networks = [ip_network(network) for network in ignored]
-    own = {ip_address(address) for address in _gateway_node.addresses() if ":" not in address}
-    others = {address for address in own if not any(address in network for network in networks)}
-    return [*ignored, *map(str, sorted(others))]
+    return _gateway_sync.ignored(plan())
 
 
 def pem(material, **kwargs):
@@ -404,16 +353,12 @@ def drain(force=False, **kwargs):
         salt gw1 gateway.drain force=True
     """
     health, units = _to_drain(kwargs)
-    if os.path.exists(_gateway_failover.DRAINED):
+    if _gateway_failover.drained_since() is not None:
         return "this node is drained already"
     try:
-        if not force:
-            _hand_over(health)
-        _gateway_node.write(
-            _gateway_failover.DRAINED, datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        )
-    finally:
-        _gateway_node.remove(_gateway_failover.DRAINING)
+        _gateway_failover.drain(health, force)
+    except ValueError as error:
+        raise CommandExecutionError(str(error)) from error
     for unit in units:
         __salt__["service.stop"](unit)
     return "this node is drained"
@@ -431,9 +376,9 @@ def undrain(**kwargs):
         salt gw1 gateway.undrain
     """
     _, units = _to_drain(kwargs)
-    if not os.path.exists(_gateway_failover.DRAINED):
+    if _gateway_failover.drained_since() is None:
         return "this node is not drained"
-    _gateway_node.remove(_gateway_failover.DRAINED)
+    _gateway_failover.undrain()
     for unit in units:
         __salt__["service.start"](unit)
     return "this node is in service again"
@@ -441,37 +386,13 @@ def undrain(**kwargs):
 
 def _to_drain(kwargs):
     """What a drain has to know: ``virtual_ip`` and ``takeover``, and the VPN servers' units."""
-    wanted, errors = _in_force(kwargs)
+    planned, errors = _in_force(kwargs)
     try:
-        health = {key: wanted["health"][key] for key in ("virtual_ip", "takeover")}
-        return health, [unit["unit"] for unit in wanted["units"] if unit["drained"]]
+        health = {key: planned["health"][key] for key in ("virtual_ip", "takeover")}
+        return health, [unit["unit"] for unit in planned["units"] if unit["drained"]]
     except KeyError:
         message = "\n".join(["The pillar of this site is wrong:", *errors])
         raise CommandExecutionError(message) from None
-
-
-def _hand_over(health):
-    """Return when another node has the virtual IP, and could keep it."""
-    address = health["virtual_ip"]
-    if address not in _gateway_node.addresses():
-        # Whoever has it is in as good a state as this node at least, else this one would have it.
-        if not _gateway_node.output("ping", "-c", "1", "-W", "2", address):
-            raise CommandExecutionError(
-                f"no other node answers on the virtual IP {address}; nothing was changed"
-                " (force=True drains this node all the same)"
-            )
-        return
-    with open(_gateway_node.UPTIME, encoding="ascii") as file:
-        _gateway_node.write(_gateway_failover.DRAINING, file.read().split(".")[0])
-    end = time.monotonic() + health["takeover"]
-    while time.monotonic() < end:
-        time.sleep(0.1)
-        if address not in _gateway_node.addresses():
-            return
-    raise CommandExecutionError(
-        f"no healthy peer took the virtual IP {address}; nothing was changed"
-        " (force=True drains this node all the same)"
-    )
 
 
 def status(**kwargs):
@@ -492,88 +413,14 @@ def status(**kwargs):
 
         salt 'gw*' gateway.status
     """
-    wanted, errors = _in_force(kwargs)
+    planned, errors = _in_force(kwargs)
     if not errors:
-        return _status(wanted, [])
+        here = _gateway_status.look_by_pillar(planned, _valid_site(), _pillar())
+        return _gateway_status.status(planned, here, [])
     title = "the pillar cannot be used, so this is judged by what was applied last"
     try:
-        return _status(wanted, [*errors, title])
+        here = _gateway_status.look(planned)
+        return _gateway_status.status(planned, here, [*errors, title])
     except (KeyError, TypeError):
         # There is none, or it is of a version of the formula that had other plans.
-        return _status_without_a_plan(errors)
-
-
-def _status(wanted, problems):
-    """``problems`` are those of the pillar; without any the plan is the pillar's."""
-    by_pillar = not problems
-    links = _gateway_node.links()
-    addresses = [
-        address for interface in links for address in _gateway_node.addresses_on(links, interface)
-    ]
-    vrrp = _gateway_failover.status(wanted, addresses, problems)
-    health = _gateway_failover.health_status(problems)
-    if health["drained"]:
-        kept = [unit for unit in wanted["units"] if not unit["drained"]]
-        wanted = wanted | {"vpn": wanted["vpn"] | {"servers": []}, "units": kept}
-    return {
-        "node": wanted["node"]["name"],
-        "vrrp": vrrp,
-        "health": health,
-        "services": _service_status(wanted, vrrp["internal"]["role"], problems),
-        "routes": _gateway_routes.status(wanted, problems),
-        "firewall": _gateway_firewall.status(problems),
-        "sync": _gateway_sync.status(wanted, problems),
-        "vpn": _gateway_vpn.status(wanted, addresses, problems),
-        "ntp": _gateway_ntp.status(wanted, problems),
-        "digest": _gateway_applied.digest_status(wanted if by_pillar else None, problems),
-        "formula": _gateway_applied.formula_status(),
-        "problems": [
-            *problems,
-            *_gateway_firewall.foreign_errors(wanted),
-            *_gateway_firewall.bridge_problems(wanted),
-            *_gateway_kernel.connection_warnings(),
-            *_gateway_interfaces.virtual_ip_errors(wanted, links),
-            *_gateway_failover.silence(wanted),
-            *(
-                _gateway_interfaces.network_warnings(wanted, _interface_keys(wanted))
-                if by_pillar
-                else []
-            ),
-            *(_gateway_sync.warnings(wanted) if by_pillar else []),
-            *(_gateway_dnsmasq.warnings(wanted) if by_pillar else []),
-            *(_gateway_vpn.route_warnings(wanted) if by_pillar else []),
-            *(_gateway_vpn.warnings(_valid_site(), wanted["node"]["name"]) if by_pillar else []),
-        ],
-    }
-
-
-def _status_without_a_plan(errors):
-    """As far as it can be told of a node without knowing what it is to be."""
-    problems = [*errors]
-    return {
-        "node": __opts__["id"],
-        "vrrp": {},
-        "health": _gateway_failover.health_status(problems),
-        "services": {},
-        "routes": {},
-        "firewall": _gateway_firewall.status(problems),
-        "sync": {"enabled": False},
-        "vpn": {},
-        "ntp": {"synchronised": False, "stratum": None, "source": None},
-        "digest": _gateway_applied.digest_status(None, problems),
-        "formula": _gateway_applied.formula_status(),
-        "problems": problems,
-    }
-
-
-def _service_status(wanted, role, problems):
-    found = _gateway_node.service_states([unit["unit"] for unit in wanted["units"]])
-    for unit in wanted["units"]:
-        name, now = unit["unit"], found[unit["unit"]]
-        runs = unit["where"] == "all" or role == "MASTER"
-        if (now == "running") != runs:
-            where = "" if unit["where"] == "all" else f" while this node is {role}"
-            problems.append(f"service {name} is {now}{where}")
-    if wanted["dhcp"]["enabled"] and role == "MASTER":
-        problems += _gateway_dhcp.lease_problems(wanted["dhcp"]["reservations"])
-    return found | _gateway_follow.status(wanted, role, problems)
+        return _gateway_status.status_without_plan(__opts__["id"], errors)

@@ -58,6 +58,11 @@ TESTED = {
         for path in (ROOT / "_modules").glob("_gateway_foreign*.py")
     },
     "_modules/gateway.py": "test_module.py test_sync.py",
+    "_modules/_gateway_status.py": "test_module.py test_sync.py",
+    **{
+        f"_modules/_gateway_{name}.py": "test_pki_module.py"
+        for name in ("authorities", "master", "profile")
+    },
     "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
     "_modules/_gateway_files.py": "test_pki.py test_pki_module.py",
     "_modules/_gateway_x509.py": "test_pki.py test_pki_module.py",
@@ -66,6 +71,7 @@ TESTED = {
         "test_states.py test_states_network.py test_states_service.py test_states_openvpn.py"
         " test_states_firewall.py"
     ),
+    "_states/_gateway_client_files.py": "test_states_openvpn.py test_templates.py:openvpn",
     "_states/gateway.py": "test_states.py",
     "_states/gateway_firewall.py": "test_states_firewall.py",
     "_states/gateway_network.py": "test_states_network.py",

@@ -51,21 +51,66 @@ openvpn revocation list:
     - ca: {{ pki.ca.path | default(None) | tojson }}
 {%- endif %}
 {%- endif %}
+{%- if plan.vpn.networks %}
+
+# Before the clients' files: until it runs, an older one finds the networks there.
+openvpn routes to networks behind clients:
+  gateway.file:
+    - name: /usr/lib/gateway/vpn-routes
+    - source: salt://gateway/openvpn/files/vpn-routes
+    - mode: '0755'
+
+openvpn networks behind clients:
+  gateway.file:
+    - name: /etc/gateway/vpn-networks
+    - source: salt://gateway/openvpn/files/vpn-networks.jinja
+    - template: jinja
+
+openvpn routes unit:
+  gateway.file:
+    - name: /etc/systemd/system/gateway-vpn-routes.service
+    - source: salt://gateway/openvpn/files/gateway-vpn-routes.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
+
+openvpn routes service:
+  gateway_service.running:
+    - name: gateway-vpn-routes
+    - reads:
+      - /usr/lib/gateway/vpn-routes
+      - /etc/systemd/system/gateway-vpn-routes.service
+    - require:
+      - gateway: openvpn networks behind clients
+      - gateway: openvpn routes to networks behind clients
+      - gateway: openvpn routes unit
+{%- else %}
+
+no openvpn routes service:
+  gateway_service.off:
+    - name: gateway-vpn-routes
+
+no openvpn routes files:
+  file.absent:
+    - names: {{ os.routes_files }}
+    - require:
+      - gateway_service: no openvpn routes service
+{%- endif %}
 {%- for server in plan.vpn.servers %}
+{#- Of thousands of clients YAML reads one text in a moment, and takes seconds for mappings. #}
 
 openvpn clients of {{ server.name }}:
   gateway_openvpn.clients:
     - name: /etc/gateway/openvpn/{{ server.name }}
-    - source: salt://gateway/openvpn/files/clients.jinja
-    - context: &clients_of_{{ loop.index }}
-        server_name: '{{ server.name }}'
+    - server: &server_{{ loop.index }} {{ server | tojson | tojson }}
 {%- if not plan.vpn.error %}
 
 openvpn configuration of {{ server.name }}:
   gateway.checked_file:
     - name: {{ os.folder }}/{{ server.instance }}.conf
     - source: salt://gateway/openvpn/files/server.conf.jinja
-    - context: *clients_of_{{ loop.index }}
+    - context:
+        server_name: '{{ server.name }}'
     # It holds the keys, unless they are paths on the node.
     - mode: '0600'
     - show_changes: {{ pki.values() | selectattr('pillar', 'defined') | list == [] }}
@@ -103,49 +148,10 @@ openvpn server {{ server.name }}:
 openvpn sessions of {{ server.name }}:
   gateway_openvpn.sessions:
     - name: /run/{{ server.instance }}/control/management
-    - source: salt://gateway/openvpn/files/clients.jinja
-    - context: *clients_of_{{ loop.index }}
+    - server: *server_{{ loop.index }}
     - notes: /run/{{ server.instance }}/sessions
-    - dynamic: {{ server.dynamic }}
     - crl: {{ crl | tojson }}
 {%- endfor %}
-{%- if plan.vpn.networks %}
-
-openvpn routes to networks behind clients:
-  gateway.file:
-    - name: /usr/lib/gateway/vpn-routes
-    - source: salt://gateway/openvpn/files/vpn-routes
-    - mode: '0755'
-
-openvpn routes unit:
-  gateway.file:
-    - name: /etc/systemd/system/gateway-vpn-routes.service
-    - source: salt://gateway/openvpn/files/gateway-vpn-routes.service.jinja
-    - template: jinja
-    - context:
-        sandbox: {{ sandbox | tojson }}
-
-openvpn routes service:
-  gateway_service.running:
-    - name: gateway-vpn-routes
-    - reads:
-      - /usr/lib/gateway/vpn-routes
-      - /etc/systemd/system/gateway-vpn-routes.service
-    - require:
-      - gateway: openvpn routes to networks behind clients
-      - gateway: openvpn routes unit
-{%- else %}
-
-no openvpn routes service:
-  gateway_service.off:
-    - name: gateway-vpn-routes
-
-no openvpn routes files:
-  file.absent:
-    - names: {{ os.routes_files }}
-    - require:
-      - gateway_service: no openvpn routes service
-{%- endif %}
 
 no other openvpn servers of ours:
   gateway_openvpn.servers_only:

@@ -555,11 +555,16 @@ def test_a_new_planner_is_taken_up(load, root, monkeypatch, tmp_path, path):
             monkeypatch.delitem(sys.modules, name)
 
     forget()
-    first = load(tmp_path / path)._gateway_plan
-    assert load(tmp_path / path)._gateway_plan is first
+
+    def planner():
+        load(tmp_path / path)
+        return sys.modules["_gateway_plan"]
+
+    first = planner()
+    assert planner() is first
     with (tmp_path / "_modules/_gateway_plan.py").open("a") as file:
         file.write("TWO = 2\n")
-    second = load(tmp_path / path)._gateway_plan
+    second = planner()
     assert second is not first
     assert second.TWO == 2
     forget()
@@ -1142,6 +1147,31 @@ def test_status_of_a_healthy_primary(module, node):
         "formula": {"applied": _gateway_plan.VERSION, "version": _gateway_plan.VERSION},
         "problems": [],
     }
+
+
+def test_a_further_room_has_its_say(module, node, monkeypatch):
+    """By its doors alone, in validate and in status."""
+    room = SimpleNamespace(
+        errors=lambda plan, here: ["an error"],
+        forecasts=lambda plan, here: ["a forecast"],
+        warnings=lambda plan, here: [f"a warning of {plan['node']['name']}"],
+        status=lambda plan, here: ({"more": {"role": here.role}, "services": {"x": 1}}, ["dead"]),
+        status_without_plan=lambda: ({"more": {"known": True}}, ["lost"]),
+        UNKNOWN={"more": {"role": None}},
+    )
+    monkeypatch.setattr(_gateway_plan, "ROOMS", (*_gateway_plan.ROOMS, room))
+    status = module.status()
+    assert status["more"] == {"role": "MASTER"}
+    assert status["services"] == dict.fromkeys([*SERVICES, "gateway-dhcp"], "running") | {"x": 1}
+    assert status["problems"] == ["dead", "a warning of gw1"]
+    assert module.validate() == ["an error", "a forecast", "a warning of gw1"]
+    assert module.validate(warnings=False) == ["an error"]
+    node.pillar["gateway"] = None
+    assert module.status()["more"] == {"role": "MASTER"}
+    node.applied.unlink()
+    status = module.status()
+    assert status["more"] == {"role": None, "known": True}
+    assert "lost" in status["problems"]
 
 
 def test_status_of_a_healthy_secondary(module, node):
@@ -1928,7 +1958,7 @@ def takeover(module, node, monkeypatch, tmp_path):
     (tmp_path / "uptime").write_text("4711.86 9000.50\n")
     monkeypatch.setattr(_gateway_node, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
-        module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]), raising=False
+        _gateway_failover, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0])
     )
     return node
 

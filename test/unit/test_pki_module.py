@@ -1,18 +1,24 @@
 """What users call to have certificates, with Salt's dunders played by the test."""
 
+import getpass
 import itertools
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
+import _gateway_authorities
 import _gateway_plan
+import _gateway_profile
 import _gateway_x509
 import pytest
 import salt.exceptions
+import salt.pillar
+import salt.utils.minions
 from salt.exceptions import CommandExecutionError
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
@@ -41,8 +47,8 @@ def host(loaded, monkeypatch, tmp_path, edit):
     )
     monkeypatch.setattr(loaded, "__opts__", system.opts, raising=False)
     monkeypatch.setattr(loaded, "__pillar__", system.pillar, raising=False)
-    monkeypatch.setattr(loaded, "_now", lambda: system.now)
-    monkeypatch.setattr(loaded.sys, "stdin", None)
+    monkeypatch.setattr(_gateway_authorities, "now", lambda: system.now)
+    monkeypatch.setattr(sys, "stdin", None)
     return system
 
 
@@ -120,8 +126,8 @@ def test_a_folder_that_cannot_be_made(loaded, host, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(loaded.os, "makedirs", refuse)
-    monkeypatch.setattr(loaded.getpass, "getuser", lambda: "salt")
+    monkeypatch.setattr(os, "makedirs", refuse)
+    monkeypatch.setattr(getpass, "getuser", lambda: "salt")
     with pytest.raises(CommandExecutionError, match=r"as root: install -d -m 700 -o salt /.*/gate"):
         loaded.create_ca("example")
 
@@ -185,9 +191,9 @@ def test_a_server_that_is_no_minion(pki, host, tmp_path):
     assert "known are gw4. " in pki.issue_server("gw15", directory=str(host.base))["warning"]
 
 
-def test_the_clock_has_whole_seconds(load):
+def test_the_clock_has_whole_seconds():
     """As certificates do: what is compared with one must not be newer by a part of a second."""
-    now = load("_modules/gateway_pki.py")._now()
+    now = _gateway_authorities.now()
     assert now.microsecond == 0
     assert timedelta(0) <= datetime.now(timezone.utc) - now < timedelta(minutes=1)
 
@@ -258,8 +264,8 @@ def test_a_passphrase_in_a_file(loaded, host, secret):
 
 def test_a_passphrase_at_the_terminal(loaded, host, monkeypatch):
     answers = ["correct horse", "correct horse", "correct horse", "one", "another"]
-    monkeypatch.setattr(loaded.sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(loaded.getpass, "getpass", lambda _: answers.pop(0))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(getpass, "getpass", lambda _: answers.pop(0))
     loaded.create_ca("example", encrypt=True)
     loaded.issue_client("alice")
     with pytest.raises(CommandExecutionError, match="two different passphrases"):
@@ -525,10 +531,10 @@ def test_clients_spread_over_the_gateways(loaded):
     remotes = [
         (f"gw{n}", f"198.51.100.{n}", port, "udp") for n in (1, 2, 3) for port in (443, 1194)
     ]
-    first = [loaded._in_order(remotes, f"client-{n}")[0][0][0] for n in range(300)]
+    first = [_gateway_profile.in_order(remotes, f"client-{n}")[0][0][0] for n in range(300)]
     for node in ("gw1", "gw2", "gw3"):
         assert 70 < first.count(node) < 130
-    ordered, _ = loaded._in_order(remotes, "alice")
+    ordered, _ = _gateway_profile.in_order(remotes, "alice")
     assert sorted(ordered) == sorted(remotes)
     # The next to try is never on the gateway that has just failed.
     assert all(one[0] != other[0] for one, other in itertools.pairwise(ordered))
@@ -578,8 +584,8 @@ def test_a_profile_of_the_masters_view(pki, host, monkeypatch, edit):
         def compile_pillar(self):
             return {"gateway": pillar}
 
-    monkeypatch.setattr(pki.salt.pillar, "Pillar", Pillar)
-    monkeypatch.setattr(pki.salt.utils.minions, "get_minion_data", lambda *_: (None, None, None))
+    monkeypatch.setattr(salt.pillar, "Pillar", Pillar)
+    monkeypatch.setattr(salt.utils.minions, "get_minion_data", lambda *_: (None, None, None))
     assert "remote 198.51.100.3 1194 udp" in options(pki.profile("alice"))
     pillar = None
     monkeypatch.setattr(Pillar, "compile_pillar", lambda _: {})

@@ -1594,11 +1594,13 @@ def vpn_routes(root, tmp_path, tool):
     )
     for server in ("main", "two"):
         (tmp_path / f"run/gateway-{server}/sessions").mkdir(parents=True)
-        (tmp_path / f"etc/gateway/openvpn/{server}").mkdir(parents=True)
-    clients = tmp_path / "etc/gateway/openvpn"
-    (clients / "main/branch").write_text("iroute x\n# vpn-routes 10.50.0.0/25 10.50.0.128/25\n")
-    (clients / "two/host").write_text("# vpn-routes 10.60.0.1/32\n")
-    (clients / "two/ou_Jörg Doe").write_text("# vpn-routes 10.60.0.1/32\n")
+    networks = tmp_path / "etc/gateway/vpn-networks"
+    networks.parent.mkdir(parents=True)
+    networks.write_text(
+        "# comment\n"
+        "10.50.0.0/25 branch\n10.50.0.128/25 branch\n"
+        "10.60.0.1/32 host\n10.60.0.1/32 ou_Jörg Doe\n"
+    )
 
     def run_it(count, meanwhile=None):
         process = subprocess.Popen(["perl", script], stderr=subprocess.PIPE, text=True)
@@ -1616,7 +1618,7 @@ def vpn_routes(root, tmp_path, tool):
         assert process.communicate()[1] == ""
         return sorted(done.read_text().splitlines())
 
-    return SimpleNamespace(run=run_it, notes=tmp_path / "run", folder=tmp_path)
+    return SimpleNamespace(run=run_it, notes=tmp_path / "run", folder=tmp_path, networks=networks)
 
 
 def test_routes_to_networks_of_who_is_connected(vpn_routes):
@@ -1643,6 +1645,25 @@ def test_the_kernel_is_asked_when_somebody_comes_and_seldom_else(vpn_routes):
     assert "route replace 10.60.0.1 dev vpn-two proto 120" in vpn_routes.run(3, come)
     assert time.monotonic() - start < 4.5  # not at the next look without a reason, after five
     assert len(shown.read_text().splitlines()) == 2
+
+
+def test_networks_that_come_to_a_client_who_is_connected(vpn_routes):
+    """With an apply, which puts another file in the place of the old one."""
+
+    def apply():
+        new = vpn_routes.folder / "new"
+        new.write_text("10.70.0.0/25 branch\n10.70.0.128/25 branch\n")
+        new.replace(vpn_routes.networks)
+
+    (vpn_routes.notes / "gateway-main/sessions/10.8.0.5").write_text("7 branch\n")
+    # The stand-in for `ip` always shows the same routes.
+    assert vpn_routes.run(6, apply) == [
+        *("route del 10.9.9.0/25 dev vpn-old proto 120" for _ in range(2)),
+        *(
+            f"route replace {network} dev vpn-main proto 120"
+            for network in ("10.50.0.0/25", "10.50.0.128/25", "10.70.0.0/25", "10.70.0.128/25")
+        ),
+    ]
 
 
 def test_a_note_that_is_none_does_no_harm(vpn_routes):

@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -24,6 +26,18 @@ from salt.exceptions import CommandExecutionError
 @pytest.fixture(scope="module")
 def module(load):
     return load("_states/gateway_openvpn.py")
+
+
+def test_a_new_library_is_taken_up(module, load, monkeypatch, tmp_path):
+    """As the one that all states share."""
+    library = tmp_path / "_gateway_client_files.py"
+    written = "import os\nWRITTEN = os.stat(__file__).st_mtime_ns\n"
+    library.write_text(f"{written}VERSION = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "_gateway_client_files")
+    assert load("_states/gateway_openvpn.py").client_files.VERSION == 1
+    library.write_text(f"{written}VERSION = 'two'\n")
+    assert load("_states/gateway_openvpn.py").client_files.VERSION == "two"
 
 
 @pytest.fixture
@@ -117,63 +131,80 @@ def test_openvpn_that_does_not_stop(machine, openvpn):
 # --------------------------------------------------------------------------------------------------
 # VPN clients
 
-ALICE = "# ours\nifconfig-push 10.8.0.5 255.255.255.0\n"
-BOB = "# ours\ndisable\nifconfig-push 10.8.0.6 255.255.255.0\n"
+ALICE = {"address": "10.8.0.5"}
+BOB = {"address": "10.8.0.6", "disabled": True}
+ALICES_FILE = "# Managed by Salt (gateway).\nifconfig-push 10.8.0.5 255.255.255.0\n"
 NOW = datetime.now(timezone.utc)
+
+
+def plan_of_a_server(clients, **changes):
+    """What the plan has of it, as the SLS passes it; of a client what is not usual."""
+    usual: dict[str, Any] = {"disabled": False, "address": None, "networks": [], "pushes": []}
+    server = {
+        "netmask": "255.255.255.0",
+        "dynamic": True,
+        "client_pushes": [],
+        "clients": [{"file": file, **usual, **client} for file, client in clients.items()],
+    }
+    return json.dumps(server | changes)
 
 
 @pytest.fixture
 def templates(machine):
-    """What the templates of the clients and of PEM text render to."""
-    templates = SimpleNamespace(clients={"alice": ALICE, "bob": BOB}, pem={})
+    """What the template of PEM text renders to."""
+    templates = SimpleNamespace(pem={})
 
     def get_template(source, destination, template, saltenv, **context):
-        if source == "salt://pem":
-            text = templates.pem[context["material"]]
-        else:
-            assert context == {"server_name": "main"}
-            text = "# comment\n" + "".join(f"## {k}\n{v}" for k, v in templates.clients.items())
-        Path(destination).write_text(text)
+        assert source == "salt://pem"
+        Path(destination).write_text(templates.pem[context["material"]])
         return destination
 
     machine.functions["cp.get_template"] = get_template
     return templates
 
 
+class Clients:
+    """The folder of a server's clients. ``of`` is what the pillar has of them, ``call`` the state
+    and its arguments."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.of = {"alice": ALICE, "bob": BOB}
+
+    @property
+    def call(self):
+        return ("clients", str(self.folder), plan_of_a_server(self.of))
+
+
 @pytest.fixture
-def clients(machine, templates):
-    folder = machine.folder / "openvpn/main"
-    return SimpleNamespace(
-        call=("clients", str(folder), "salt://clients", {"server_name": "main"}),
-        folder=folder,
-        templates=templates,
-    )
+def clients(machine):
+    return Clients(machine.folder / "openvpn/main")
 
 
 def test_clients_come_change_and_go(machine, clients):
     added = machine.converges(*clients.call)
     made = dict.fromkeys(map(str, (clients.folder, clients.folder.parent)), "made")
     assert added == {"alice": "added", "bob": "added", **made}
-    assert (clients.folder / "alice").read_text() == ALICE
+    assert (clients.folder / "alice").read_text() == ALICES_FILE
     for path in (clients.folder.parent, clients.folder):
         assert path.stat().st_mode & 0o777 == 0o755
     assert (clients.folder / "bob").stat().st_mode & 0o777 == 0o644
     kept = (clients.folder / "alice").stat().st_ino
-    clients.templates.clients = {"alice": ALICE, "carol": ALICE, "bob": ALICE}
+    clients.of = {"alice": ALICE, "carol": ALICE, "bob": ALICE}
     assert machine.converges(*clients.call) == {"bob": "changed", "carol": "added"}
-    clients.templates.clients = {"alice": ALICE}
+    clients.of = {"alice": ALICE}
     (clients.folder / "stale.new").touch()
     removed = dict.fromkeys(("bob", "carol", "stale.new"), "removed")
     assert machine.converges(*clients.call) == removed
     assert (clients.folder / "alice").stat().st_ino == kept
-    clients.templates.clients = {}
+    clients.of = {}
     assert machine.converges(*clients.call) == {"alice": "removed"}
-    clients.templates.clients = {"alice": ALICE, "alice.new": BOB}
+    clients.of = {"alice": ALICE, "alice.new": BOB}
     assert set(machine.converges(*clients.call).values()) == {"added"}
 
 
 def test_no_clients_are_an_empty_folder(machine, clients):
-    clients.templates.clients = {}
+    clients.of = {}
     assert set(machine.converges(*clients.call).values()) == {"made"}
     assert os.listdir(clients.folder) == []
 
@@ -193,25 +224,38 @@ def test_clients_can_be_read_by_openvpn_without_privileges(machine, clients):
         assert machine.mode(path) == expected
 
 
-def test_clients_are_rendered_once_in_a_run(machine, module, clients):
-    """Two states ask for them, and Jinja is most of what they cost."""
-    real, asked = machine.functions["cp.get_template"], []
-
-    def get_template(*arguments, **context):
-        asked.append(context)
-        return real(*arguments, **context)
-
-    machine.functions["cp.get_template"] = get_template
-    for _ in range(2):
-        for _ in range(2):
-            assert module.clients(*clients.call[1:])["result"]
-        machine.context.clear()
-    assert len(asked) == 2
-
-
-def test_clients_that_cannot_be_rendered(machine, clients):
-    machine.functions["cp.get_template"] = lambda *_, **__: ""
-    assert machine.run(*clients.call)["result"] is False
+def test_what_is_in_the_files_of_clients(machine, clients):
+    branch = {
+        "address": "10.50.0.0",
+        "netmask": "255.255.255.0",
+        "push": "route 10.50.0.0 255.255.255.0",
+        "halves": ["10.50.0.0/25", "10.50.0.128/25"],
+    }
+    of = {
+        "alice": {**ALICE, "pushes": ["dhcp-option NTP 10.77.0.2"]},
+        "bob": BOB,
+        "branch": {"networks": [branch]},
+        "visitor": {},
+    }
+    pushes = ["route 10.50.0.0 255.255.255.0", "route 10.60.0.0 255.255.255.0"]
+    server = plan_of_a_server(of, client_pushes=pushes)
+    machine.converges("clients", str(clients.folder), server)
+    files = {path.name: path.read_text().splitlines() for path in clients.folder.iterdir()}
+    told = [f'push "{push}"' for push in pushes]
+    managed = "# Managed by Salt (gateway)."
+    assert files == {
+        "alice": [
+            managed,
+            "ifconfig-push 10.8.0.5 255.255.255.0",
+            *told,
+            'push "dhcp-option NTP 10.77.0.2"',
+        ],
+        "bob": [managed, "disable", "ifconfig-push 10.8.0.6 255.255.255.0", *told],
+        # Not the way to what is behind itself.
+        "branch": [managed, "iroute 10.50.0.0 255.255.255.0", told[1]],
+        "visitor": [managed, *told],
+        "DEFAULT": ["# Managed by Salt (gateway): for clients without a file of their own.", *told],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -405,9 +449,11 @@ def server(machine, monkeypatch, module, templates, authority):
             connection.recv(1)
 
     threading.Thread(target=serve, daemon=True).start()
-    server.call = ("sessions", "socket", "salt://clients", {"server_name": "main"})
-    server.call += (str(notes),)
-    server.templates = templates
+    server.of = {"alice": ALICE, "bob": BOB}
+    server.call = lambda **changes: (
+        *("sessions", "socket", plan_of_a_server(server.of, **changes)),
+        str(notes),
+    )
     server.revoke = lambda *serials: templates.pem.update(crl=server.ca.revoke(*serials))
     server.crl = {"source": "salt://pem"}
     server.notes = notes
@@ -420,7 +466,7 @@ def test_sessions_that_are_all_right(machine, server):
     server.revoke(1, 2, 3)
     crls: tuple[Any, ...] = (None, {}, server.crl)
     for crl in crls:
-        assert machine.run(*server.call, crl=crl)["changes"] == {}
+        assert machine.run(*server.call(), crl=crl)["changes"] == {}
     assert server.asked == []
 
 
@@ -428,22 +474,22 @@ def test_sessions_that_are_all_right(machine, server):
 @pytest.mark.parametrize("why", ["disabled", "revoked", "not in gateway:vpn:clients", "moved"])
 def test_sessions_of_who_is_refused(machine, server, why, stubborn):
     """They are asked to leave; who stays is cut off; nobody else is even asked."""
-    options = {}
+    options, plan = {}, {}
     session, number = "alice 10.8.0.5", "0"
     if why == "disabled":
-        server.templates.clients["alice"] += "disable\n"
+        server.of["alice"] = {**ALICE, "disabled": True}
     elif why == "revoked":
         server.revoke(7, 99)
         options["crl"] = server.crl
     elif why == "moved":
-        server.templates.clients = {"bob": ALICE}
+        server.of = {"bob": ALICE}
         why = "its address is bob's now"
     else:
-        options["dynamic"] = False
+        plan["dynamic"] = False
         session, number = "carol 10.8.0.200", "1"
     if stubborn:
         server.stubborn.add(number)
-    assert machine.converges(*server.call, **options) == {session: why}
+    assert machine.converges(*server.call(**plan), **options) == {session: why}
     ways = [f"client-kill {number}", f"kill 192.0.2.1:{number}"]
     assert server.asked == ways[: 1 + stubborn]
 
@@ -451,22 +497,30 @@ def test_sessions_of_who_is_refused(machine, server, why, stubborn):
 def test_a_name_that_a_file_cannot_have(machine, server):
     """OpenVPN calls the file otherwise."""
     server.sessions = {"0": ("ou/John Doe", "10.8.0.5")}
-    server.templates.clients = {"ou_John Doe": "disable\n"}
-    assert machine.converges(*server.call) == {"ou/John Doe 10.8.0.5": "disabled"}
+    server.of = {"ou_John Doe": {"disabled": True}}
+    assert machine.converges(*server.call()) == {"ou/John Doe 10.8.0.5": "disabled"}
 
 
 def test_an_address_that_is_the_beginning_of_another(machine, server):
     """10.8.0.5 is not 10.8.0.50, and not the end of 110.8.0.5."""
-    server.templates.clients["bob"] = ALICE.replace("10.8.0.5 ", "10.8.0.50 ")
-    server.templates.clients["eve"] = ALICE.replace("10.8.0.5 ", "110.8.0.5 ")
-    assert "10.8.0.50 " in server.templates.clients["bob"]
-    assert machine.run(*server.call)["changes"] == {}
+    server.of["bob"] = {"address": "10.8.0.50"}
+    server.of["eve"] = {"address": "110.8.0.5"}
+    assert machine.run(*server.call())["changes"] == {}
+
+
+def test_a_client_whose_name_is_that_of_the_file_for_all_others(machine, server):
+    """OpenVPN finds a file for it, so it would come in again."""
+    server.sessions = {"0": ("DEFAULT", "10.8.0.200")}
+    told = server.call(dynamic=False, client_pushes=["route 10.50.0.0 255.255.255.0"])
+    assert machine.run(*told)["changes"] == {}
+    refused = {"DEFAULT 10.8.0.200": "not in gateway:vpn:clients"}
+    assert machine.run(*server.call(dynamic=False))["changes"] == refused
 
 
 def test_a_revoked_client_where_only_those_with_an_entry_get_in(machine, server):
-    server.templates.clients["carol"] = ALICE.replace("10.8.0.5 ", "10.8.0.200 ")
+    server.of["carol"] = {"address": "10.8.0.200"}
     server.revoke(8)
-    changes = machine.run(*server.call, dynamic=False, crl=server.crl)["changes"]
+    changes = machine.run(*server.call(dynamic=False), crl=server.crl)["changes"]
     assert changes == {"carol 10.8.0.200": "revoked"}
 
 
@@ -474,7 +528,7 @@ def test_a_note_of_somebody_else_is_no_proof(machine, server):
     """What is left of an earlier client with this address says nothing of this one."""
     server.revoke(6)
     (server.notes / "10.8.0.5").write_text("6 zoe\n")
-    assert machine.run(*server.call, crl=server.crl)["changes"] == {}
+    assert machine.run(*server.call(), crl=server.crl)["changes"] == {}
 
 
 def test_a_note_is_small_and_a_file(machine, server):
@@ -488,7 +542,7 @@ def test_a_note_is_small_and_a_file(machine, server):
         "\u00b2 alice": False,
     }.items():
         note.write_text(text)
-        changes = machine.run(*server.call, crl=server.crl)["changes"]
+        changes = machine.run(*server.call(), crl=server.crl)["changes"]
         assert changes == ({"alice 10.8.0.5": "revoked"} if known else {})
         server.sessions["0"] = ("alice", "10.8.0.5")
     (server.notes / "elsewhere").write_text("7 alice")
@@ -497,7 +551,7 @@ def test_a_note_is_small_and_a_file(machine, server):
     os.mkfifo(server.notes / "10.8.0.8")
     for address in ("10.8.0.7", "10.8.0.8", "10.8.0.9", "../outside", ".."):
         server.sessions["0"] = ("alice", address)
-        assert machine.run(*server.call, crl=server.crl)["changes"] == {}
+        assert machine.run(*server.call(), crl=server.crl)["changes"] == {}
 
 
 @pytest.mark.parametrize("says", ["endless", "slow", "nothing", "nonsense"])
@@ -512,30 +566,30 @@ def test_an_answer_of_openvpn_has_its_bounds(machine, module, server, monkeypatc
         "nonsense": ["HEADER\tCLIENT_LIST\tx\nCLIENT_LIST\ty\nEND\n"],
     }[says]
     begin = time.monotonic()
-    assert machine.run(*server.call)["result"] is False
+    assert machine.run(*server.call())["result"] is False
     assert time.monotonic() - begin < 3
 
 
 def test_sessions_and_a_list_on_the_node(machine, server):
     path = machine.folder / "crl.pem"
     path.write_text(server.ca.revoke(8))
-    changes = machine.run(*server.call, crl={"path": str(path)})["changes"]
+    changes = machine.run(*server.call(), crl={"path": str(path)})["changes"]
     assert changes == {"carol 10.8.0.200": "revoked"}
     path.unlink()
-    assert machine.run(*server.call, crl={"path": str(path)})["result"] is False
+    assert machine.run(*server.call(), crl={"path": str(path)})["result"] is False
 
 
 def test_sessions_and_the_lists_of_two_cas(machine, server, authority):
     path = machine.folder / "crl.pem"
     path.write_text(server.ca.revoke(6) + authority("other").revoke(8))
-    changes = machine.run(*server.call, crl={"path": str(path)})["changes"]
+    changes = machine.run(*server.call(), crl={"path": str(path)})["changes"]
     assert changes == {"carol 10.8.0.200": "revoked"}
 
 
 def test_sessions_of_a_server_that_does_not_run(machine, server):
     os.rename("socket", "elsewhere")
-    assert machine.run(*server.call)["changes"] == {}
+    assert machine.run(*server.call())["changes"] == {}
     Path("socket").touch()
-    ret = machine.run(*server.call)
+    ret = machine.run(*server.call())
     assert ret["result"] is False
     os.remove("socket")

@@ -278,8 +278,9 @@ def node(load, monkeypatch, tmp_path, plan):
         paths["SYNC_REPORT"].write_text(json.dumps({**usual, "uptime": 4999, **changes}))
 
     def status(changes=LINK):
-        problems: list[str] = []
-        return _gateway_sync.status(plan(changes), problems), problems
+        here = _gateway_node.Here(links={}, role="MASTER", drained=False)
+        facts, problems = _gateway_sync.status(plan(changes), here)
+        return facts["sync"], problems
 
     report()
     return SimpleNamespace(report=report, status=status, said=said, paths=paths)

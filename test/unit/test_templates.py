@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
+import _gateway_client_files
 import _gateway_nodes
 import _gateway_plan
 import _gateway_rules
@@ -278,7 +279,7 @@ def render(compiler, module, kept, edit):
                 plan=calls["gateway.plan"]() if _gateway_plan.read(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
-                    chunk["name"]: compiler.render({**chunk, "fun": "checked_file"}, calls)
+                    chunk["name"]: _gateway_client_files.client_files(json.loads(chunk["server"]))
                     for chunk in low
                     if (chunk["state"], chunk["fun"]) == ("gateway_openvpn", "clients")
                 },
@@ -396,7 +397,9 @@ def test_units_have_in_force_what_is_written(site):
         and chunk["fun"] in ("running", "run")
         and chunk["name"] != "modprobe nf_conntrack"
     ]
-    alone = {  # read when they are called, when a client connects, or at boot
+    # Read when they are called, when a client connects, at boot, or whenever they are others.
+    alone = {
+        "vpn-networks",
         *("announce", "firewall", "follow-tell", "vpn-session", "routes", "applied"),
         *("isolated", "check-conntrackd", "check-ntpsec", "check-openvpn"),
     }
@@ -1367,10 +1370,8 @@ def test_openvpn_instances_that_stay(render):
 
 
 def clients(node, server="main"):
-    """The files of a server's clients, as the state splits them."""
-    text = node.clients[f"/etc/gateway/openvpn/{server}"]
-    _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    """The files of a server's clients, as the state writes them."""
+    return node.clients[f"/etc/gateway/openvpn/{server}"]
 
 
 def test_openvpn_clients(render):
@@ -1384,7 +1385,6 @@ def test_openvpn_clients(render):
         "branch": [
             "ifconfig-push 10.8.1.9 255.255.255.0",
             "iroute 10.50.0.0 255.255.255.0",
-            "# vpn-routes 10.50.0.0/25 10.50.0.128/25",
         ],
         "gone": ["disable", 'push "route 10.50.0.0 255.255.255.0"'],
         "DEFAULT": ['push "route 10.50.0.0 255.255.255.0"'],
@@ -1394,6 +1394,21 @@ def test_openvpn_clients(render):
     assert clients(render("example", changes=odd)) == {
         'ou_Pat "{x}" Doe': "# Managed by Salt (gateway).\ndisable\n"
     }
+
+
+def test_networks_behind_clients_are_known_before_the_clients_files_are_new(render):
+    """An older version's script has them from these files, and would take the routes away."""
+    found = render("VPN clients")
+    assert lines(found, "/etc/gateway/vpn-networks") == [
+        "10.50.0.0/25 branch",
+        "10.50.0.128/25 branch",
+    ]
+    assert "openvpn networks behind clients" in needed(found, "openvpn routes service")
+    states = list(found.ids)
+    assert states.index("openvpn routes service") < states.index("openvpn clients of main")
+    assert "/etc/gateway/vpn-networks" not in render("example").files
+    absent = {chunk["name"] for chunk in render("example").low if chunk["fun"] == "absent"}
+    assert "/etc/gateway/vpn-networks" in absent
 
 
 def test_openvpn_knows_nothing_of_its_clients(render):
@@ -1688,7 +1703,11 @@ def test_whole_configurations(render, root, request, name):
         if not chunk["name"].startswith(("/var/lib/gateway/", "/etc/systemd/"))
         if chunk["name"] in found.files
     }
-    made |= {f"{path[1:]}/clients": text for path, text in found.clients.items()}
+    made |= {
+        f"{folder[1:]}/{name}": text
+        for folder, files in found.clients.items()
+        for name, text in files.items()
+    }
     made |= {
         f"firewall/{part}": text
         for part, text in _gateway_rules.ruleset(found.plan).items()
