@@ -3,7 +3,9 @@
 import _gateway_node
 import _gateway_plan
 import _gateway_rules
+import _gateway_status
 import pytest
+from _gateway_node import Here
 
 pytest_plugins = ["test_templates"]  # `render`
 UNIT = "/etc/systemd/system/gateway-exporter.service"
@@ -76,16 +78,15 @@ def test_clean_takes_it_away(render):
         ("BACKUP", "running", "service gateway-exporter is running"),
     ],
 )
-def test_status_looks_at_it(load, plan, monkeypatch, role, now, problem):
-    gateway = load("_modules/gateway.py")
+def test_status_looks_at_it(plan, monkeypatch, role, now, problem):
     states = {"gateway-dhcp": "running" if role == "MASTER" else "dead", "gateway-exporter": now}
     monkeypatch.setattr(
         _gateway_node,
         "service_states",
         lambda names: dict.fromkeys(names, "running") | states,
     )
-    problems: list[str] = []
-    assert gateway._service_status(plan(), role, problems)["gateway-exporter"] == now
+    facts, problems = _gateway_status._units(plan(), Here(links={}, role=role, drained=False))
+    assert facts["services"]["gateway-exporter"] == now
     expected = [f"{problem} while this node is {role}"] if problem else []
     assert [text for text in problems if "exporter" in text] == expected
 
