@@ -4,9 +4,12 @@ import os
 import re
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_values as values
+from _gateway_keys import EMPTY, Items, Key, Kind
 from _gateway_node import Plan, service_unit
+from _gateway_reader import Section
 from _gateway_site import Node, Site
 
 ROLE = "/run/gateway/role"
@@ -22,6 +25,32 @@ def followed_unit(value: object) -> str:
     if name in values.OWN_UNITS or name.startswith(("gateway-", "openvpn-server@gateway-")):
         raise ValueError(f"{unit} is the formula's own")
     return unit
+
+
+def _followed_schema() -> dict[str, Any]:
+    own = f"gateway-|openvpn-server@gateway-|(?:{'|'.join(values.OWN_UNITS)})(?:[.][a-z]+)?$"
+    return kinds.text(f"(?!{own})(?:{kinds.unit_pattern(values.FOLLOWING)})", "a unit of yours")
+
+
+_FOLLOWED = Kind(followed_unit, "unit", _followed_schema)
+KEYS = (
+    Key(
+        "follow_virtual_ip",
+        Items(_FOLLOWED, "list of units"),
+        EMPTY,
+        "systemd units of yours that [run where the internal virtual IP"
+        " is](failover.md#units-that-follow): full names of services, sockets, timers, paths or"
+        " targets. `nginx` alone is `nginx.service`. Units of ours, of keepalived, conntrackd and"
+        " the NTP servers are refused.",
+    ),
+)
+
+
+def read_followers(top: Section) -> tuple[str, ...]:
+    units = top.placed("follow_virtual_ip")
+    for path, unit in units.items():
+        top.reader.claim("unit", unit, path)
+    return tuple(units.values())
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:

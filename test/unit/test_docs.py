@@ -266,13 +266,13 @@ def raw_chains():
 
 def test_the_reference_has_every_key_and_no_other(monkeypatch):
     known: dict[str, set[str]] = {}
-    close = _gateway_reader.Section.close
+    record = _gateway_reader.Section.record
 
-    def noted(section):
-        known.setdefault(section_of(section.path), set()).update(section.known)
-        close(section)
+    def noted(section, key):
+        known.setdefault(section_of(section.path), set()).add(key)
+        return record(section, key)
 
-    monkeypatch.setattr(_gateway_reader.Section, "close", noted)
+    monkeypatch.setattr(_gateway_reader.Section, "record", noted)
     site, errors = _gateway_plan.read(merged(EXAMPLE, RICH))
     assert errors == []
     assert site
