@@ -6,15 +6,13 @@ and ``docs/pillar.schema.json`` of them.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 REQUIRED: Any = object()  # a default: the key has to be there
 EMPTY: Any = ()  # a default: a list or mapping without anything
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A single value. ``parse`` returns it or raises ValueError; ``words`` are for the reference,
     none where the key is always refused. ``schema`` makes its JSON schema, in a text that matters
     to no minion; ``name`` is its name there where many keys share it."""
@@ -25,8 +23,7 @@ class Kind:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(NamedTuple):
     """A list of single values, for which one may stand alone. ``empty``: why none is wrong.
     ``most``: how many there can be, which the room checks."""
 
@@ -36,8 +33,7 @@ class Items:
     most: int | None = None
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(NamedTuple):
     """Keys of its own. ``instead`` is what may stand there that is no mapping. ``table``: whether
     the reference has a table of its keys."""
 
@@ -47,8 +43,7 @@ class Mapping:
     table: bool = True
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """Mappings of one shape by names, which the reference calls ``title``."""
 
     title: str
@@ -58,8 +53,7 @@ class Named:
     words: str = "mapping"
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """A list of mappings of one shape. ``table`` as above."""
 
     keys: dict[str, "Key"]
@@ -67,8 +61,7 @@ class Rows:
     table: bool = True
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """Single values, or lists of them, by names."""
 
     name: Kind
@@ -80,8 +73,7 @@ class Values:
         return EveryName(self.kind)
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """A daemon's keywords, each with a value or a list of them. ``refused`` are patterns of those
     that are not possible, with the words of the error."""
 
@@ -99,8 +91,7 @@ class Settings:
         return next(matching, None)
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of the pillar. ``default`` is what it has where it is missing; ``said`` says that in
     the reference where the value does not. ``more``: where further values go if there are many."""
 

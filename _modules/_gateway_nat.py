@@ -1,7 +1,6 @@
 """Address translation: port forwards, 1:1, and sources on their way out."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -95,8 +94,8 @@ _OUTBOUND = by_name(
     ),
     Key("from", ends("ends but `public`"), EMPTY, "", said="anybody behind the gateway"),
     Key("to", ends(ADDRESSES_ONLY), EMPTY, "", said="anywhere"),
-    replace(_gateway_policy.RULE["proto"], help=_AS_IN_RULES),
-    replace(_gateway_policy.RULE["ports"], help=_AS_IN_RULES),
+    _gateway_policy.RULE["proto"]._replace(help=_AS_IN_RULES),
+    _gateway_policy.RULE["ports"]._replace(help=_AS_IN_RULES),
     Key("comment", kinds.COMMENT, None, "Shown by `iptables -t nat -S`."),
     Key("limit", kinds.refused(_NO_FILTER), None, ""),
     Key("log", kinds.refused(_NO_FILTER), None, ""),
