@@ -6,7 +6,7 @@ LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
 .PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
-	mutants golden kitchen clean
+	docs mutants golden kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
@@ -16,6 +16,7 @@ help:
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
 	@echo 'make mutants           whether the unit tests notice a wrong line: 300 of them, half an hour'
+	@echo 'make docs              write the reference of the pillar and its schema from the keys'
 	@echo 'make golden            write the whole configurations that unit tests compare anew'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
@@ -65,6 +66,9 @@ faults: $(VENV)/ready
 
 mutants: $(VENV)/ready
 	$(PYTHON) test/mutants.py $(MUTANTS_ARGS)
+
+docs: $(VENV)/ready
+	$(PYTHON) docs/reference.py
 
 golden: $(VENV)/ready
 	$(PYTHON) -m pytest test/unit/test_templates.py -k whole_configurations --golden

@@ -66,7 +66,8 @@ CLIENT = Kind(
     _client_name,
     "text",
     lambda: kinds.text(
-        rf"(?!DEFAULT$|\.\.?$| |[^\n]* $)[^\x00-\x1f\x7f-\xa0]{{1,{LONGEST_COMMON_NAME}}}",
+        r"(?!DEFAULT$|\.\.?$| |[^\n]* $)"
+        rf"[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]{{1,{LONGEST_COMMON_NAME}}}",
         "a certificate's common name",
     ),
 )

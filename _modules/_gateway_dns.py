@@ -53,7 +53,7 @@ _HOST = by_name(
     ),
     Key(
         "mac",
-        Items(kinds.MAC, "text, or a list of at most {most}", most=MOST_MACS),
+        Items(kinds.MAC, f"text, or a list of at most {MOST_MACS}", most=MOST_MACS),
         EMPTY,
         "Makes a DHCP reservation. Unique, not a group address. Quote it: YAML reads some as"
         " numbers. A list is one machine with several cards, one of which is in use at a time:"

@@ -14,8 +14,8 @@ EMPTY: Any = ()  # a default: a list or mapping without anything
 
 class Kind(NamedTuple):
     """A single value. ``parse`` returns it or raises ValueError; ``words`` are for the reference,
-    none where the key is always refused. ``schema`` makes its JSON schema, in a text that matters
-    to no minion; ``name`` is its name there where many keys share it."""
+    none where the key is always refused. ``schema`` makes its JSON schema, which nothing on a
+    minion asks for; ``name`` is its name there where many keys share it."""
 
     parse: Callable[[Any], Any]
     words: str

@@ -27,21 +27,25 @@ def digits(lowest: int, highest: int) -> str:
 
 def _digits(low: str, high: str) -> str:
     """The same of numbers of one length."""
-    rest = len(low) - 1
-    if not rest:
-        return f"[{low}-{high}]"
-    if low[0] == high[0]:
-        return f"{low[0]}(?:{_digits(low[1:], high[1:])})"
-    first, last, parts = int(low[0]), int(high[0]), []
-    if set(low[1:]) != {"0"}:
-        parts.append(f"{first}(?:{_digits(low[1:], '9' * rest)})")
+    if not low:
+        return ""
+    first, last, rest, parts = int(low[0]), int(high[0]), len(low) - 1, []
+    if first == last:
+        return f"{first}{_group(_digits(low[1:], high[1:]))}"
+    if int(low[1:] or 0):
+        parts.append(f"{first}{_group(_digits(low[1:], '9' * rest))}")
         first += 1
-    if set(high[1:]) != {"9"}:
-        parts.append(f"{last}(?:{_digits('0' * rest, high[1:])})")
+    if high[1:] != "9" * rest:
+        parts.append(f"{last}{_group(_digits('0' * rest, high[1:]))}")
         last -= 1
     if first <= last:
-        parts.append(f"[{first}-{last}][0-9]{{{rest}}}")
+        head = f"[{first}-{last}]" if first < last else str(first)
+        parts.append(head + "[0-9]" * rest)
     return "|".join(parts)
+
+
+def _group(pattern: str) -> str:
+    return f"(?:{pattern})" if "|" in pattern else pattern
 
 
 _OCTET = f"(?:{digits(0, 255)})"

@@ -238,10 +238,13 @@ def read_nodes(
     nodes = []
     for entry in top.entries("nodes"):
         aliases = entry.section.placed("aliases")
-        nodes.append(
-            _read_node(entry.name, entry.section, internal, public, link, tuple(aliases.values()))
+        node = _read_node(
+            entry.name, entry.section, internal, public, link, tuple(aliases.values())
         )
+        _claim_node(entry.section, node, internal, public)
+        _gateway_sync.check_sync_link(entry.section, node, internal, public, link)
         claim_aliases(top.reader, aliases, domain)
+        nodes.append(node)
     if len(nodes) > MOST_NODES:
         top.reader.fault(top.at("nodes"), f"{len(nodes)} nodes; a site has at most {MOST_NODES}")
     return tuple(sorted(nodes, key=lambda node: (node.id or 0, node.name)))
@@ -255,9 +258,8 @@ def _read_node(
     link: str | None,
     aliases: tuple[str, ...],
 ) -> Node:
-    reader = section.reader
     number = section.get("id")
-    node = Node(
+    return Node(
         name=name,
         id=number,
         internal=section.get("internal"),
@@ -271,6 +273,11 @@ def _read_node(
         sync_interface=section.get("sync_interface", default=link),
         pki=_gateway_pem.read_pki(section.section("pki"), ("gateway", "nodes", name, "pki")),
     )
+
+
+def _claim_node(section: Section, node: Node, internal: Network, public: Network) -> None:
+    """What is this node's alone, and where its addresses have to be."""
+    reader = section.reader
     twin = ("id", node.id) in reader.claims
     reader.claim("id", node.id, section.at("id"))
     if node.id and not twin:
@@ -287,8 +294,6 @@ def _read_node(
             section.at("public_interface"),
             f"{node.public_interface} is the internal interface already",
         )
-    _gateway_sync.check_sync_link(section, node, internal, public, link)
-    return node
 
 
 def check_places(reader: Reader, site: Site) -> None:

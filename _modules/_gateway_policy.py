@@ -19,7 +19,7 @@ from _gateway_site import (
 
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
 # A line of iptables-restore without its beginning, "-A CHAIN".
-_RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
+_RAW_PATTERN = re.compile(r"-[ -~]{1,1000}")
 
 
 def _protocol(value: object) -> str:
