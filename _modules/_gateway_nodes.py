@@ -359,11 +359,9 @@ def check_own_ports(reader: Reader, site: Site) -> None:
         own["68/udp"] = "the DHCP client of a node without a public address in the pillar"
     if site.state_sync.interface:
         own[f"{_gateway_sync.SYNC_PORT}/udp"] = "state sync"
-    ssh = f"{site.firewall.ssh_port}/tcp"
+    # Where SSH is open to the public side, it has claimed its port.
     if not site.firewall.ssh_from:
-        own[ssh] = "SSH"
-    elif site.firewall.ssh_port:  # a port of the public side, as those of the others are
-        reader.claim("port", ssh, "gateway:firewall:ssh")
+        own[f"{site.firewall.ssh_port}/tcp"] = "SSH"
     for server in site.vpn_servers:
         port = f"{server.port}/{server.proto}"
         if port in own:

@@ -56,6 +56,7 @@ def read(pillar: object) -> tuple[Site | None, list[str]]:
     reader = Reader()
     top = Section(reader, "gateway", pillar, KEYS)
     site = _read_site(top)
+    _gateway_policy.claim_ssh(reader, site.firewall)
     _gateway_nodes.check_places(reader, site)
     _gateway_nodes.check_names(reader, site)
     _gateway_nodes.check_own_ports(reader, site)

@@ -8,7 +8,7 @@ import _gateway_values as values
 from _gateway_keys import EMPTY, Items, Key, Kind, Mapping, Rows, Values, by_name
 from _gateway_names import ADDRESSES_ONLY, EMPTY_IS_ALL, GROUP, MEMBERS, Names, ends
 from _gateway_node import Plan, opening, service_unit
-from _gateway_reader import Section
+from _gateway_reader import Reader, Section
 from _gateway_site import (
     Firewall,
     Node,
@@ -290,6 +290,12 @@ def read_firewall(top: Section, names: Names) -> Firewall:
     if firewall.egress_allowed and firewall.egress == "allow":
         reader.fault(section.at("egress_allowed"), "means nothing without egress: deny")
     return firewall
+
+
+def claim_ssh(reader: Reader, firewall: Firewall) -> None:
+    """Its port, behind those of VPN servers and forwards, where it is open to the public side."""
+    if firewall.ssh_from and firewall.ssh_port:
+        reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
 
 
 def _read_egress(section: Section, names: Names) -> Rule:
