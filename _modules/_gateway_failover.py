@@ -22,6 +22,8 @@ from _gateway_site import (
 )
 
 SHORTEST_ADVERT, LONGEST_ADVERT = 0.01, 40  # seconds
+SHORTEST_REASSERT, LONGEST_REASSERT = 10, 86400  # seconds
+_REASSERT_SECONDS = kinds.whole(SHORTEST_REASSERT, LONGEST_REASSERT)
 ROUTER_ID = 51  # keepalived's customary one
 # Of the formula's own units those that run where the virtual IP is, or now and then.
 FOLLOWERS = (
@@ -56,9 +58,9 @@ def keepalived_setting(value: object) -> str:
 
 def _reassert(value: object) -> int:
     """Seconds between two calls of executables that may ask somebody's API; 0 for no such calls."""
-    seconds = values.whole(0, 86400)(value)
-    if 0 < seconds < 10:
-        raise ValueError(f"{seconds} is neither 0 nor in 10 to 86400")
+    seconds = values.whole(0, LONGEST_REASSERT)(value)
+    if 0 < seconds < SHORTEST_REASSERT:
+        raise ValueError(f"{seconds} is neither 0 nor in {_REASSERT_SECONDS.words}")
     return seconds
 
 
@@ -91,7 +93,10 @@ _ADVERT = Kind(
     ),
 )
 _REASSERT = kinds.either(
-    _reassert, "0, or 10 to 86400 s", kinds.whole(0, 0).schema, kinds.whole(10, 86400).schema
+    _reassert,
+    f"0, or {_REASSERT_SECONDS.words} s",
+    kinds.whole(0, 0).schema,
+    _REASSERT_SECONDS.schema,
 )
 _TARGETS = Items(kinds.HOST_ADDRESS, "list of addresses")
 _SETTINGS = Settings(

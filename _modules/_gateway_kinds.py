@@ -232,10 +232,16 @@ PORTS = Kind(
     lambda: number_or_text(1, 65535, f"{PORT_PATTERN}(?:-{PORT_PATTERN})?"),
     "ports",
 )
-COMMENT = Kind(
-    values.comment, "text", lambda: text(values.COMMENT_PATTERN.pattern, "a plain comment")
+# What xt_comment holds at most is 255 characters.
+COMMENT = matching(
+    f"{values.PLAIN}{{1,200}}", "a comment (ASCII without quotes, braces, backslashes)"
 )
-RATE = Kind(values.rate, "rate", lambda: text(values.RATE_PATTERN.pattern, "a rate as 10/minute"))
+# The kernel's limit is 10,000 a second.
+RATE = matching(
+    "[1-9][0-9]{0,3}/(?:second|minute|hour|day)",
+    "a rate such as 10/minute (second, minute, hour, day)",
+    "rate",
+)
 PATH = matching(values.PATH_PATTERN.pattern, "an absolute path", "absolute path")
 
 

@@ -64,7 +64,7 @@ def _pem_schema(labels: tuple[str, ...]) -> dict[str, Any]:
     lines = r"-----\r?\n(?:[A-Za-z0-9+/=]+\r?\n)+"
     blocks = [f"{label}{lines}-----END {label}" for label in (*labels, "EC PARAMETERS")]
     block = rf"-----BEGIN (?:{'|'.join(blocks)})-----(?:\r?\n|\s*$)"
-    other = r"(?:(?!-----BEGIN)[^])*".replace("[^]", r"[\s\S]")
+    other = r"(?:(?!-----BEGIN)[\s\S])*"
     one = rf"(?=[\s\S]*-----BEGIN (?:{'|'.join(labels)})-----)"
     return {
         "type": "string",

@@ -5,7 +5,7 @@ from typing import Any
 
 import _gateway_kinds as kinds
 import _gateway_values as values
-from _gateway_keys import EMPTY, Items, Key, Kind, Mapping, Rows, Values, by_name
+from _gateway_keys import EMPTY, Items, Key, Mapping, Rows, Values, by_name
 from _gateway_names import ADDRESSES_ONLY, EMPTY_IS_ALL, GROUP, MEMBERS, Names, ends
 from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Reader, Section
@@ -18,30 +18,24 @@ from _gateway_site import (
 )
 
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
-# A line of iptables-restore without its beginning, "-A CHAIN".
-_RAW_PATTERN = re.compile(r"-[ -~]{1,1000}")
+_PROTOCOL_NUMBER = kinds.whole(1, 255)
+# RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
+_SEGMENT = kinds.whole(536, 1460)
 
 
 def _protocol(value: object) -> str:
     """A protocol by its name in /etc/protocols, or by its number; ``both`` is tcp and udp."""
     values.one(value, "one protocol (both is tcp and udp)")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(values.whole(1, 255)(value))
-    if isinstance(value, str) and values.NUMBER_PATTERN.fullmatch(value):
-        return str(values.whole(1, 255)(value))
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number or (isinstance(value, str) and values.NUMBER_PATTERN.fullmatch(value)):
+        return str(_PROTOCOL_NUMBER.parse(value))
     return values.matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(
         value
     )
 
 
-_raw_line = values.matching(
-    _RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP"
-)
-
-
 def _mss(value: object) -> int | None:
-    # RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
-    return None if value == "pmtu" else values.whole(536, 1460)(value)
+    return None if value == "pmtu" else _SEGMENT.parse(value)
 
 
 # Where lines of iptables may be added. The chains that exist in a table: iptables(8).
@@ -53,15 +47,14 @@ RAW_CHAINS = {
 }
 _PROTOCOL = kinds.either(
     _protocol,
-    "text, 1 to 255",
-    kinds.whole(1, 255).schema,
+    f"text, {_PROTOCOL_NUMBER.words}",
+    _PROTOCOL_NUMBER.schema,
     lambda: kinds.text(_PROTOCOL_PATTERN.pattern),
 )
-_MSS = kinds.either(
-    _mss, "`pmtu`, 536 to 1460", lambda: {"const": "pmtu"}, kinds.whole(536, 1460).schema
-)
-_LINE = Kind(
-    _raw_line, "line", lambda: kinds.text(_RAW_PATTERN.pattern, "the rest of a rule, -...")
+_MSS = kinds.either(_mss, f"`pmtu`, {_SEGMENT.words}", lambda: {"const": "pmtu"}, _SEGMENT.schema)
+# A line of iptables-restore without its beginning, "-A CHAIN".
+_LINE = kinds.matching(
+    "-[ -~]{1,1000}", "the rest of an iptables rule such as -s 192.0.2.1 -j DROP", "line"
 )
 _RAW = Mapping(
     {

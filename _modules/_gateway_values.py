@@ -30,8 +30,6 @@ MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 NUMBER_PATTERN = re.compile(r"-?[1-9][0-9]{0,9}|0")
 DECIMAL_PATTERN = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
-# The kernel's limit is 10,000 a second.
-RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
 KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 _UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.([a-z]+)")
@@ -45,8 +43,6 @@ _SETTING_PATTERN = re.compile(rf"{PLAIN}*")
 # dnsmasq's own syntax: printable ASCII; between double quotes a backslash hides what follows it. A
 # quote right behind a second one begins nothing.
 QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
-# What xt_comment holds at most is 255 characters.
-COMMENT_PATTERN = re.compile(rf"{PLAIN}{{1,200}}")
 # What YAML's types are called in messages; a bool is an int too, so it comes first.
 _KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
@@ -261,10 +257,6 @@ def ports(value: object) -> tuple[int, int]:
     if ports[0] > ports[1]:
         raise ValueError(f"{show(value)} ends before it begins")
     return ports
-
-
-comment = matching(COMMENT_PATTERN, "a comment (ASCII without quotes, braces, backslashes)")
-rate = matching(RATE_PATTERN, "a rate such as 10/minute (second, minute, hour, day)")
 
 
 def server_address(value: object) -> str:
