@@ -6,7 +6,7 @@ LAB := python3 test/lab/lab.py
 HOST ?= gw1
 
 .PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
-	measurements mutants golden kitchen clean
+	measurements docs mutants golden kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
 	@echo 'make measurements      write what was measured last into docs/measurements.md'
 	@echo 'make mutants           whether the unit tests notice a wrong line: 300 of them, half an hour'
+	@echo 'make docs              write the reference of the pillar and its schema from the keys'
 	@echo 'make golden            write the whole configurations that unit tests compare anew'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
@@ -66,6 +67,9 @@ faults: $(VENV)/ready
 
 mutants: $(VENV)/ready
 	$(PYTHON) test/mutants.py $(MUTANTS_ARGS)
+
+docs: $(VENV)/ready
+	$(PYTHON) docs/reference.py
 
 golden: $(VENV)/ready
 	$(PYTHON) -m pytest test/unit/test_templates.py -k whole_configurations --golden

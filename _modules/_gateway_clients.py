@@ -3,7 +3,9 @@
 from ipaddress import IPv4Network
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_values as values
+from _gateway_keys import EMPTY, Items, Key, Kind, by_name
 from _gateway_reader import Section
 from _gateway_site import (
     VPN_PREFIXES,
@@ -17,6 +19,8 @@ from _gateway_site import (
 LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
 # OpenVPN's TLS_USERNAME_LEN, and X.520's upper bound for a common name (RFC 5280 appendix A).
 LONGEST_COMMON_NAME = 64
+# A node on which the client is connected routes to both halves: a longer prefix wins.
+CLIENT_PREFIXES = range(1, 32)
 
 
 def _client_name(value: object) -> str:
@@ -40,9 +44,8 @@ def _client_network(value: object) -> IPv4Network:
     for other in (*values.NO_HOSTS, values.LINK_LOCAL):
         if network.subnet_of(other):
             raise ValueError(f"{network} is inside {other}, of which no host has an address")
-    # A node on which the client is connected routes to both halves: a longer prefix wins.
-    if not 1 <= network.prefixlen <= 31:
-        raise ValueError(f"{network} is not a /1 to /31")
+    if network.prefixlen not in CLIENT_PREFIXES:
+        raise ValueError(f"{network} is not a /{CLIENT_PREFIXES[0]} to /{CLIENT_PREFIXES[-1]}")
     return network
 
 
@@ -58,22 +61,77 @@ def _push(value: object) -> str:
     return text
 
 
+# As far as a pattern can say it: bytes are not characters.
+CLIENT = Kind(
+    _client_name,
+    "text",
+    lambda: kinds.text(
+        r"(?!DEFAULT$|\.\.?$| |[^\n]* $)"
+        rf"[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff]{{1,{LONGEST_COMMON_NAME}}}",
+        "a certificate's common name",
+    ),
+)
+_NETWORK = Kind(
+    _client_network,
+    "network",
+    lambda: kinds.text(
+        f"(?!{kinds.within((*values.NO_HOSTS, values.LINK_LOCAL))})"
+        + kinds.network_pattern(CLIENT_PREFIXES),
+        "an IPv4 network of /1 to /31",
+    ),
+)
+_PUSH = Kind(
+    _push,
+    "text",
+    lambda: kinds.text(
+        rf"(?=[^\n,]{{1,{LONGEST_PUSH}}}$)(?! *$){kinds.SETTING_PATTERN}",
+        "an option without quotes and commas",
+    ),
+)
+OF_CLIENT = by_name(
+    Key(
+        "id",
+        kinds.whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1, "2 to half a subnet - 1"),
+        None,
+        "Unique. The client's host part in each subnet of each server and node: with 5 it has"
+        " 10.8.0.5 through gw1 and 10.8.1.5 through gw2. The smallest subnet decides how high it"
+        " may be: 127 in a /24. The upper half of each subnet is for clients without an id.",
+    ),
+    Key(
+        "networks",
+        Items(_NETWORK, "list of networks"),
+        EMPTY,
+        "Networks behind the client, /1 to /31, overlapping nothing else of the site. They are"
+        " connected with the internal network, the VPN networks and each other. At most two nodes."
+        " The client must forward packets; its network needs routes to the site's networks through"
+        " it.",
+    ),
+    Key(
+        "pushes",
+        Items(_PUSH, "list of text"),
+        EMPTY,
+        "Options that OpenVPN pushes to this client alone, such as `route 192.0.2.0"
+        " 255.255.255.0`; at most 240 characters, without commas.",
+    ),
+    Key("disabled", kinds.BOOLEAN, False, "Refused on every node, whatever its certificate says."),
+)
+
+
 def read_clients(
     vpn: Section, servers: tuple[VpnServer, ...], nodes: tuple[Node, ...]
 ) -> tuple[VpnClient, ...]:
     clients = []
     smallest = max(vpn_subnets(servers, nodes), key=lambda pair: pair[1].prefixlen, default=None)
-    for entry in vpn.entries("clients", _client_name):
+    for entry in vpn.entries("clients"):
         section = entry.section
-        networks = section.placed("networks", _client_network)
+        networks = section.placed("networks")
         client = VpnClient(
             name=entry.name,
-            id=section.get("id", values.whole(2, (1 << 31 - VPN_PREFIXES[0]) - 1), None),
+            id=section.get("id"),
             networks=tuple(networks.values()),
-            pushes=section.items("pushes", _push),
-            disabled=section.get("disabled", values.boolean, False),
+            pushes=section.get("pushes"),
+            disabled=section.get("disabled"),
         )
-        section.close()
         # A rule names it in small letters, as it does all names.
         vpn.reader.claim("client name", client.file.lower(), section.path)
         vpn.reader.claim("client id", client.id, section.at("id"))

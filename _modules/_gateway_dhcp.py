@@ -6,8 +6,10 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import _gateway_dnsmasq
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_values as values
+from _gateway_keys import EMPTY, Key, Kind, Mapping, Settings, by_name
 from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
@@ -21,6 +23,8 @@ from _gateway_site import (
 
 # Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
 SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
+MOST_LEASE = 999_999  # of whatever unit
+LEASE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
 FOLLOWERS = ("gateway-dhcp.service",)
 LEASES = "/var/lib/gateway/dhcp.leases"
@@ -34,10 +38,11 @@ def _lease_time(value: object) -> str:
     )
     if text == "infinite":
         return text
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-    seconds = int(text.rstrip("smhdw")) * units.get(text[-1], 1)
+    seconds = int(text.rstrip("smhdw")) * LEASE_UNITS.get(text[-1], 1)
     if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
-        raise ValueError(f"{text} is not in 2m to {LONGEST_LEASE // units['w']}w, nor infinite")
+        raise ValueError(
+            f"{text} is not in 2m to {LONGEST_LEASE // LEASE_UNITS['w']}w, nor infinite"
+        )
     return text
 
 
@@ -51,21 +56,67 @@ def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:
     return pool
 
 
-def read_dhcp(section: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
-    reader = section.reader
-    pool = section.get("pool", _pool, None)
+def _lease_schema() -> dict[str, Any]:
+    """Of each unit so many as are between the shortest and the longest, in up to six digits."""
+    forms = ["infinite"]
+    for unit, size in {**LEASE_UNITS, "": 1}.items():
+        shortest = -(-SHORTEST_LEASE // size)
+        forms.append(f"(?:{kinds.digits(shortest, min(MOST_LEASE, LONGEST_LEASE // size))}){unit}")
+    return kinds.number_or_text(SHORTEST_LEASE, MOST_LEASE, "|".join(forms))
+
+
+_POOL = Kind(
+    _pool,
+    "`FIRST-LAST`",
+    lambda: kinds.text(
+        f" *{kinds.ADDRESS_PATTERN} *- *{kinds.ADDRESS_PATTERN} *",
+        "a range such as 10.77.0.100-10.77.0.199",
+    ),
+)
+_LEASE_TIME = Kind(_lease_time, "text", _lease_schema)
+_SETTINGS = Settings(_gateway_dnsmasq.SETTING, _gateway_dnsmasq.DHCP_REFUSED)
+_DHCP = by_name(
+    Key(
+        "enabled",
+        kinds.BOOLEAN,
+        None,
+        "",
+        said="true if there is a `pool` or a host with a `mac`",
+    ),
+    Key(
+        "pool",
+        _POOL,
+        None,
+        "Addresses for unknown machines: inside the internal network, without nodes and virtual"
+        " IPs, one range (further ones are `dhcp-range` lines of `settings`). Reserved addresses"
+        " may lie in it. Without a pool only reservations are answered.",
+        more="further ranges are dhcp-range lines of gateway:dhcp:settings",
+    ),
+    Key(
+        "lease_time",
+        _LEASE_TIME,
+        "12h",
+        "A number with `s`, `m`, `h`, `d` or `w`, or without a letter (seconds), or `infinite`."
+        " At least two minutes: dnsmasq knows no shorter ones.",
+    ),
+    Key("settings", _SETTINGS, EMPTY, "Lines `keyword=value` in `/etc/gateway/dhcp.conf`."),
+)
+KEYS = (Key("dhcp", Mapping(_DHCP), EMPTY, "[dhcp](#gatewaydhcp)."),)
+
+
+def read_dhcp(top: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
+    reader, section = top.reader, top.section("dhcp")
+    pool = section.get("pool")
+    wanted = bool(pool or any(host.macs for host in hosts))
     dhcp = Dhcp(
-        enabled=section.get(
-            "enabled", values.boolean, bool(pool or any(host.macs for host in hosts))
-        ),
+        enabled=section.get("enabled", default=wanted),
         pool=pool,
-        lease_time=section.get("lease_time", _lease_time, "12h"),
-        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dhcp),
+        lease_time=section.get("lease_time"),
+        settings=section.settings(),
     )
-    section.close()
     if dhcp.enabled is False and "enabled" not in section.values:
         for key in section.values:
-            if key in section.known:
+            if key in section.keys:
                 reader.fault(
                     section.at(key),
                     "means nothing without DHCP; it is on with a pool, a host's mac or enabled",

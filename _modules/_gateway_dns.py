@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import _gateway_dnsmasq
+import _gateway_kinds as kinds
 import _gateway_values as values
+from _gateway_keys import EMPTY, REQUIRED, Items, Key, Kind, Mapping, Named, Settings, by_name
 from _gateway_names import claim_aliases
 from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
@@ -19,36 +21,98 @@ from _gateway_site import (
 
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
+# Another program of the node's may listen on the loopback interface.
+_NO_FORWARDERS = tuple(each for each in values.NO_HOSTS if each != values.LOOPBACK)
 
 
 def _forwarder(value: object) -> str:
     """An upstream DNS server as dnsmasq writes it: an address, and #PORT where that is not 53."""
     text, mark, number = values.string(value).partition("#")
     try:
-        # Another program of the node's may listen on the loopback interface.
-        address = values.host_address(
-            text, tuple(each for each in values.NO_HOSTS if each != values.LOOPBACK)
-        )
+        address = values.host_address(text, _NO_FORWARDERS)
         port = values.port(number) if mark else values.DNS_PORT
     except ValueError as error:
         raise ValueError(f"{error}; a forwarder is an address, or ADDRESS#PORT") from error
     return str(address) if port == values.DNS_PORT else f"{address}#{port}"
 
 
+_FORWARDER = Kind(
+    _forwarder,
+    "address",
+    lambda: kinds.text(
+        f"(?!{kinds.inside(_NO_FORWARDERS)}){kinds.ADDRESS_PATTERN}(?:#{kinds.PORT_PATTERN})?",
+        "an address, or ADDRESS#PORT",
+    ),
+)
+_HOST = by_name(
+    Key(
+        "ip",
+        kinds.ADDRESS,
+        REQUIRED,
+        "Inside the internal network if there is a `mac`; in no VPN network.",
+    ),
+    Key(
+        "mac",
+        Items(kinds.MAC, f"text, or a list of at most {MOST_MACS}", most=MOST_MACS),
+        EMPTY,
+        "Makes a DHCP reservation. Unique, not a group address. Quote it: YAML reads some as"
+        " numbers. A list is one machine with several cards, one of which is in use at a time:"
+        " when another card asks, it gets the address.",
+        said="none",
+    ),
+    Key(
+        "aliases",
+        kinds.ALIASES,
+        EMPTY,
+        "Further names. Without a dot they get the site's domain (`www`, `'*.apps'`). With one"
+        " they are taken as they are, also outside of the domain (`www.company.example`,"
+        " `'*.company.example'`). A name has at most 253 characters with the domain.",
+    ),
+)
+_SETTINGS = Settings(_gateway_dnsmasq.SETTING, _gateway_dnsmasq.DNS_REFUSED)
+_DNS = by_name(
+    Key(
+        "forwarders",
+        Items(_FORWARDER, "list of addresses"),
+        EMPTY,
+        "Whom the gateways ask. With another port than 53 `ADDRESS#PORT`, in quotes:"
+        " `'127.0.0.1#5335'`. No address of the gateways. `gateway.validate` names one in"
+        " `resolv.conf` too, and says where nobody else is left to ask.",
+        said="those of the node's `/etc/resolv.conf`",
+    ),
+    Key(
+        "public_domain",
+        kinds.BOOLEAN,
+        False,
+        "Whether the site's domain exists outside, too. Then names of it that are not in the"
+        " pillar are asked of the forwarders; without it there are no such names.",
+    ),
+    Key("settings", _SETTINGS, EMPTY, "Lines `keyword=value` in `/etc/gateway/dns.conf`."),
+)
+KEYS = (
+    Key(
+        "hosts",
+        Named("HOST", kinds.LABEL, _HOST),
+        EMPTY,
+        "The hosts behind the gateway: [hosts](#gatewayhostshost).",
+    ),
+    Key("dns", Mapping(_DNS), EMPTY, "[dns](#gatewaydns)."),
+)
+
+
 def read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
     hosts = []
     reader = top.reader
-    for entry in top.entries("hosts", values.label):
+    for entry in top.entries("hosts"):
         section = entry.section
-        macs = section.placed("mac", values.mac)
-        aliases = section.placed("aliases", values.alias)
+        macs = section.placed("mac")
+        aliases = section.placed("aliases")
         host = Host(
             name=entry.name,
-            ip=section.get("ip", values.address),
+            ip=section.get("ip"),
             macs=tuple(macs.values()),
             aliases=tuple(aliases.values()),
         )
-        section.close()
         owner, _, key = reader.claims.get(("address", host.ip), "").rpartition(":")
         named = key in ("virtual_ip", "internal")
         hint = f"; a name for it is one of {owner}:aliases" if named else ""
@@ -72,13 +136,13 @@ _DNS_NEEDS = {
 }
 
 
-def read_dns(section: Section) -> Dns:
+def read_dns(top: Section) -> Dns:
+    section = top.section("dns")
     dns = Dns(
-        forwarders=section.items("forwarders", _forwarder),
-        public_domain=section.get("public_domain", values.boolean, False),
-        settings=section.settings(_gateway_dnsmasq.dnsmasq_setting, _gateway_dnsmasq.refuse_dns),
+        forwarders=section.get("forwarders"),
+        public_domain=section.get("public_domain"),
+        settings=section.settings(),
     )
-    section.close()
     there = {keyword for keyword, _ in dns.settings}
     for keyword, (needed, way) in _DNS_NEEDS.items():
         # Another file may have it.

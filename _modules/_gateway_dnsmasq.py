@@ -3,8 +3,10 @@
 import os
 import re
 
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_values as values
+from _gateway_keys import not_possible
 from _gateway_node import Here, Plan
 
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
@@ -34,6 +36,14 @@ def dnsmasq_setting(value: object) -> str:
     return text
 
 
+# A space before # is the beginning of a comment outside of quotes.
+_QUOTED = values.QUOTED_PATTERN.pattern
+SETTING = kinds.setting(
+    dnsmasq_setting,
+    rf"(?=[^\n]{{0,{values.LONGEST_SETTING}}}$)(?:[!#-~]|{_QUOTED}| (?!(?:{_QUOTED})*#))*",
+)
+
+
 # What dnsmasq's check lets through, and then it does not start, does not serve or serves twice.
 _DNSMASQ_OWN = {
     "bind-interfaces": "the virtual IP comes and goes, and the formula has bind-dynamic for it",
@@ -54,25 +64,21 @@ _DHCP_OWN = {
     "dhcp-leasefile": "the leases are in /var/lib/gateway/dhcp.leases",
     "port": "this one serves no DNS",
 }
-_DHCP_WORDS = re.compile(r"dhcp-.*|pxe-.*|tag-if|no-ping|bootp-dynamic|read-ethers|leasefile-ro")
-_DNS_WORDS = re.compile(
-    r"address|all-servers|auth-.*|bogus-.*|cache-.*|caa-record|cname|dnssec|domain-needed|filter-.*"
-    r"|host-record|local|localise-queries|log-queries|mx-host|naptr-record|neg-ttl|no-resolv"
-    r"|ptr-record|rebind-.*|resolv-file|rev-server|server|servers-file|srv-host|stop-dns-rebind"
-    r"|strict-order|synth-domain|txt-record"
+_DHCP_WORDS = "dhcp-.*|pxe-.*|tag-if|no-ping|bootp-dynamic|read-ethers|leasefile-ro"
+_DNS_WORDS = (
+    "address|all-servers|auth-.*|bogus-.*|cache-.*|caa-record|cname|dnssec|domain-needed|filter-.*"
+    "|host-record|local|localise-queries|log-queries|mx-host|naptr-record|neg-ttl|no-resolv"
+    "|ptr-record|rebind-.*|resolv-file|rev-server|server|servers-file|srv-host|stop-dns-rebind"
+    "|strict-order|synth-domain|txt-record"
 )
 
 
-def refuse_dns(keyword: str) -> str | None:
-    if _DHCP_WORDS.fullmatch(keyword):
-        return "it is of DHCP, which is another process: gateway:dhcp:settings"
-    return _DNS_OWN.get(keyword)
-
-
-def refuse_dhcp(keyword: str) -> str | None:
-    if _DNS_WORDS.fullmatch(keyword):
-        return "it is of DNS, which is another process: gateway:dns:settings"
-    return _DHCP_OWN.get(keyword)
+DNS_REFUSED = not_possible(
+    {_DHCP_WORDS: "it is of DHCP, which is another process: gateway:dhcp:settings", **_DNS_OWN}
+)
+DHCP_REFUSED = not_possible(
+    {_DNS_WORDS: "it is of DNS, which is another process: gateway:dns:settings", **_DHCP_OWN}
+)
 
 
 def warnings(plan: Plan, here: Here) -> list[str]:

@@ -3,22 +3,27 @@
 import json
 import re
 import time
-from ipaddress import IPv4Address
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_nodes
 import _gateway_values as values
+from _gateway_keys import EMPTY, Items, Key, Kind, Mapping, Settings, by_name, not_possible
 from _gateway_node import Facts, Here, Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Failover,
     Health,
     Node,
+    Service,
     Site,
     plan_settings,
 )
 
+SHORTEST_ADVERT, LONGEST_ADVERT = 0.01, 40  # seconds
+SHORTEST_REASSERT, LONGEST_REASSERT = 10, 86400  # seconds
+_REASSERT_SECONDS = kinds.whole(SHORTEST_REASSERT, LONGEST_REASSERT)
 ROUTER_ID = 51  # keepalived's customary one
 OWN_UNITS = ("keepalived",)
 # At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
@@ -26,6 +31,16 @@ FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
     "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
     "lossy": {"advert_interval": 1, "down_adverts": 8, "garp_delay": 2},
+}
+# What breaks keepalived, or the formula's own lines, and the way round.
+KEEPALIVED_OWN = {
+    "max_auto_priority": "use gateway:failover:realtime_priority",
+    "vrrp_down_timer_adverts": "use gateway:failover:down_adverts",
+    "vrrp_garp_lower_prio_delay": "after a partition hosts would be late to learn who has won",
+    "vrrp_higher_prio_send_advert": "a partition that heals is over when the winner has said so",
+    "vrrp_rlimit_rttime": "with gateway:failover:realtime_priority the kernel would end keepalived",
+    "vrrp_rt_priority": "use gateway:failover:realtime_priority",
+    "vrrp_strict": "keepalived would drop all that is for a virtual IP, such as DNS",
 }
 _KEEPALIVED_MARKS = re.compile(r"[#!]")
 HEALTH = "/run/gateway/health.json"
@@ -37,30 +52,11 @@ def keepalived_setting(value: object) -> str:
     return values.setting(value, _KEEPALIVED_MARKS)
 
 
-def read_failover(section: Section) -> Failover:
-    profile = section.get("profile", values.one_of(*FAILOVER_PROFILES), "normal")
-    usual = FAILOVER_PROFILES[profile or "normal"]
-    failover = Failover(
-        advert_interval=section.get("advert_interval", _advert, usual["advert_interval"]),
-        down_adverts=section.get("down_adverts", values.whole(2, 100), usual["down_adverts"]),
-        garp_repeat=section.get("garp_repeat", values.whole(1, 20), 5),
-        garp_delay=section.get("garp_delay", values.whole(0, 60), usual["garp_delay"]),
-        garp_refresh=section.get("garp_refresh", values.whole(0, 3600), 0),
-        startup_delay=section.get("startup_delay", values.whole(0, 60), 1),
-        realtime_priority=section.get("realtime_priority", values.whole(0, 99), 50),
-        preempt=section.get("preempt", values.boolean, True),
-        preempt_delay=section.get("preempt_delay", values.whole(0, 3600), 5),
-        reassert=section.get("reassert", _reassert, 60),
-    )
-    section.close()
-    return failover
-
-
 def _reassert(value: object) -> int:
     """Seconds between two calls of executables that may ask somebody's API; 0 for no such calls."""
-    seconds = values.whole(0, 86400)(value)
-    if 0 < seconds < 10:
-        raise ValueError(f"{seconds} is neither 0 nor in 10 to 86400")
+    seconds = values.whole(0, LONGEST_REASSERT)(value)
+    if 0 < seconds < SHORTEST_REASSERT:
+        raise ValueError(f"{seconds} is neither 0 nor in {_REASSERT_SECONDS.words}")
     return seconds
 
 
@@ -73,44 +69,205 @@ def _advert(value: object) -> float:
         raise ValueError(
             f"must be a number of seconds, is {values.kind(value)} ({values.show(value)})"
         )
-    if not 0.01 <= value <= 40:
-        raise ValueError(f"{values.show(value)} is not in 0.01 to 40 seconds")
+    if not SHORTEST_ADVERT <= value <= LONGEST_ADVERT:
+        bounds = f"{SHORTEST_ADVERT} to {LONGEST_ADVERT}"
+        raise ValueError(f"{values.show(value)} is not in {bounds} seconds")
     if abs(value * 100 - round(value * 100)) > 1e-6:
         raise ValueError(f"{values.show(value)} is not a whole number of hundredths of a second")
     return round(value * 100) / 100
 
 
-def read_health(section: Section) -> Health:
-    said = set()
+_ADVERT = Kind(
+    _advert,
+    kinds.SECONDS.format(SHORTEST_ADVERT, LONGEST_ADVERT),
+    lambda: kinds.number_or_text(
+        SHORTEST_ADVERT,
+        LONGEST_ADVERT,
+        r"(?=[0-9]{1,4}(?:[.][0-9]{1,4})?$)(?!0*(?:[.]0*)?$)"
+        rf"0*(?:(?:{kinds.digits(0, LONGEST_ADVERT - 1)})(?:[.][0-9]{{1,2}}0*)?"
+        rf"|{LONGEST_ADVERT}(?:[.]0+)?)",
+    ),
+)
+_REASSERT = kinds.either(
+    _reassert,
+    f"0, or {_REASSERT_SECONDS.words} s",
+    kinds.whole(0, 0).schema,
+    _REASSERT_SECONDS.schema,
+)
+_TARGETS = Items(kinds.HOST_ADDRESS, "list of addresses")
+_SETTINGS = Settings(
+    kinds.setting(keepalived_setting, rf"(?![^\n]*[#!]){values.PLAIN}*"),
+    not_possible(KEEPALIVED_OWN),
+)
+_FAILOVER = by_name(
+    Key(
+        "profile",
+        kinds.one_of(*FAILOVER_PROFILES),
+        "normal",
+        "Sets `advert_interval`, `down_adverts` and `garp_delay`. Their three defaults below are"
+        " in this order.",
+    ),
+    Key(
+        "advert_interval",
+        _ADVERT,
+        None,
+        "How often the holder says that it lives; in hundredths of a second.",
+        said="0.05, 0.1, 1",
+    ),
+    Key(
+        "down_adverts",
+        kinds.whole(2, 100),
+        None,
+        "So many missed adverts in a row are a failover. With `lossy` it takes 8 s, and a link"
+        " that loses 30 % of its packets causes none.",
+        said="3, 3, 8",
+    ),
+    Key(
+        "garp_delay",
+        kinds.whole(0, 60, kinds.SECONDS),
+        None,
+        "After a takeover the addresses are announced at once, and once more after this time.",
+        said="1, 1, 2",
+    ),
+    Key("garp_repeat", kinds.whole(1, 20), 5, "Announcements each time."),
+    Key(
+        "garp_refresh",
+        kinds.whole(0, 3600, kinds.SECONDS),
+        0,
+        "Announce the addresses for ever, this often; 0 does not. A node with a fault that nobody"
+        " notices would draw the traffic to itself each time.",
+    ),
+    Key(
+        "startup_delay",
+        kinds.whole(0, 60, kinds.SECONDS),
+        1,
+        "How long keepalived only listens after its start.",
+    ),
+    Key(
+        "realtime_priority",
+        kinds.whole(0, 99),
+        50,
+        "keepalived's real-time priority, so that busy processors cause no failover; 0 for none."
+        " Where the machine does not allow it, keepalived runs without.",
+    ),
+    Key(
+        "preempt",
+        kinds.BOOLEAN,
+        True,
+        "Whether a better node that comes back takes the virtual IPs from a working one.",
+    ),
+    Key(
+        "preempt_delay",
+        kinds.whole(0, 3600, kinds.SECONDS),
+        5,
+        "How long it has to be in good health first. Each fault, lost uplink, flap of the"
+        " internal link, drain and stall of the node begins the time anew.",
+    ),
+    Key(
+        "reassert",
+        _REASSERT,
+        60,
+        "How often the primary's executables in `/etc/gateway/follow.d` [are called"
+        " again](failover.md#executables-that-follow); 0 for never.",
+    ),
+)
+_PUBLIC_HEALTH = by_name(
+    Key(
+        "targets",
+        _TARGETS,
+        EMPTY,
+        "One of them has to answer pings through the public interface. Otherwise the uplink"
+        " counts as lost, after about four seconds.",
+    ),
+)
+_INTERNAL_HEALTH = by_name(
+    Key(
+        "targets",
+        _TARGETS,
+        EMPTY,
+        "One of them has to answer pings through the internal interface; silence is a fault. Name"
+        " hosts that are always there, such as switches. With a public virtual IP"
+        " `gateway.validate` advises to have some; `[]` says that it is not wanted.",
+    ),
+)
+_HEALTH = by_name(
+    Key(
+        "services",
+        Items(kinds.UNIT, "list of systemd units"),
+        EMPTY,
+        "Units of yours that have to run, such as `nginx.service`, `nginx` (the same) or"
+        " `srv-data.mount`. One that has not run for about four seconds is a fault, as with"
+        " `gateway-dns` and `gateway-follow`. None of `follow_virtual_ip`, which run on one node"
+        " only: look at those with a [check of your own](failover.md#health) that asks"
+        " `/run/gateway/role` first.",
+    ),
+    Key(
+        "public",
+        Mapping(_PUBLIC_HEALTH),
+        EMPTY,
+        "[Targets on the public side](#gatewayhealthpublic).",
+    ),
+    Key(
+        "internal",
+        Mapping(_INTERNAL_HEALTH),
+        EMPTY,
+        "[Targets on the internal side](#gatewayhealthinternal).",
+    ),
+)
+_KEEPALIVED = by_name(
+    Key(
+        "router_id",
+        kinds.whole(1, 255),
+        ROUTER_ID,
+        "VRRP's virtual router id, on both sides. No other VRRP router on these networks may use"
+        " it.",
+    ),
+    Key("settings", _SETTINGS, EMPTY, "Lines `keyword value` at the end of `global_defs`."),
+)
+KEYS = (
+    Key(
+        "failover",
+        Mapping(_FAILOVER),
+        EMPTY,
+        "How the primary is elected: [failover](#gatewayfailover).",
+    ),
+    Key("health", Mapping(_HEALTH), EMPTY, "What a healthy node is: [health](#gatewayhealth)."),
+    Key("keepalived", Mapping(_KEEPALIVED), EMPTY, "[keepalived](#gatewaykeepalived)."),
+)
 
-    def targets(side: str) -> tuple[IPv4Address, ...]:
-        part = section.section(side)
-        found = part.items("targets", values.host_address)
-        part.close()
-        if "targets" in part.values:
-            said.add(side)
-        return found
 
-    health = Health(
-        services=section.items("services", values.unit),
-        public_targets=targets("public"),
-        internal_targets=targets("internal"),
-        undecided="internal" not in said,
+def read_failover(top: Section) -> Failover:
+    section = top.section("failover")
+    usual = FAILOVER_PROFILES[section.get("profile") or "normal"]
+    return Failover(
+        advert_interval=section.get("advert_interval", default=usual["advert_interval"]),
+        down_adverts=section.get("down_adverts", default=usual["down_adverts"]),
+        garp_repeat=section.get("garp_repeat"),
+        garp_delay=section.get("garp_delay", default=usual["garp_delay"]),
+        garp_refresh=section.get("garp_refresh"),
+        startup_delay=section.get("startup_delay"),
+        realtime_priority=section.get("realtime_priority"),
+        preempt=section.get("preempt"),
+        preempt_delay=section.get("preempt_delay"),
+        reassert=section.get("reassert"),
     )
-    section.close()
-    return health
 
 
-# The same of keepalived.
-KEEPALIVED_OWN = {
-    "max_auto_priority": "use gateway:failover:realtime_priority",
-    "vrrp_down_timer_adverts": "use gateway:failover:down_adverts",
-    "vrrp_garp_lower_prio_delay": "after a partition hosts would be late to learn who has won",
-    "vrrp_higher_prio_send_advert": "a partition that heals is over when the winner has said so",
-    "vrrp_rlimit_rttime": "with gateway:failover:realtime_priority the kernel would end keepalived",
-    "vrrp_rt_priority": "use gateway:failover:realtime_priority",
-    "vrrp_strict": "keepalived would drop all that is for a virtual IP, such as DNS",
-}
+def read_health(top: Section) -> Health:
+    section = top.section("health")
+    public, internal = section.section("public"), section.section("internal")
+    return Health(
+        services=section.get("services"),
+        public_targets=public.get("targets"),
+        internal_targets=internal.get("targets"),
+        undecided="targets" not in internal.values,
+    )
+
+
+def read_keepalived(top: Section) -> tuple[int, Service]:
+    """The virtual router id, and what keepalived is told."""
+    section = top.section("keepalived")
+    return section.get("router_id"), Service((), section.settings())
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:

@@ -5,10 +5,12 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_values as values
+from _gateway_keys import EMPTY, Items, Key, Kind
 from _gateway_node import Facts, Here, Plan, service_unit
-from _gateway_reader import Reader
+from _gateway_reader import Reader, Section
 from _gateway_site import Node, Site
 
 # They run where the virtual IP is, or now and then.
@@ -16,6 +18,7 @@ FOLLOWERS = (
     *("gateway-virtual-ip.target", "gateway-follow-event.service"),
     "gateway-follow-hooks.service",
 )
+OURS = ("gateway-", "openvpn-server@gateway-")  # how the names of the formula's units begin
 ROLE = "/run/gateway/role"
 HOOKS = "/run/gateway/hooks.told"
 HOOKS_GRACE = 10  # seconds
@@ -24,7 +27,10 @@ LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and p
 
 
 def followed_unit(value: object) -> str:
-    return values.unit(value, values.FOLLOWING)
+    unit = values.unit(value, values.FOLLOWING)
+    if unit.startswith(OURS):
+        raise ValueError(f"{unit} is the formula's own")
+    return unit
 
 
 def check_units(
@@ -37,7 +43,7 @@ def check_units(
     """
     for unit in site.follow_virtual_ip:
         name = unit.rsplit(".", 1)[0]
-        if name in own or name.startswith(("gateway-", "openvpn-server@gateway-")):
+        if name in own:
             reader.fault(reader.claims["unit", unit], f"{unit} is the formula's own")
     for number, unit in enumerate(site.health.services):
         if unit in (*site.follow_virtual_ip, *followers):
@@ -45,6 +51,32 @@ def check_units(
                 f"gateway:health:services:{number}",
                 f"{unit} runs only where the virtual IP is, so any other node would be at fault",
             )
+
+
+def _followed_schema() -> dict[str, Any]:
+    own = "|".join(OURS)
+    return kinds.text(f"(?!{own})(?:{kinds.unit_pattern(values.FOLLOWING)})", "a unit of yours")
+
+
+_FOLLOWED = Kind(followed_unit, "unit", _followed_schema)
+KEYS = (
+    Key(
+        "follow_virtual_ip",
+        Items(_FOLLOWED, "list of units"),
+        EMPTY,
+        "systemd units of yours that [run where the internal virtual IP"
+        " is](failover.md#units-that-follow): full names of services, sockets, timers, paths or"
+        " targets. `nginx` alone is `nginx.service`. Units of ours, of keepalived, conntrackd and"
+        " the NTP servers are refused.",
+    ),
+)
+
+
+def read_followers(top: Section) -> tuple[str, ...]:
+    units = top.placed("follow_virtual_ip")
+    for path, unit in units.items():
+        top.reader.claim("unit", unit, path)
+    return tuple(units.values())
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:

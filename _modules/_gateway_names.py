@@ -1,9 +1,10 @@
 """What rules may name: hosts, servers, clients, groups, sides; and what that stands for."""
 
-import re
 from collections.abc import Callable
 
+import _gateway_kinds as kinds
 import _gateway_values as values
+from _gateway_keys import Items, Kind
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Host,
@@ -13,8 +14,20 @@ from _gateway_site import (
     VpnServer,
 )
 
-_GROUP_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_group_name = values.matching(_GROUP_PATTERN, "a group name (small letters, digits, _ and -)")
+GROUP = kinds.matching(
+    "[a-z][a-z0-9_-]{0,31}", "a group name (small letters, digits, _ and -)", "name"
+)
+# What a name stands for is said elsewhere in the pillar, so this parses nothing: ``Names`` does.
+_END = Kind(values.string, "end", lambda: {"type": "string", "minLength": 1})
+EMPTY_IS_ALL = "is empty; leave it out if any will do"
+MEMBERS = Items(_END, "list")
+ADDRESSES_ONLY = "ends: hosts, networks, groups"
+
+
+def ends(words: str = "[ends](#ends)", empty: str = EMPTY_IS_ALL) -> Items:
+    """What a rule may name: one end, or several. None would match everything, where its author may
+    have meant nothing."""
+    return Items(_END, words, empty)
 
 
 def claim_aliases(reader: Reader, aliases: dict[str, str], domain: str | None) -> None:
@@ -76,7 +89,7 @@ class Names:
         section = firewall.section("groups")
         for name in sorted(section.values, key=values.safe_repr):
             try:
-                group = _group_name(name)
+                group = GROUP.parse(name)
                 if group in self.kinds or group in self.hosts:
                     raise ValueError("this is the name of something else that rules can name")
             except ValueError as error:
@@ -108,7 +121,7 @@ class Names:
                 raise ValueError(f"{network} is everything; leave the group out of the rule")
             return "network", network
 
-        return section.items(group, parse)
+        return section.get(group, parse)  # type: ignore[no-any-return]
 
     def _reached(
         self, members: dict[str, tuple[tuple[str, str], ...]], start: str

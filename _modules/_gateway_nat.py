@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_policy
 import _gateway_values as values
 from _gateway_iptables import PREFIX, Gateway, Pen, ipv4, joined_ports
-from _gateway_names import Names
+from _gateway_keys import EMPTY, REQUIRED, Items, Key, Mapping, Rows, by_name
+from _gateway_names import ADDRESSES_ONLY, Names, ends
 from _gateway_reader import Section
 from _gateway_site import (
     Forward,
@@ -20,10 +22,102 @@ from _gateway_site import (
     text_or_none,
 )
 
+# The name of a host, or an address; ``read_nat`` looks it up.
+_TARGET = kinds.either(
+    values.server_address, "host, alias or address", kinds.HOST_ADDRESS.schema, kinds.NAME.schema
+)
+_AS_IN_RULES = "As in [rules](#gatewayfirewallinput)."
+_NO_FILTER = "is not for address translation"
+_FORWARD = by_name(
+    Key(
+        "port",
+        Items(kinds.PORTS, "port, range, or a list of them", "missing"),
+        REQUIRED,
+        "On the public side: `443`, `[80, 443]`, `8000-8100`. Never `20:21`: YAML reads that as a"
+        " number to the base of 60, here port 1221, and nobody can see it afterwards.",
+    ),
+    Key("proto", kinds.one_of("tcp", "udp", "both"), "tcp", ""),
+    Key(
+        "to",
+        _TARGET,
+        REQUIRED,
+        "An entry of `hosts` (name or alias) or an address. It is inside the internal network,"
+        " and not a gateway.",
+    ),
+    Key(
+        "to_port",
+        kinds.PORT,
+        None,
+        "All ports of a list lead to this one; a range leads to the range that begins with it.",
+        said="`port`",
+    ),
+    Key("from", ends(ADDRESSES_ONLY), EMPTY, "Who may use it.", said="anybody"),
+    Key(
+        "address",
+        Items(
+            kinds.ADDRESS,
+            "address, or a list of them",
+            "is empty; leave it out for the virtual IP",
+        ),
+        EMPTY,
+        "The public address: `public:virtual_ip` or one of `public:addresses`. Where a node's"
+        " address comes by DHCP, it is each address of its public interface.",
+        said="the virtual IP, else the node's public address",
+    ),
+    Key("comment", kinds.COMMENT, None, "Shown by `iptables -t nat -S`.", said="the host"),
+)
+_ONE_TO_ONE = by_name(
+    Key(
+        "address",
+        kinds.ADDRESS,
+        REQUIRED,
+        "One of `public:addresses`; of no other item and no forward.",
+    ),
+    Key(
+        "to",
+        _TARGET,
+        REQUIRED,
+        "Inside the internal network, not a gateway; in no other item.",
+    ),
+)
+_OUTBOUND = by_name(
+    Key(
+        "snat",
+        kinds.either(
+            values.string,
+            "`none`, `masquerade`, address",
+            lambda: {"enum": ["none", "masquerade"]},
+            kinds.ADDRESS.schema,
+        ),
+        REQUIRED,
+        "The source keeps its address, gets that of the public interface, or gets this one:"
+        " `public:virtual_ip` or one of `public:addresses`.",
+    ),
+    Key("from", ends("ends but `public`"), EMPTY, "", said="anybody behind the gateway"),
+    Key("to", ends(ADDRESSES_ONLY), EMPTY, "", said="anywhere"),
+    _gateway_policy.RULE["proto"]._replace(help=_AS_IN_RULES),
+    _gateway_policy.RULE["ports"]._replace(help=_AS_IN_RULES),
+    Key("comment", kinds.COMMENT, None, "Shown by `iptables -t nat -S`."),
+    Key("limit", kinds.refused(_NO_FILTER), None, ""),
+    Key("log", kinds.refused(_NO_FILTER), None, ""),
+)
+_NAT = by_name(
+    Key("forwards", Rows(_FORWARD), EMPTY, "[Port forwards](#gatewaynatforwards)."),
+    Key("one_to_one", Rows(_ONE_TO_ONE), EMPTY, "[1:1 NAT](#gatewaynatone_to_one)."),
+    Key(
+        "outbound",
+        Rows(_OUTBOUND),
+        EMPTY,
+        "[Exceptions for what leaves](#gatewaynatoutbound).",
+    ),
+)
+KEYS = (Key("nat", Mapping(_NAT), EMPTY, "[nat](#gatewaynat)."),)
+
 
 def read_nat(
-    nat: Section, names: Names, internal: Network, public: Network, nodes: tuple[Node, ...]
+    top: Section, names: Names, internal: Network, public: Network, nodes: tuple[Node, ...]
 ) -> Nat:
+    nat = top.section("nat")
     gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
 
     def target(value: object) -> tuple[str, IPv4Address]:
@@ -51,7 +145,7 @@ def read_nat(
 
     one_to_one = [_read_one_to_one(entry, target, public) for entry in nat.sections("one_to_one")]
     taken = {entry.address for entry in one_to_one}
-    found = Nat(
+    return Nat(
         forwards=tuple(
             forward
             for entry in nat.sections("forwards")
@@ -60,8 +154,6 @@ def read_nat(
         outbound=tuple(_read_outbound(entry, names, public) for entry in nat.sections("outbound")),
         one_to_one=tuple(one_to_one),
     )
-    nat.close()
-    return found
 
 
 _ParseTarget = Callable[[object], tuple[str, IPv4Address]]
@@ -83,7 +175,6 @@ def _read_one_to_one(section: Section, target: _ParseTarget, public: Network) ->
     address = section.get("address", _public_address(public))
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
-    section.close()
     section.reader.claim("1:1 address", address, section.at("address"))
     section.reader.claim("1:1 host", ip, section.at("to"))
     return OneToOne(key=section.path, address=address, to=to, ip=ip)
@@ -97,23 +188,17 @@ def _read_forward(
     taken: set[IPv4Address],
 ) -> Iterator[Forward]:
     """One entry, as one forward for each of its ports (or ranges), protocols and addresses."""
-    if section.values.get("port", []) == [] and section.readable:
-        section.reader.fault(section.at("port"), "missing")
-    ports = section.items("port", values.ports)
-    proto = section.get("proto", values.one_of("tcp", "udp", "both"), "tcp")
+    ports = section.get("port")
+    proto = section.get("proto")
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
-    to_port = section.get("to_port", values.port, None)
-    sources = section.items("from", names.target("group"))
-    _gateway_policy.check_not_empty(section, "from")
-    if section.values.get("address") == []:
-        section.reader.fault(section.at("address"), "is empty; leave it out for the virtual IP")
+    to_port = section.get("to_port")
+    sources = section.get("from", names.target("group"))
     parse_address = _public_address(public, public.virtual_ip)
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:
-        addresses = section.items("address", parse_address)
-    comment = section.get("comment", values.comment, None)
-    section.close()
+        addresses = section.get("address", parse_address)
+    comment = section.get("comment")
     for address in addresses:
         if address and address in taken:
             section.reader.fault(section.at("address"), f"{address} stands for one host already")
@@ -168,9 +253,6 @@ def _read_outbound(section: Section, names: Names, public: Network) -> Rule:
     rule = _gateway_policy.read_rule(
         section, names, values.EVERYTHING, ("group",), action or "none"
     )
-    for key in ("limit", "log"):
-        if key in section.values:
-            section.reader.fault(section.at(key), "is not for address translation")
     _gateway_policy.check_leaves(section, rule)
     return rule
 

@@ -2,17 +2,17 @@
 
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_pem
 import _gateway_sync
 import _gateway_values as values
+from _gateway_keys import EMPTY, REQUIRED, Items, Key, Mapping, Named, by_name
 from _gateway_names import claim_aliases
 from _gateway_reader import Reader, Section
 from _gateway_site import (
-    Host,
     Network,
     Node,
     Site,
-    VpnServer,
     text_or_none,
 )
 
@@ -27,32 +27,188 @@ PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
 MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
 
-def read_internal(section: Section, domain: str | None) -> Network:
-    aliases = section.placed("aliases", values.alias)
+MINION = kinds.matching(values.MINION_PATTERN.pattern, "a minion id")
+_NODE = by_name(
+    Key(
+        "id",
+        kinds.whole(1, HIGHEST_ID),
+        REQUIRED,
+        "Unique. It picks the node's VPN subnets and its priority. Never change it: it keeps"
+        " subnets where they are when nodes come and go.",
+    ),
+    Key(
+        "internal",
+        kinds.ADDRESS,
+        REQUIRED,
+        "The node's address on the internal side. It is inside `internal:network` and on the"
+        " node's interface.",
+    ),
+    Key(
+        "public",
+        kinds.HOST_ADDRESS,
+        None,
+        "The node's address on the public side. It is on the node's interface, and inside"
+        " `public:network` if that is given, else in no other network of the site. Leave it out"
+        " where it comes by DHCP. Required with a public virtual IP.",
+    ),
+    Key(
+        "aliases",
+        kinds.ALIASES,
+        EMPTY,
+        "Further names for `internal` in DNS, as [a host's](#gatewayhostshost).",
+    ),
+    Key(
+        "remote",
+        kinds.SERVER,
+        None,
+        "Where VPN clients find the node. It stands in profiles; nothing on the node depends on"
+        " it.",
+        said="`public`",
+    ),
+    Key(
+        "priority",
+        kinds.whole(1, 254),
+        None,
+        "Unique. The highest is the primary. Only the order counts: VRRP's own numbers are 250,"
+        " 249, ...",
+        said=f"{HIGHEST_PRIORITY + 1} - `id`",
+    ),
+    Key(
+        "internal_interface",
+        kinds.INTERFACE,
+        None,
+        "Where this node's name differs.",
+        said="`internal:interface`",
+    ),
+    Key(
+        "public_interface",
+        kinds.INTERFACE,
+        None,
+        "Where this node's name differs. It is not the internal interface.",
+        said="`public:interface`",
+    ),
+    Key(
+        "sync",
+        kinds.HOST_ADDRESS,
+        None,
+        "The node's address on the link of [state sync](#gatewaystate_sync). It is on that"
+        " interface, and in no other network of the site.",
+    ),
+    Key(
+        "sync_interface",
+        kinds.INTERFACE,
+        None,
+        "Where this node's name differs.",
+        said="`state_sync:interface`",
+    ),
+    Key(
+        "pki",
+        Mapping(_gateway_pem.OF_NODE),
+        EMPTY,
+        "This node's own certificate: [below](#gatewaynodesnodepki).",
+    ),
+)
+_INTERNAL = by_name(
+    Key("interface", kinds.INTERFACE, REQUIRED, "The nodes' card on the internal side."),
+    Key("network", kinds.INSIDE_NETWORK, REQUIRED, "The internal network."),
+    Key(
+        "virtual_ip",
+        kinds.ADDRESS,
+        REQUIRED,
+        "The address that moves: router and DNS server of the clients. It is inside `network`,"
+        " and no node's or host's address.",
+    ),
+    Key(
+        "aliases",
+        kinds.ALIASES,
+        EMPTY,
+        "Names for it in DNS, such as `gateway`, as [a host's](#gatewayhostshost).",
+    ),
+)
+_PUBLIC = by_name(
+    Key("interface", kinds.INTERFACE, REQUIRED, "The nodes' card on the public side."),
+    Key("network", kinds.HOST_NETWORK, None, "The public network. Required with `virtual_ip`."),
+    Key(
+        "virtual_ip",
+        kinds.ADDRESS,
+        None,
+        "Moves together with the internal one. Then it is the NAT address of the internal"
+        " network, and the address on which port forwards answer.",
+        more="further ones are gateway:public:addresses",
+    ),
+    Key(
+        "aliases",
+        kinds.ALIASES,
+        EMPTY,
+        "Names for `virtual_ip` in the site's DNS, as [a host's](#gatewayhostshost).",
+    ),
+    Key(
+        "accept_ra",
+        kinds.BOOLEAN,
+        None,
+        "Whether the nodes believe the router advertisements of IPv6 on this side. Say true where"
+        " their own IPv6 address or default route comes from one: a node that has such a route is"
+        " refused without it. On the internal side they never believe them.",
+        said="false",
+    ),
+    Key(
+        "addresses",
+        Items(kinds.ADDRESS, "list of addresses"),
+        EMPTY,
+        "Further public addresses, which move with the virtual IP. They are inside `network`."
+        " [Port forwards](#gatewaynatforwards), [1:1 NAT](#gatewaynatone_to_one) and [outbound"
+        " NAT](#gatewaynatoutbound) name them.",
+    ),
+)
+KEYS = (
+    Key("domain", kinds.NAME, REQUIRED, "The site's DNS domain. Its last label is not a number."),
+    Key(
+        "nodes",
+        Named("NODE", MINION, _NODE, "a site needs at least one node"),
+        REQUIRED,
+        "The gateways, one to fifteen: [nodes](#gatewaynodesnode).",
+    ),
+    Key(
+        "internal",
+        Mapping(_INTERNAL),
+        REQUIRED,
+        "The side with the clients: [internal](#gatewayinternal).",
+    ),
+    Key(
+        "public",
+        Mapping(_PUBLIC),
+        REQUIRED,
+        "The side with the internet: [public](#gatewaypublic).",
+    ),
+)
+
+
+def read_internal(top: Section, domain: str | None) -> Network:
+    section = top.section("internal")
+    aliases = section.placed("aliases")
     network = Network(
-        interface=section.get("interface", values.interface),
-        network=section.get("network", values.inside_network),
-        virtual_ip=section.get("virtual_ip", values.address),
+        interface=section.get("interface"),
+        network=section.get("network"),
+        virtual_ip=section.get("virtual_ip"),
         aliases=tuple(aliases.values()),
     )
-    section.close()
     claim_aliases(section.reader, aliases, domain)
     _claim_side(section, network)
     return network
 
 
-def read_public(section: Section, domain: str | None) -> Network:
-    aliases = section.placed("aliases", values.alias)
-    addresses = section.placed("addresses", values.address)
+def read_public(top: Section, domain: str | None) -> Network:
+    section = top.section("public")
+    aliases = section.placed("aliases")
+    addresses = section.placed("addresses")
     network = Network(
-        interface=section.get("interface", values.interface),
-        network=section.get("network", values.host_network, None),
-        virtual_ip=section.get("virtual_ip", values.address, None),
+        interface=section.get("interface"),
+        network=section.get("network"),
+        virtual_ip=section.get("virtual_ip"),
         aliases=tuple(aliases.values()),
         addresses=tuple(addresses.values()),
-        accept_ra=section.get("accept_ra", values.boolean, None),
+        accept_ra=section.get("accept_ra"),
     )
-    section.close()
     claim_aliases(section.reader, aliases, domain)
     if "virtual_ip" not in section.values:
         for path in aliases:
@@ -80,14 +236,15 @@ def read_nodes(
     top: Section, internal: Network, public: Network, link: str | None, domain: str | None
 ) -> tuple[Node, ...]:
     nodes = []
-    for entry in top.entries("nodes", values.matching(values.MINION_PATTERN, "a minion id")):
-        aliases = entry.section.placed("aliases", values.alias)
-        nodes.append(
-            _read_node(entry.name, entry.section, internal, public, link, tuple(aliases.values()))
+    for entry in top.entries("nodes"):
+        aliases = entry.section.placed("aliases")
+        node = _read_node(
+            entry.name, entry.section, internal, public, link, tuple(aliases.values())
         )
+        _claim_node(entry.section, node, internal, public)
+        _gateway_sync.check_sync_link(entry.section, node, internal, public, link)
         claim_aliases(top.reader, aliases, domain)
-    if top.readable and top.values.get("nodes", {}) == {}:
-        top.reader.fault(top.at("nodes"), "a site needs at least one node")
+        nodes.append(node)
     if len(nodes) > MOST_NODES:
         top.reader.fault(top.at("nodes"), f"{len(nodes)} nodes; a site has at most {MOST_NODES}")
     return tuple(sorted(nodes, key=lambda node: (node.id or 0, node.name)))
@@ -101,27 +258,26 @@ def _read_node(
     link: str | None,
     aliases: tuple[str, ...],
 ) -> Node:
-    reader = section.reader
-    number = section.get("id", values.whole(1, HIGHEST_ID))
-    node = Node(
+    number = section.get("id")
+    return Node(
         name=name,
         id=number,
-        internal=section.get("internal", values.address),
-        public=section.get("public", values.host_address, None),
+        internal=section.get("internal"),
+        public=section.get("public"),
         aliases=aliases,
-        remote=section.get("remote", values.server_address, None),
-        priority=section.get(
-            "priority", values.whole(1, 254), HIGHEST_PRIORITY + 1 - (number or 1)
-        ),
-        internal_interface=section.get("internal_interface", values.interface, internal.interface),
-        public_interface=section.get("public_interface", values.interface, public.interface),
-        sync=section.get("sync", values.host_address, None),
-        sync_interface=section.get("sync_interface", values.interface, link),
-        pki=_gateway_pem.read_pki(
-            section.section("pki"), ("gateway", "nodes", name, "pki"), ("certificate", "key")
-        ),
+        remote=section.get("remote"),
+        priority=section.get("priority", default=HIGHEST_PRIORITY + 1 - (number or 1)),
+        internal_interface=section.get("internal_interface", default=internal.interface),
+        public_interface=section.get("public_interface", default=public.interface),
+        sync=section.get("sync"),
+        sync_interface=section.get("sync_interface", default=link),
+        pki=_gateway_pem.read_pki(section.section("pki"), ("gateway", "nodes", name, "pki")),
     )
-    section.close()
+
+
+def _claim_node(section: Section, node: Node, internal: Network, public: Network) -> None:
+    """What is this node's alone, and where its addresses have to be."""
+    reader = section.reader
     twin = ("id", node.id) in reader.claims
     reader.claim("id", node.id, section.at("id"))
     if node.id and not twin:
@@ -138,25 +294,17 @@ def _read_node(
             section.at("public_interface"),
             f"{node.public_interface} is the internal interface already",
         )
-    _gateway_sync.check_sync_link(section, node, internal, public, link)
-    return node
 
 
-def check_places(
-    reader: Reader,
-    internal: Network,
-    public: Network,
-    nodes: tuple[Node, ...],
-    servers: tuple[VpnServer, ...],
-    hosts: tuple[Host, ...],
-) -> None:
+def check_places(reader: Reader, site: Site) -> None:
     """What is in a network where nothing can reach it, and names that two interfaces would have.
     Networks that overlap have been named already."""
+    internal = site.internal.network
     vpn = [pair for pair in reader.networks if pair[1].startswith("gateway:vpn:")]
-    for node in nodes:
-        inside = [(internal.network, "gateway:internal:network"), *vpn] if internal.network else vpn
+    for node in site.nodes:
+        inside = [(internal, "gateway:internal:network"), *vpn] if internal else vpn
         for key, address, networks in (
-            ("public", node.public, [] if public.network else inside),
+            ("public", node.public, [] if site.public.network else inside),
             ("sync", node.sync, vpn),
         ):
             for network, path in networks:
@@ -166,17 +314,15 @@ def check_places(
                         f"{address} is inside {network} of {path}",
                     )
         for interface in (node.internal_interface, node.public_interface, node.sync_interface):
-            for server in servers:
+            for server in site.vpn_servers:
                 if interface == values.DEVICE_PREFIX + server.name:
                     reader.fault(
                         f"gateway:vpn:servers:{server.name}",
                         f"its device would be {interface}, an interface of {node.name} already",
                     )
-    elsewhere = [
-        host for host in hosts if host.ip and not (internal.network and host.ip in internal.network)
-    ]
+    elsewhere = [host for host in site.hosts if host.ip and not (internal and host.ip in internal)]
     for host in elsewhere:
-        for server in servers:
+        for server in site.vpn_servers:
             if server.network and host.ip in server.network:
                 reader.fault(
                     f"gateway:hosts:{host.name}:ip",
@@ -185,25 +331,21 @@ def check_places(
                 )
 
 
-def check_names(
-    reader: Reader,
-    domain: str | None,
-    internal: Network,
-    public: Network,
-    nodes: tuple[Node, ...],
-    hosts: tuple[Host, ...],
-) -> None:
+def check_names(reader: Reader, site: Site) -> None:
     """DNS has the names without a dot with the site's domain behind them."""
-    names = [(node.label, f"gateway:nodes:{node.name}") for node in nodes if node.label]
-    names += [(host.name, f"gateway:hosts:{host.name}") for host in hosts]
-    aliased = [(f"gateway:nodes:{node.name}", node.aliases) for node in nodes]
-    aliased += [("gateway:internal", internal.aliases), ("gateway:public", public.aliases)]
-    aliased += [(f"gateway:hosts:{host.name}", host.aliases) for host in hosts]
+    names = [(node.label, f"gateway:nodes:{node.name}") for node in site.nodes if node.label]
+    names += [(host.name, f"gateway:hosts:{host.name}") for host in site.hosts]
+    aliased = [(f"gateway:nodes:{node.name}", node.aliases) for node in site.nodes]
+    aliased += [
+        ("gateway:internal", site.internal.aliases),
+        ("gateway:public", site.public.aliases),
+    ]
+    aliased += [(f"gateway:hosts:{host.name}", host.aliases) for host in site.hosts]
     for path, aliases in aliased:
         names += [(alias, f"{path}:aliases:{number}") for number, alias in enumerate(aliases)]
     for name, path in names:
-        full = values.full_name(name, domain)
-        if domain and len(full) > values.LONGEST_NAME:
+        full = values.full_name(name, site.domain)
+        if site.domain and len(full) > values.LONGEST_NAME:
             length = f"{len(full)} characters; DNS takes {values.LONGEST_NAME}"
             reader.fault(path, f"{values.show(full, 40)} has {length}")
 

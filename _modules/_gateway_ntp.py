@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_node
+from _gateway_keys import EMPTY, Items, Key, Mapping, Settings, by_name, not_possible
 from _gateway_node import Facts, Here, Plan, opening, service_unit
+from _gateway_reader import Section
 from _gateway_site import (
     Node,
+    Service,
     Site,
     plan_settings,
 )
@@ -23,8 +27,33 @@ _NTP_OWN = {
 OWN_UNITS = ("chrony", "chronyd", "chrony-wait", "ntpsec", "ntp", "ntpd", "ntpsec-wait")
 
 
-def refuse_ntp(keyword: str) -> str | None:
-    return _NTP_OWN.get(keyword.lower())  # chrony does not mind the case
+# chrony does not mind the case.
+_SETTINGS = Settings(
+    kinds.SETTING,
+    not_possible({kinds.any_case(keyword): why for keyword, why in _NTP_OWN.items()}),
+)
+_NTP = by_name(
+    Key("provider", kinds.one_of("chrony", "ntpsec"), "chrony", ""),
+    Key(
+        "servers",
+        Items(kinds.SERVER, "list of addresses or names"),
+        EMPTY,
+        "A name stands for all addresses behind it (`pool`).",
+    ),
+    Key(
+        "settings",
+        _SETTINGS,
+        EMPTY,
+        "Lines `keyword value` in the NTP server's configuration file.",
+    ),
+)
+KEYS = (Key("ntp", Mapping(_NTP), EMPTY, "[ntp](#gatewayntp)."),)
+
+
+def read_ntp(top: Section) -> tuple[str, Service]:
+    """The provider, and what it is told."""
+    section = top.section("ntp")
+    return section.get("provider"), Service(section.get("servers"), section.settings())
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_values as values
+from _gateway_keys import Key, Kind, by_name
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Material,
@@ -40,37 +42,122 @@ EXPIRING = {
 EXPIRY_WARNING = 30  # days
 
 
+def _material(name: str) -> Kind:
+    """A path on the node, or PEM text, as a pair of which one is None. The error never shows the
+    value: it may be a private key."""
+    labels = PEM_LABELS[name]
+    *others, last = [f"`{label}`" for label in labels]
+    words = f"path or PEM {', '.join(others)} or {last}" if others else f"path or PEM {last}"
+
+    def parse(value: object) -> tuple[str | None, str | None]:
+        if isinstance(value, str) and values.PATH_PATTERN.fullmatch(value):
+            return value, None
+        if not is_pem(value, name):
+            raise ValueError(f"is neither an absolute path nor PEM text ({' or '.join(labels)})")
+        return None, pem_blocks(value)
+
+    return kinds.either(parse, words, kinds.PATH.schema, lambda: _pem_schema(labels))
+
+
+def _pem_schema(labels: tuple[str, ...]) -> dict[str, Any]:
+    """Blocks with anything between them: ``is_pem`` as a pattern."""
+    lines = r"-----\r?\n(?:[A-Za-z0-9+/=]+\r?\n)+"
+    blocks = [f"{label}{lines}-----END {label}" for label in (*labels, "EC PARAMETERS")]
+    block = rf"-----BEGIN (?:{'|'.join(blocks)})-----(?:\r?\n|\s*$)"
+    other = r"(?:(?!-----BEGIN)[\s\S])*"
+    one = rf"(?=[\s\S]*-----BEGIN (?:{'|'.join(labels)})-----)"
+    return {
+        "type": "string",
+        "pattern": f"^{one}{other}(?:{block}{other})*$",
+        "patternErrorMessage": f"is neither an absolute path nor PEM text ({' or '.join(labels)})",
+    }
+
+
+OF_SITE = by_name(
+    Key(
+        "ca",
+        _material("ca"),
+        None,
+        "Signed the clients' certificates (and the servers').",
+        said="required",
+    ),
+    Key(
+        "certificate",
+        _material("certificate"),
+        None,
+        "The server's. May be left out if [every node has its own](#gatewaynodesnodepki).",
+        said="required",
+    ),
+    Key(
+        "key",
+        _material("key"),
+        None,
+        "Its key, not encrypted. May be left out as `certificate`.",
+        said="required",
+    ),
+    Key(
+        "tls_crypt",
+        _material("tls_crypt"),
+        None,
+        "Shared by servers and clients. May be left out where there is a `tls_crypt_v2`.",
+        said="required",
+    ),
+    Key(
+        "tls_crypt_v2",
+        _material("tls_crypt_v2"),
+        None,
+        "Each client has a key of its own, made from this one. Beside `tls_crypt`, clients of"
+        " either kind are let in.",
+    ),
+    Key(
+        "auth_token",
+        _material("auth_token"),
+        None,
+        "Required with `auth`. Made by `gateway_pki` or `openvpn --genkey auth-token`; the same"
+        " on all nodes.",
+    ),
+    Key(
+        "crl",
+        _material("crl"),
+        None,
+        "The revocation list of each CA in `ca`. What is at a path is checked and copied by each"
+        " apply, to where OpenVPN can read it without root's rights.",
+    ),
+    Key(
+        "error",
+        kinds.TEXT,
+        None,
+        "What `gateway_pki.pillar` has instead of all the others where there is no certificate"
+        " for the node. The VPN's part of an apply fails with it.",
+    ),
+)
+OF_NODE = by_name(
+    Key(
+        "certificate",
+        _material("certificate"),
+        None,
+        "The server certificate of this node alone, as in [vpn:pki](#gatewayvpnpki).",
+        said="`vpn:pki:certificate`",
+    ),
+    Key("key", _material("key"), None, "Its key.", said="`vpn:pki:key`"),
+)
+
+
 def read_refusal(pki: Section) -> str | None:
     """Why ``gateway_pki.pillar`` has no certificate for this node, where it has none. That keeps
     the VPN from being set up, and nothing else: it may come with time, on one node alone."""
-    error = pki.get("error", values.string, None)
+    error = pki.get("error")
     return values.show(error, 300) if error is not None else None
 
 
-def read_pki(
-    section: Section, keys: tuple[str, ...], names: tuple[str, ...]
-) -> dict[str, Material]:
+def read_pki(section: Section, keys: tuple[str, ...]) -> dict[str, Material]:
+    """What there is below ``keys``, by its name; None where it is wrong."""
     found = {}
-    for name in names:
-
-        def parse(value: object, name: str = name) -> Material:
-            return _material(value, name, (*keys, name))
-
-        material = section.get(name, parse, None)
+    for name in PEM_LABELS:
+        path, text = (section.get(name) if name in section.keys else None) or (None, None)
         if name in section.values:
-            found[name] = material
-    section.close()
+            found[name] = Material(path=path, keys=(*keys, name), text=text)
     return found
-
-
-def _material(value: object, name: str, keys: tuple[str, ...]) -> Material:
-    """A certificate or key. Its messages never show the value: it may be a private key."""
-    if isinstance(value, str) and values.PATH_PATTERN.fullmatch(value):
-        return Material(path=value, keys=keys)
-    if not is_pem(value, name):
-        labels = " or ".join(PEM_LABELS[name])
-        raise ValueError(f"is neither an absolute path nor PEM text ({labels})")
-    return Material(path=None, keys=keys, text=pem_blocks(value))
 
 
 def is_pem(value: object, name: str, alone: bool = True) -> bool:

@@ -9,7 +9,6 @@ from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
-import _gateway_clients
 import _gateway_dhcp
 import _gateway_dns
 import _gateway_dnsmasq
@@ -21,19 +20,14 @@ import _gateway_kernel
 import _gateway_nat
 import _gateway_nodes
 import _gateway_ntp
-import _gateway_pem
 import _gateway_policy
 import _gateway_routes
 import _gateway_sync
-import _gateway_values as values
 import _gateway_vpn
+from _gateway_keys import by_name
 from _gateway_names import Names, own_names
 from _gateway_reader import Reader, Section
-from _gateway_site import (
-    Service,
-    Site,
-    client_addresses,
-)
+from _gateway_site import Site, client_addresses
 
 VERSION = "202611-1"  # of the formula, as FORMULA has it
 # A room for each service, from the ground up: the order of rules and units. `gateway.status` tells
@@ -66,87 +60,71 @@ def doors(name: str) -> list[Callable[..., Any]]:
     return [getattr(room, name) for room in ROOMS if hasattr(room, name)]
 
 
+# The records of all keys below ``gateway``.
+KEYS = by_name(*(key for room in ROOMS for key in getattr(room, "KEYS", ())))
+
+
 def read(pillar: object) -> tuple[Site | None, list[str]]:
     """Read a site from the value of the pillar key ``gateway``.
 
     Returns the site and no errors, or None and every error, each as ``pillar:key: what is wrong``.
     """
-    reader = Reader()
     if pillar is None:
         return None, ["gateway: missing; see pillar.example"]
-    top = Section(reader, "gateway", pillar)
-    domain = top.get("domain", values.dns_name)
-    internal = _gateway_nodes.read_internal(top.section("internal", required=True), domain)
-    public = _gateway_nodes.read_public(top.section("public", required=True), domain)
+    reader = Reader()
+    top = Section(reader, "gateway", pillar, KEYS)
+    site = _read_site(top)
+    _gateway_policy.claim_ssh(reader, site.firewall)
+    _gateway_nodes.check_places(reader, site)
+    _gateway_nodes.check_names(reader, site)
+    ports = [ports(site) for ports in doors("ports")]
+    _gateway_nodes.check_own_ports(reader, site, dict(ChainMap(*ports)))
+    _gateway_nodes.check_own_addresses(reader, site)
+    _gateway_follow.check_units(reader, site, OWN_UNITS, FOLLOWERS)
+    top.refuse_unknown()
+    # What each node meets in a value that stands there once is said once.
+    return (None, list(dict.fromkeys(reader.errors))) if reader.errors else (site, [])
+
+
+def _read_site(top: Section) -> Site:
+    """What each room reads of it. A part that is wrong or missing is None."""
+    domain = top.get("domain")
+    internal = _gateway_nodes.read_internal(top, domain)
+    public = _gateway_nodes.read_public(top, domain)
     link = _gateway_sync.read_sync_link(top)
     nodes = _gateway_nodes.read_nodes(top, internal, public, link, domain)
-    state_sync = _gateway_sync.check_state_sync(top, public, nodes, link)
-    vpn = top.section("vpn")
-    servers = _gateway_vpn.read_servers(vpn, nodes, public)
-    clients = _gateway_clients.read_clients(vpn, servers, nodes)
-    found = vpn.section("pki")
-    refusal = _gateway_pem.read_refusal(found)
-    pki = _gateway_pem.read_pki(found, ("gateway", "vpn", "pki"), tuple(_gateway_pem.PEM_LABELS))
-    remote = _gateway_vpn.read_remote(vpn, public)
-    vpn.close()
-    if servers and refusal is None:
-        _gateway_pem.check_pki(reader, pki, nodes, servers)
+    vpn = _gateway_vpn.read_vpn(top, nodes, public)
     hosts = _gateway_dns.read_hosts(top, internal, domain)
-    addresses = client_addresses(clients, servers, nodes)
+    clients = client_addresses(vpn.clients, vpn.servers, nodes)
     own = own_names(internal, public, nodes)
-    names = Names(reader, hosts, domain, own, servers, addresses)
-    firewall = _gateway_policy.read_firewall(top.section("firewall"), names)
-    nat = _gateway_nat.read_nat(top.section("nat"), names, internal, public, nodes)
-    if firewall.ssh_from and firewall.ssh_port:
-        reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
-    dhcp = _gateway_dhcp.read_dhcp(top.section("dhcp"), internal, hosts)
-    ntp = top.section("ntp")
-    keepalived = top.section("keepalived")
-    units = top.placed("follow_virtual_ip", _gateway_follow.followed_unit)
-    site = Site(
+    names = Names(top.reader, hosts, domain, own, vpn.servers, clients)
+    followers = _gateway_follow.read_followers(top)
+    router_id, keepalived = _gateway_failover.read_keepalived(top)
+    ntp_provider, ntp = _gateway_ntp.read_ntp(top)
+    return Site(
         domain=domain,
         nodes=nodes,
         internal=internal,
         public=public,
-        router_id=keepalived.get("router_id", values.whole(1, 255), _gateway_failover.ROUTER_ID),
-        state_sync=state_sync,
-        failover=_gateway_failover.read_failover(top.section("failover")),
-        health=_gateway_failover.read_health(top.section("health")),
-        vpn_servers=servers,
-        vpn_clients=clients,
-        vpn_pki=pki,
-        vpn_error=refusal,
-        vpn_remote=remote,
+        router_id=router_id,
+        state_sync=_gateway_sync.check_state_sync(top, public, nodes, link),
+        failover=_gateway_failover.read_failover(top),
+        health=_gateway_failover.read_health(top),
+        vpn_servers=vpn.servers,
+        vpn_clients=vpn.clients,
+        vpn_pki=vpn.pki,
+        vpn_error=vpn.error,
+        vpn_remote=vpn.remote,
         hosts=hosts,
-        firewall=firewall,
-        nat=nat,
-        dns=_gateway_dns.read_dns(top.section("dns")),
-        dhcp=dhcp,
-        ntp=Service(
-            ntp.items("servers", values.server_address),
-            ntp.settings(refuse=_gateway_ntp.refuse_ntp),
-        ),
-        ntp_provider=ntp.get("provider", values.one_of("chrony", "ntpsec"), "chrony"),
-        keepalived=Service(
-            (),
-            keepalived.settings(
-                _gateway_failover.keepalived_setting, _gateway_failover.KEEPALIVED_OWN.get
-            ),
-        ),
-        follow_virtual_ip=tuple(units.values()),
+        firewall=_gateway_policy.read_firewall(top, names),
+        nat=_gateway_nat.read_nat(top, names, internal, public, nodes),
+        dns=_gateway_dns.read_dns(top),
+        dhcp=_gateway_dhcp.read_dhcp(top, internal, hosts),
+        ntp=ntp,
+        ntp_provider=ntp_provider,
+        keepalived=keepalived,
+        follow_virtual_ip=followers,
     )
-    _gateway_nodes.check_places(reader, internal, public, nodes, servers, hosts)
-    _gateway_nodes.check_names(reader, domain, internal, public, nodes, hosts)
-    ports = [ports(site) for ports in doors("ports")]
-    _gateway_nodes.check_own_ports(reader, site, dict(ChainMap(*ports)))
-    _gateway_nodes.check_own_addresses(reader, site)
-    for path, unit in units.items():
-        reader.claim("unit", unit, path)
-    _gateway_follow.check_units(reader, site, OWN_UNITS, FOLLOWERS)
-    for section in (ntp, keepalived, top):
-        section.close()
-    # What each node meets in a value that stands there once is said once.
-    return (None, list(dict.fromkeys(reader.errors))) if reader.errors else (site, [])
 
 
 def plan(site: Site, name: str) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import re
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import _gateway_kinds as kinds
 import _gateway_values as values
 from _gateway_iptables import BUILT_IN, CHAINS
-from _gateway_names import Names
+from _gateway_keys import EMPTY, Items, Key, Mapping, Rows, Values, by_name
+from _gateway_names import ADDRESSES_ONLY, EMPTY_IS_ALL, GROUP, MEMBERS, Names, ends
 from _gateway_node import Plan, opening, service_unit
-from _gateway_reader import Section
+from _gateway_reader import Reader, Section
 from _gateway_site import (
     Firewall,
     Node,
@@ -18,33 +20,203 @@ from _gateway_site import (
 )
 
 _PROTOCOL_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,15}")
-# A line of iptables-restore without its beginning, "-A CHAIN".
-_RAW_PATTERN = re.compile(r"-[^\x00-\x1f\x7f-\U0010ffff]{1,1000}")
+_PROTOCOL_NUMBER = kinds.whole(1, 255)
+# RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
+_SEGMENT = kinds.whole(536, 1460)
 
 
 def _protocol(value: object) -> str:
     """A protocol by its name in /etc/protocols, or by its number; ``both`` is tcp and udp."""
     values.one(value, "one protocol (both is tcp and udp)")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(values.whole(1, 255)(value))
-    if isinstance(value, str) and values.NUMBER_PATTERN.fullmatch(value):
-        return str(values.whole(1, 255)(value))
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number or (isinstance(value, str) and values.NUMBER_PATTERN.fullmatch(value)):
+        return str(_PROTOCOL_NUMBER.parse(value))
     return values.matching(_PROTOCOL_PATTERN, "a protocol such as tcp, udp, both, icmp or esp")(
         value
     )
 
 
-_raw_line = values.matching(
-    _RAW_PATTERN, "the rest of an iptables rule such as -s 192.0.2.1 -j DROP"
-)
-
-
 def _mss(value: object) -> int | None:
-    # RFC 9293 section 3.7.1: 536 is what a host must take; 1460 is Ethernet's.
-    return None if value == "pmtu" else values.whole(536, 1460)(value)
+    return None if value == "pmtu" else _SEGMENT.parse(value)
 
 
-_ACTIONS = ("accept", "drop", "reject")
+_PROTOCOL = kinds.either(
+    _protocol,
+    f"text, {_PROTOCOL_NUMBER.words}",
+    _PROTOCOL_NUMBER.schema,
+    lambda: kinds.text(_PROTOCOL_PATTERN.pattern),
+)
+_MSS = kinds.either(_mss, f"`pmtu`, {_SEGMENT.words}", lambda: {"const": "pmtu"}, _SEGMENT.schema)
+# A line of iptables-restore without its beginning, "-A CHAIN".
+_LINE = kinds.matching(
+    "-[ -~]{1,1000}", "the rest of an iptables rule such as -s 192.0.2.1 -j DROP", "line"
+)
+_RAW = Mapping(
+    {
+        table: Key(
+            table,
+            Mapping(
+                {
+                    chain: Key(chain, Items(_LINE, "list of lines"), EMPTY, "")
+                    for chain in chains
+                    if chain in BUILT_IN
+                },
+                table=False,
+            ),
+            EMPTY,
+            "",
+        )
+        for table, chains in CHAINS.items()
+    },
+    "mapping of table, chain and list of lines",
+    table=False,
+)
+PORTS = Items(kinds.PORTS, "port, range, or a list of them", EMPTY_IS_ALL)
+RULE = by_name(
+    Key("from", ends(), EMPTY, "Where the packet comes from.", said="anybody"),
+    Key(
+        "to",
+        ends(),
+        EMPTY,
+        "Where it goes. In `input` and `egress_allowed` hosts, networks and groups only.",
+        said="anywhere",
+    ),
+    Key(
+        "proto",
+        _PROTOCOL,
+        None,
+        "`tcp`, `udp`, `both` (of them), `icmp` (ICMPv6 in IPv6), another name of"
+        " `/etc/protocols`, or a number.",
+        said="`tcp` with `ports`, else any",
+    ),
+    Key(
+        "ports",
+        PORTS,
+        EMPTY,
+        "Destination ports: `443`, `8000-8100`, `[80, 443, 8000-8100]`. With `tcp`, `udp` and"
+        " `both`.",
+        said="any",
+    ),
+    Key(
+        "action",
+        kinds.one_of("accept", "drop", "reject"),
+        "accept",
+        "`drop` says nothing; `reject` answers with a TCP reset or an ICMP error. Not in"
+        " `egress_allowed`.",
+    ),
+    Key(
+        "limit",
+        kinds.RATE,
+        None,
+        "For `accept`: so many new connections of each source address, after 5 at once. What is"
+        " beyond is dropped.",
+    ),
+    Key(
+        "log",
+        kinds.BOOLEAN,
+        False,
+        "Log what matches, as `gateway input:0 drop: ` (the number counts from 0).",
+    ),
+    Key("comment", kinds.COMMENT, None, "Shown by `iptables -S`."),
+)
+_EGRESS_RULE = {name: key for name, key in RULE.items() if name != "action"}
+_RULES = "list of [rules](#gatewayfirewallinput)"
+_SSH = by_name(
+    Key(
+        "from",
+        ends(ADDRESSES_ONLY, empty=""),
+        EMPTY,
+        "Who may reach SSH from the public side. From the inside everybody may.",
+        said="nobody",
+    ),
+    Key("port", kinds.PORT, 22, "The port of the gateways' SSH server."),
+)
+_FIREWALL = by_name(
+    Key("ssh", Mapping(_SSH), EMPTY, "[ssh](#gatewayfirewallssh)."),
+    Key(
+        "input",
+        Rows(RULE, _RULES),
+        EMPTY,
+        "For packets to the gateway itself.",
+    ),
+    Key(
+        "forward",
+        Rows(RULE, _RULES, table=False),
+        EMPTY,
+        "For packets that the gateway passes on.",
+    ),
+    Key(
+        "egress",
+        kinds.one_of("allow", "deny"),
+        "allow",
+        "Whether those behind the gateway may reach everything on the public side, or only what"
+        " is listed.",
+    ),
+    Key(
+        "egress_allowed",
+        Rows(_EGRESS_RULE, f"{_RULES} without `action`", table=False),
+        EMPTY,
+        "The list, with `egress: deny`. `to` is hosts, networks or groups. Without `from` a rule"
+        " is for the internal network and the clients of full tunnels. Whatever a rule names, it"
+        " is only for what comes from the internal side or a tunnel.",
+    ),
+    Key(
+        "groups",
+        Values(GROUP, MEMBERS, "mapping of name to list"),
+        EMPTY,
+        "Named networks: [groups](#gatewayfirewallgroups).",
+    ),
+    Key(
+        "raw",
+        _RAW,
+        EMPTY,
+        "Lines of iptables: [raw](#gatewayfirewallraw).",
+    ),
+    Key("raw6", _RAW, EMPTY, "Lines of ip6tables."),
+    Key(
+        "log",
+        kinds.BOOLEAN,
+        False,
+        "Log what the default policy refuses, as `gateway input: ` and `gateway forward: ` in the"
+        " kernel's log; and as `gateway source: ` what has an address of a VPN and comes from"
+        " elsewhere.",
+    ),
+    Key("log_limit", kinds.RATE, "5/second", "For each rule that logs, in all."),
+    Key(
+        "spoof_protection",
+        kinds.BOOLEAN,
+        True,
+        "Drop packets from an interface to which the way back to their source does not lead."
+        " Switch it off where a side has several uplinks.",
+    ),
+    Key(
+        "mss",
+        _MSS,
+        None,
+        "The largest TCP segment through a VPN and through the public side, in both directions."
+        " With `pmtu` both ends are told what fits into the interfaces and routes on the way, so"
+        " an uplink with a smaller MTU (PPPoE, tunnels, clouds) needs no setting if its interface"
+        " has that MTU. Give a number (MTU less 40) where only a router further on is that narrow,"
+        " and downloads hang.",
+        said="`pmtu`",
+    ),
+    Key(
+        "confirm_timeout",
+        kinds.whole(5, 600, kinds.SECONDS),
+        30,
+        "Time until rules that cut the node off are [taken"
+        " back](firewall.md#loading-and-taking-back).",
+    ),
+)
+KEYS = (
+    Key(
+        "firewall",
+        Mapping(_FIREWALL),
+        EMPTY,
+        "[firewall](#gatewayfirewall). Without it the [default"
+        " policy](firewall.md#the-default-policy) is in force.",
+    ),
+)
 
 
 def read_rule(
@@ -55,32 +227,23 @@ def read_rule(
     action: str | None = None,
 ) -> Rule:
     """One rule, which names things of these kinds. ``action``: where it does not say it itself."""
-    ports = section.items("ports", values.ports)
+    ports = section.get("ports")
     rule = Rule(
         key=section.path,
-        sources=section.items("from", names.target(*sources)),
-        destinations=section.items("to", names.target(*destinations)),
-        proto=section.get("proto", _protocol, "tcp" if ports else None),
+        sources=section.get("from", names.target(*sources)),
+        destinations=section.get("to", names.target(*destinations)),
+        proto=section.get("proto", default="tcp" if ports else None),
         ports=ports,
-        action=action or section.get("action", values.one_of(*_ACTIONS), "accept"),
-        limit=section.get("limit", values.rate, None),
-        log=section.get("log", values.boolean, False),
-        comment=section.get("comment", values.comment, None),
+        action=action or section.get("action"),
+        limit=section.get("limit"),
+        log=section.get("log"),
+        comment=section.get("comment"),
     )
-    section.close()
     if ports and rule.proto not in ("tcp", "udp", "both", None):
         section.reader.fault(section.at("ports"), "only tcp, udp and both have ports")
     if rule.limit and rule.action in ("drop", "reject"):
         section.reader.fault(section.at("limit"), f"is for accept, not for {rule.action}")
-    check_not_empty(section, "from", "to", "ports")
     return rule
-
-
-def check_not_empty(section: Section, *keys: str) -> None:
-    """An empty list would match everything, where its author may have meant nothing."""
-    for key in keys:
-        if section.values.get(key) == []:
-            section.reader.fault(section.at(key), "is empty; leave it out if any will do")
 
 
 def check_leaves(section: Section, rule: Rule) -> None:
@@ -88,8 +251,8 @@ def check_leaves(section: Section, rule: Rule) -> None:
         section.reader.fault(section.at("from"), "what leaves does not come from the public side")
 
 
-def read_firewall(section: Section, names: Names) -> Firewall:
-    reader = section.reader
+def read_firewall(top: Section, names: Names) -> Firewall:
+    reader, section = top.reader, top.section("firewall")
     names.read_groups(section)
 
     def rules(key: str, destinations: tuple[str, ...]) -> tuple[Rule, ...]:
@@ -100,14 +263,14 @@ def read_firewall(section: Section, names: Names) -> Firewall:
 
     ssh = section.section("ssh")
     firewall = Firewall(
-        confirm_timeout=section.get("confirm_timeout", values.whole(5, 600), 30),
-        spoof_protection=section.get("spoof_protection", values.boolean, True),
-        log=section.get("log", values.boolean, False),
-        log_limit=section.get("log_limit", values.rate, "5/second"),
-        mss=section.get("mss", _mss, None),
-        ssh_port=ssh.get("port", values.port, 22),
-        ssh_from=ssh.items("from", names.target("group")),
-        egress=section.get("egress", values.one_of("allow", "deny"), "allow"),
+        confirm_timeout=section.get("confirm_timeout"),
+        spoof_protection=section.get("spoof_protection"),
+        log=section.get("log"),
+        log_limit=section.get("log_limit"),
+        mss=section.get("mss"),
+        ssh_port=ssh.get("port"),
+        ssh_from=ssh.get("from", names.target("group")),
+        egress=section.get("egress"),
         egress_allowed=tuple(
             _read_egress(entry, names) for entry in section.sections("egress_allowed")
         ),
@@ -116,11 +279,15 @@ def read_firewall(section: Section, names: Names) -> Firewall:
         forward=rules("forward", values.EVERYTHING),
         raw=(*_read_raw(section, "raw", 4), *_read_raw(section, "raw6", 6)),
     )
-    ssh.close()
-    section.close()
     if firewall.egress_allowed and firewall.egress == "allow":
         reader.fault(section.at("egress_allowed"), "means nothing without egress: deny")
     return firewall
+
+
+def claim_ssh(reader: Reader, firewall: Firewall) -> None:
+    """Its port, behind those of VPN servers and forwards, where it is open to the public side."""
+    if firewall.ssh_from and firewall.ssh_port:
+        reader.claim("port", f"{firewall.ssh_port}/tcp", "gateway:firewall:ssh")
 
 
 def _read_egress(section: Section, names: Names) -> Rule:
@@ -135,10 +302,8 @@ def _read_raw(firewall: Section, key: str, family: int) -> list[tuple[int, str, 
     for table, chains in CHAINS.items():
         section = tables.section(table)
         for chain in (chain for chain in chains if chain in BUILT_IN):
-            lines = section.placed(chain, _raw_line)
+            lines = section.placed(chain)
             found += [(family, table, chain, path, line) for path, line in lines.items()]
-        section.close()
-    tables.close()
     return found
 
 

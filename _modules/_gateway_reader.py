@@ -1,7 +1,6 @@
 """A mapping of the pillar that hands out its values, and collects every fault with its key."""
 
 import bisect
-import fnmatch
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_values as values
+from _gateway_keys import REQUIRED, Items, Key
 
-_REQUIRED: Any = object()
+_RECORDED: Any = object()  # the default that the record has
 
 
 class Reader:
@@ -66,71 +66,82 @@ class Reader:
             self.fault(path, fault)
 
 
-# Where to put what one key has no room for; * is a name.
-MORE = {
-    "gateway:vpn:servers:*:port": "another one is another server of gateway:vpn:servers",
-    "gateway:vpn:servers:*:proto": "another one is another server of gateway:vpn:servers",
-    "gateway:public:virtual_ip": "further ones are gateway:public:addresses",
-    "gateway:dhcp:pool": "further ranges are dhcp-range lines of gateway:dhcp:settings",
-    "gateway:vpn": "further servers are gateway:vpn:servers",
-}
-
-
 class Section:
-    """A mapping of the pillar: hands out its values and knows which keys nobody asked for."""
+    """A mapping of the pillar: hands out its values, and says which keys nobody knows."""
 
-    def __init__(self, reader: Reader, path: str, value: object) -> None:
+    def __init__(self, reader: Reader, path: str, value: object, keys: dict[str, Key]) -> None:
         self.reader = reader
         self.path = path
-        self.known: list[str] = []
-        self.single: set[str] = set()  # the known keys that have one value
+        self.keys = keys
         self.readable = isinstance(value, dict)
         self.values: dict[Any, Any] = value if isinstance(value, dict) else {}
         if not self.readable:
             reader.fault(path, f"must be a mapping, is {values.kind(value)}")
 
+    def _inner(self, path: str, value: object, keys: dict[str, Key]) -> "Section":
+        section = Section(self.reader, path, value, keys)
+        section.refuse_unknown()
+        return section
+
+    def refuse_unknown(self) -> None:
+        """Say which keys nobody knows."""
+        for key in self.values:
+            if key not in self.keys:
+                self.reader.fault(self.at(key), f"unknown key{self._hint(key)}")
+
     def at(self, key: object) -> str:
         return f"{self.path}:{values.show(key, 80)}"
 
-    def get(self, key: str, parse: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
-        """The parsed value of ``key``, the default, or None where it is missing or wrong."""
-        self.known.append(key)
-        self.single.add(key)
-        if key not in self.values:
-            if default is _REQUIRED:
-                if self.readable:
-                    self.reader.fault(self.at(key), "missing")
+    def record(self, name: str) -> Key:
+        """The record of a key that is read now."""
+        return self.keys[name]
+
+    def get(
+        self, name: str, parse: Callable[[Any], Any] | None = None, default: Any = _RECORDED
+    ) -> Any:
+        """The value of ``name``, parsed; its default where it is missing, and None where it is
+        wrong. A list is a tuple of what is right in it. ``parse`` and ``default`` are for what is
+        known only here, such as which names there are."""
+        record = self.record(name)
+        if isinstance(record.kind, Items):
+            return tuple(self.placed(name, parse).values())
+        if name not in self.values:
+            if record.default is REQUIRED:
+                self._missing(name)
                 return None
-            return default
+            return record.default if default is _RECORDED else default
+        value = self.values[name]
         try:
-            return parse(self.values[key])
+            return (parse or record.kind.parse)(value)
         except ValueError as error:
-            several = isinstance(self.values[key], list) or self.values[key] == "both"
-            more = self._more(key) if several else ""
-            self.reader.fault(self.at(key), f"{error}{more}")
+            more = record.more if isinstance(value, list) or value == "both" else ""
+            self.reader.fault(self.at(name), f"{error}{_way(more)}")
             return None
 
-    def _more(self, key: str) -> str:
-        """Where further values of a key go that has only one."""
-        ways = (way for place, way in MORE.items() if fnmatch.fnmatchcase(self.at(key), place))
-        return next((f"; {way}" for way in ways), "")
+    def _missing(self, name: str, fault: str = "missing") -> None:
+        """Of what is no mapping it is not said what it lacks."""
+        if self.readable:
+            self.reader.fault(self.at(name), fault)
 
-    def items(self, key: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
-        """What is right in the list under ``key``, parsed. A value may stand for a list of one."""
-        return tuple(self.placed(key, parse).values())
-
-    def placed(self, key: str, parse: Callable[[Any], Any]) -> dict[str, Any]:
-        """The same, each with its path."""
-        self.known.append(key)
-        if key not in self.values:
+    def placed(self, name: str, parse: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+        """What is right in a list, parsed, each with its path. A value may stand for a list."""
+        record = self.record(name)
+        if name not in self.values:
+            if record.default is REQUIRED:
+                self._missing(name)
             return {}
-        value = self.values[key]
+        value = self.values[name]
         if value is None or isinstance(value, (dict, tuple, set, frozenset)):
-            self.reader.fault(self.at(key), f"must be a list, is {values.kind(value)}")
+            self.reader.fault(self.at(name), f"must be a list, is {values.kind(value)}")
             return {}
-        items = {self.at(key): value}
+        if value == [] and record.kind.empty:
+            self.reader.fault(self.at(name), record.kind.empty)
+        items = {self.at(name): value}
         if isinstance(value, list):
-            items = {f"{self.at(key)}:{number}": item for number, item in enumerate(value)}
+            items = _numbered(self.at(name), value)
+        return self._parsed(items, parse or record.kind.kind.parse)
+
+    def _parsed(self, items: dict[str, Any], parse: Callable[[Any], Any]) -> dict[str, Any]:
         parsed = {}
         for path, item in items.items():
             try:
@@ -139,15 +150,9 @@ class Section:
                 self.reader.fault(path, error)
         return parsed
 
-    def settings(
-        self,
-        parse: Callable[[Any], Any] = values.setting,
-        refuse: Callable[[str], str | None] = lambda keyword: None,
-    ) -> tuple[tuple[str, str], ...]:
-        """
-        Pass-through settings as pairs (keyword, value); a bare keyword's value is empty.
-        ``refuse`` says why a keyword is not possible.
-        """
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Pass-through settings as pairs (keyword, value); a bare keyword's value is empty."""
+        kind = self.record("settings").kind
         group = self.section("settings")
         pairs: list[tuple[str, str]] = []
         for key in sorted(group.values, key=values.safe_repr):
@@ -156,69 +161,76 @@ class Section:
             except ValueError as error:
                 self.reader.fault(group.at(key), error)
                 continue
-            reason = refuse(keyword)
-            if reason:
-                self.reader.fault(group.at(key), f"is not possible: {reason}")
-            elif isinstance(group.values[key], list):
-                pairs += [(keyword, value) for value in group.items(keyword, parse)]
+            refusal = kind.refusal(keyword)
+            if refusal:
+                self.reader.fault(group.at(key), refusal)
+                continue
+            value = group.values[key]
+            if isinstance(value, list):
+                lines = self._parsed(_numbered(group.at(key), value), kind.kind.parse)
+                pairs += [(keyword, line) for line in lines.values()]
             else:
-                pairs.append((keyword, group.get(keyword, parse)))
+                pairs.append((keyword, group.get(keyword)))
         return tuple(pairs)
 
-    def sections(self, key: str) -> Iterator["Section"]:
-        """The mappings in the list under ``key``."""
-        self.known.append(key)
-        value = self.values.get(key, [])
+    def sections(self, name: str) -> Iterator["Section"]:
+        """The mappings in a list."""
+        keys = self.record(name).kind.keys
+        value = self.values.get(name, [])
         if not isinstance(value, list):
-            self.reader.fault(self.at(key), f"must be a list, is {values.kind(value)}")
+            self.reader.fault(self.at(name), f"must be a list, is {values.kind(value)}")
             return
         for number, item in enumerate(value):
-            yield Section(self.reader, f"{self.at(key)}:{number}", item)
+            yield self._inner(f"{self.at(name)}:{number}", item, keys)
 
-    def section(self, key: str, required: bool = False) -> "Section":
-        self.known.append(key)
-        self.single.add(key)
-        if key not in self.values and required and self.readable:
-            self.reader.fault(self.at(key), "missing")
-            return self._silent(key)
-        if key not in self.values:
-            return self._silent(key)
-        return Section(self.reader, self.at(key), self.values[key])
-
-    def _silent(self, key: str) -> "Section":
-        """An empty section that does not say again that it is missing."""
-        section = Section(self.reader, self.at(key), {})
-        section.readable = False
+    def section(self, name: str) -> "Section":
+        """A mapping; an empty one where it is missing."""
+        record = self.record(name)
+        keys = record.kind.keys
+        if name in self.values:
+            return self._inner(self.at(name), self.values[name], keys)
+        if record.default is REQUIRED:
+            self._missing(name)
+        section = Section(self.reader, self.at(name), {}, keys)
+        section.readable = False  # it does not say again what is missing
         return section
 
-    def entries(self, key: str, parse_name: Callable[[object], str]) -> Iterator["_Named"]:
-        """The named sections under ``key`` whose name is right, in the order of their names."""
-        group = self.section(key)
-        self.single.discard(key)
-        for name in sorted(group.values, key=values.safe_repr):
+    def entries(self, name: str) -> Iterator["_Entry"]:
+        """Mappings whose name is right, in the order of their names."""
+        kind = self.record(name).kind
+        group = self.values.get(name, {})
+        if not isinstance(group, dict):
+            self.reader.fault(self.at(name), f"must be a mapping, is {values.kind(group)}")
+            return
+        if not group and kind.empty:
+            self._missing(name, kind.empty)
+        for key in sorted(group, key=values.safe_repr):
+            path = f"{self.at(name)}:{values.show(key, 80)}"
             try:
-                parsed = parse_name(name)
+                parsed = kind.name.parse(key)
             except ValueError as error:
-                self.reader.fault(group.at(name), error)
+                self.reader.fault(path, error)
                 continue
-            yield _Named(parsed, Section(self.reader, group.at(name), group.values[name]))
-
-    def close(self) -> None:
-        """Say which keys are not known. To be called when all that may be there was asked for."""
-        for key in self.values:
-            if key not in self.known:
-                self.reader.fault(self.at(key), f"unknown key{self._hint(key)}")
+            yield _Entry(parsed, self._inner(path, group[key], kind.keys))
 
     def _hint(self, key: object) -> str:
         """``pools`` and ``pool2`` are no typing errors: who writes them wants more than one."""
         one = re.sub(r"(?:e?s|[-_]?[0-9]+)\Z", "", key) if isinstance(key, str) else ""
-        for known in (one, f"{one}e"):
-            if known in self.single:
-                return f'; there is only one "{known}"{self._more(known)}'
-        return values.did_you_mean(key, self.known)
+        for name in (one, f"{one}e"):
+            if name in self.keys and self.keys[name].single:
+                return f'; there is only one "{name}"{_way(self.keys[name].more)}'
+        return values.did_you_mean(key, self.keys)
+
+
+def _numbered(path: str, value: list[Any]) -> dict[str, Any]:
+    return {f"{path}:{number}": item for number, item in enumerate(value)}
+
+
+def _way(more: str) -> str:
+    return f"; {more}" if more else ""
 
 
 @dataclass(frozen=True)
-class _Named:
+class _Entry:
     name: str
     section: Section

@@ -5,9 +5,11 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import _gateway_kernel
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_values as values
 from _gateway_iptables import Gateway, Pen, ipv4
+from _gateway_keys import REQUIRED, Key, Kind, Mapping, by_name
 from _gateway_node import Facts, Here, Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
@@ -24,16 +26,6 @@ SYNC_SILENCE = 10  # seconds; conntrackd sends something each second
 SYNC_TROUBLE = 20  # seconds
 
 
-def read_sync_link(top: Section) -> str | None:
-    """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
-    if isinstance(top.values.get("state_sync"), dict):
-        section = top.section("state_sync")
-        interface: str | None = section.get("interface", values.interface)
-        section.close()
-        return interface or ""
-    return None if top.get("state_sync", _no_state_sync, False) is False else ""
-
-
 def _no_state_sync(value: object) -> bool:
     if value is True:
         raise ValueError(
@@ -45,6 +37,39 @@ def _no_state_sync(value: object) -> bool:
         shown = f"{values.kind(value)} ({values.show(value)})"
         raise ValueError(f"must be false or a mapping with interface, is {shown}")
     return False
+
+
+_STATE_SYNC = by_name(
+    Key(
+        "interface",
+        kinds.INTERFACE,
+        REQUIRED,
+        "The card on the link between the nodes; neither the internal nor the public one. Every"
+        " node then needs `sync`.",
+    ),
+)
+KEYS = (
+    Key(
+        "state_sync",
+        Mapping(
+            _STATE_SYNC,
+            "mapping, or false",
+            instead=Kind(_no_state_sync, "false", lambda: {"const": False}),
+        ),
+        False,
+        "The nodes tell each other of their connections, so that these survive a failover:"
+        " [state_sync](#gatewaystate_sync). `false` says that it is not wanted. Without the key, a"
+        " site with a public virtual IP is advised to have it.",
+        said="off",
+    ),
+)
+
+
+def read_sync_link(top: Section) -> str | None:
+    """The interface of the nodes' own link; None where there is no link, "" for a wrong one."""
+    if isinstance(top.values.get("state_sync"), dict):
+        return top.section("state_sync").get("interface") or ""
+    return None if top.get("state_sync", _no_state_sync) is False else ""
 
 
 def check_sync_link(

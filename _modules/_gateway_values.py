@@ -15,6 +15,7 @@ NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "2
 LOOPBACK = IPv4Network("127.0.0.0/8")
 LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 section 2.7
 LONGEST_SETTING = 900
+LONGEST_UNIT = 200  # systemd's limit is 255, a file's name too, and ours has a suffix
 LONGEST_NAME = 253  # of a name in DNS, without the dot at its end: RFC 1035 section 2.3.4
 # IFNAMSIZ is 16 with the closing zero; a tunnel is called DEVICE_PREFIX + the server's name.
 DEVICE_NAME_LENGTH = 15
@@ -22,26 +23,24 @@ DEVICE_PREFIX = "vpn-"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 LABEL_PATTERN = re.compile(_LABEL)
 _DOMAIN_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_INTERFACE_PATTERN = re.compile(r"(?!(?:lo|all|default)$)[A-Za-z0-9][A-Za-z0-9._-]*")
+INTERFACE_PATTERN = re.compile(r"(?!(?:lo|all|default)$)[A-Za-z0-9][A-Za-z0-9._-]*")
 MINION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAC_PATTERN = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 NUMBER_PATTERN = re.compile(r"-?[1-9][0-9]{0,9}|0")
 DECIMAL_PATTERN = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
-# The kernel's limit is 10,000 a second.
-_RATE_PATTERN = re.compile(r"[1-9][0-9]{0,3}/(?:second|minute|hour|day)")
-_KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 _UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.([a-z]+)")
 # Kinds of units that can be started and stopped with the virtual IP, and those that can be active.
 FOLLOWING = ("service", "timer", "socket", "path", "target")
-_ACTIVE = (*FOLLOWING, "mount", "automount", "swap")
-# Printable ASCII without what ends or opens something in a daemon's configuration file.
-_SETTING_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]*")
+ACTIVE = (*FOLLOWING, "mount", "automount", "swap")
+# Printable ASCII without what ends or opens something in a daemon's configuration file: quotes,
+# braces, backslashes.
+PLAIN = r"[ !#-&(-\[\]-_a-z|~]"
+_SETTING_PATTERN = re.compile(rf"{PLAIN}*")
 # dnsmasq's own syntax: printable ASCII; between double quotes a backslash hides what follows it. A
 # quote right behind a second one begins nothing.
 QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
-# What xt_comment holds at most is 255 characters.
-_COMMENT_PATTERN = re.compile(r"[^\"'`{}\\\x00-\x1f\x7f-\U0010ffff]{1,200}")
 # What YAML's types are called in messages; a bool is an int too, so it comes first.
 _KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
@@ -258,10 +257,6 @@ def ports(value: object) -> tuple[int, int]:
     return ports
 
 
-comment = matching(_COMMENT_PATTERN, "a comment (ASCII without quotes, braces, backslashes)")
-rate = matching(_RATE_PATTERN, "a rate such as 10/minute (second, minute, hour, day)")
-
-
 def server_address(value: object) -> str:
     """An upstream server: an address or a name."""
     text = string(value)
@@ -281,10 +276,10 @@ def interface(value: object) -> str:
     text = string(value)
     if len(text) > DEVICE_NAME_LENGTH:
         raise ValueError(f"{show(value)} is longer than {DEVICE_NAME_LENGTH} characters")
-    return matching(_INTERFACE_PATTERN, "an interface name")(text)
+    return matching(INTERFACE_PATTERN, "an interface name")(text)
 
 
-keyword = matching(_KEYWORD_PATTERN, "a keyword")
+keyword = matching(KEYWORD_PATTERN, "a keyword")
 # What a daemon takes for the beginning of a comment, and leaves out with all that follows.
 _COMMENT_MARKS = re.compile(r"(?:^| )[#;]")
 
@@ -313,7 +308,7 @@ def setting(value: object, marks: re.Pattern[str] = _COMMENT_MARKS) -> str:
     return text
 
 
-def unit(value: object, kinds: tuple[str, ...] = _ACTIVE) -> str:
+def unit(value: object, kinds: tuple[str, ...] = ACTIVE) -> str:
     """The full name of a systemd unit. One without a dot is a service, as for systemctl."""
     text = string(value)
     unit = text if "." in text else f"{text}.service"
@@ -323,8 +318,8 @@ def unit(value: object, kinds: tuple[str, ...] = _ACTIVE) -> str:
             f"{show(text)} is not the name of a systemd unit such as nginx.service"
             f" ({', '.join(kinds)})"
         )
-    if len(unit) > 200:  # systemd's limit is 255, a file's name too, and ours has a suffix
-        raise ValueError(f"{show(text)} is longer than 200 characters")
+    if len(unit) > LONGEST_UNIT:
+        raise ValueError(f"{show(text)} is longer than {LONGEST_UNIT} characters")
     return unit
 
 

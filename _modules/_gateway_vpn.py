@@ -5,31 +5,30 @@ import os
 import re
 import socket
 import time
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass
 from typing import Any
 
 import _gateway_clients
+import _gateway_kinds as kinds
 import _gateway_node
 import _gateway_pem
+import _gateway_servers
 import _gateway_values as values
+from _gateway_keys import EMPTY, Key, Mapping, Named, by_name
 from _gateway_node import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     INSTANCE_PREFIX,
     PUBLIC_MATERIAL,
-    VPN_PREFIXES,
     Material,
     Network,
     Node,
     Site,
-    VpnAuth,
+    VpnClient,
     VpnServer,
     plan_settings,
 )
 
-TOKEN_LIFETIME = 12 * 3600  # seconds: a working day without being asked for a password again
-_SERVER_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]*")
-_PAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
 # and a path with that word in it do not.
 _SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
@@ -46,199 +45,72 @@ MANAGEMENT_SECONDS = 2
 MANAGEMENT_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
 
 
-def _server_name(value: object) -> str:
-    text = values.matching(_SERVER_PATTERN, "a server name (small letters, digits, hyphens)")(value)
-    longest = values.DEVICE_NAME_LENGTH - len(values.DEVICE_PREFIX)
-    if len(text) > longest:
-        raise ValueError(f"{values.show(value)} is longer than {longest} characters")
-    return text
+_VPN = by_name(
+    Key(
+        "remote",
+        kinds.SERVER,
+        None,
+        "Where clients find the node that has the public virtual IP, which must be there. It"
+        " comes [first in each profile](vpn.md#when-a-gateway-or-a-line-fails). Nothing on the"
+        " nodes depends on it.",
+    ),
+    Key(
+        "servers",
+        Named("SERVER", _gateway_servers.SERVER, _gateway_servers.OF_SERVER),
+        EMPTY,
+        "[servers](#gatewayvpnserversserver).",
+    ),
+    Key(
+        "clients",
+        Named("CLIENT", _gateway_clients.CLIENT, _gateway_clients.OF_CLIENT),
+        EMPTY,
+        "[clients](#gatewayvpnclientsclient).",
+    ),
+    Key(
+        "pki", Mapping(_gateway_pem.OF_SITE), EMPTY, "Certificates and keys: [pki](#gatewayvpnpki)."
+    ),
+)
+KEYS = (
+    Key(
+        "vpn",
+        Mapping(_VPN),
+        EMPTY,
+        "[vpn](#gatewayvpn).",
+        more="further servers are gateway:vpn:servers",
+    ),
+)
 
 
-def _read_routes(
-    section: Section, nodes: tuple[Node, ...], public: Network
-) -> tuple[IPv4Network, ...]:
-    """What a client is to send into the tunnel cannot hold where the tunnel itself leads to, unless
-    it is a full one: then the client has a route of its own to there."""
-    places: list[tuple[object, str]] = [(public.virtual_ip, "the virtual IP")]
-    places += [(where, node.name) for node in nodes for where in (node.public, node.remote)]
-    routes: dict[str, IPv4Network] = section.placed("routes", values.network)
-    for path, network in routes.items() if section.values.get("full_tunnel") is not True else ():
-        if not network.prefixlen:
-            section.reader.fault(path, f"{network} is everything; use full_tunnel")
-            continue
-        for where, name in places:
-            if _is_in(where, network):
-                section.reader.fault(
-                    path,
-                    f"{network} holds {where}, where clients find {name}: their tunnel would lead"
-                    " into itself",
-                )
-    return tuple(routes.values())
+@dataclass(frozen=True)
+class Vpn:
+    """What the site has of the VPN. ``error``: why there are no certificates."""
+
+    servers: tuple[VpnServer, ...]
+    clients: tuple[VpnClient, ...]
+    pki: dict[str, Material]
+    error: str | None
+    remote: str | None
 
 
-def _is_in(where: object, network: IPv4Network) -> bool:
-    """Whether a place is an address in the network; it may also be a name, or none."""
-    try:
-        return IPv4Address(str(where)) in network
-    except ValueError:
-        return False
-
-
-def read_servers(vpn: Section, nodes: tuple[Node, ...], public: Network) -> tuple[VpnServer, ...]:
-    servers = []
-    for entry in vpn.entries("servers", _server_name):
-        section = entry.section
-        server = VpnServer(
-            name=entry.name,
-            network=section.get("network", values.inside_network),
-            prefix=section.get("prefix", values.whole(*VPN_PREFIXES), 24),
-            port=section.get("port", values.port, 1194),
-            proto=section.get("proto", values.one_of("udp", "tcp"), "udp"),
-            subnets=_read_subnets(section.section("subnets"), nodes),
-            full_tunnel=section.get("full_tunnel", values.boolean, False),
-            routes=_read_routes(section, nodes, public),
-            dynamic=section.get("dynamic", values.boolean, True),
-            auth=_read_auth(section),
-            settings=section.settings(),
-        )
-        section.close()
-        refused = {key: _own_option(server, key, value) for key, value in server.settings}
-        for keyword, why in refused.items():
-            if why:
-                section.reader.fault(f"{section.at('settings')}:{keyword}", why)
-        if server.port and server.proto:
-            vpn.reader.claim("port", f"{server.port}/{server.proto}", section.at("port"))
-        vpn.reader.claim_network(server.network, section.at("network"))
-        if server.network and server.prefix:
-            _check_blocks(section, server, nodes)
-        servers.append(server)
-    return tuple(servers)
-
-
-# What breaks the formula's own lines, the firewall or the check of the file, and the way round.
-OWN_OPTIONS = {
-    "auth-gen-token-secret": "use gateway:vpn:pki:auth_token",
-    "ca": "use gateway:vpn:pki:ca",
-    "ccd-exclusive": "use dynamic: false",
-    "cert": "use gateway:vpn:pki:certificate",
-    "chroot": "OpenVPN would no longer find the clients' files and the revocation list",
-    "client-config-dir": "clients are in gateway:vpn:clients",
-    "client-connect": "the formula's own script notes who is connected",
-    "client-disconnect": "the formula's own script notes who is connected",
-    "client-to-client": "clients reach each other through the firewall; this would pass it by",
-    "crl-verify": "use gateway:vpn:pki:crl",
-    "daemon": "systemd starts the server, and waits for it",
-    "dev": "routes and firewall rules know the server by its device",
-    "dev-node": "routes and firewall rules know the server by its device",
-    "dev-type": "routes and firewall rules know the server by its device",
-    "group": "the clients' files and the notes of who is connected are for user nobody",
-    "ifconfig": "use network, prefix and subnets",
-    "ifconfig-noexec": "the server needs its address",
-    "ifconfig-pool": "it lies where no client has an address of its own",
-    "key": "use gateway:vpn:pki:key",
-    "local": "each node has addresses of its own; who may connect is a rule of firewall:input",
-    "lport": "use port",
-    "management": "see gateway.status",
-    "port": "use port beside settings",
-    "proto": "use proto beside settings",
-    "remote-cert-tls": "only certificates of clients are let in",
-    "server": "use network, prefix and subnets",
-    "server-bridge": "use network, prefix and subnets",
-    "server-ipv6": "use ifconfig-ipv6, ifconfig-ipv6-pool and push: [tun-ipv6]",
-    "syslog": "the journal has it: journalctl -u openvpn-server@gateway-SERVER",
-    "tls-crypt": "use gateway:vpn:pki:tls_crypt",
-    "tls-crypt-v2": "use gateway:vpn:pki:tls_crypt_v2",
-    "topology": "the clients' addresses are planned for topology subnet",
-    "user": "the clients' files and the notes of who is connected are for user nobody",
-}
-
-
-def _own_option(server: VpnServer, keyword: str, value: str) -> str | None:
-    """Why this line cannot be in a server's ``settings``; None where it can."""
-    if keyword.startswith("management"):
-        keyword = "management"
-    if keyword == "script-security" and value not in ("2", "3"):
-        return "the formula's own script needs 2"
-    if keyword == "auth-user-pass-verify" and server.auth:
-        return "auth of this server has its own; use auth:script"
-    if keyword == "username-as-common-name" and server.auth and server.auth.same_name:
-        return "with auth:same_name the name of the certificate counts"
-    return OWN_OPTIONS.get(keyword)
-
-
-def _read_auth(server: Section) -> VpnAuth | None:
-    section = server.section("auth")
-    auth = VpnAuth(
-        pam=section.get("pam", values.matching(_PAM_PATTERN, "the name of a PAM service"), None),
-        script=section.get(
-            "script", values.matching(values.PATH_PATTERN, "an absolute path"), None
-        ),
-        token_lifetime=section.get("token_lifetime", values.whole(600, 31_536_000), TOKEN_LIFETIME),
-        same_name=section.get("same_name", values.boolean, False),
+def read_vpn(top: Section, nodes: tuple[Node, ...], public: Network) -> Vpn:
+    section = top.section("vpn")
+    servers = _gateway_servers.read_servers(section, nodes, public)
+    pki = section.section("pki")
+    vpn = Vpn(
+        servers=servers,
+        clients=_gateway_clients.read_clients(section, servers, nodes),
+        pki=_gateway_pem.read_pki(pki, ("gateway", "vpn", "pki")),
+        error=_gateway_pem.read_refusal(pki),
+        remote=_read_remote(section, public),
     )
-    section.close()
-    if not section.readable:
-        return None
-    if ("pam" in section.values) == ("script" in section.values):
-        section.reader.fault(section.path, "needs either pam or script")
-    return auth
+    if servers and vpn.error is None:
+        _gateway_pem.check_pki(top.reader, vpn.pki, nodes, servers)
+    return vpn
 
 
-def _read_subnets(section: Section, nodes: tuple[Node, ...]) -> dict[str, IPv4Network]:
-    found = {node.name: section.get(node.name, values.network, None) for node in nodes}
-    section.close()
-    return {name: subnet for name, subnet in found.items() if subnet}
-
-
-def _check_blocks(section: Section, server: VpnServer, nodes: tuple[Node, ...]) -> None:
-    """Every node's subnet must be a block inside the server's network that no other node has."""
-    if server.prefix < server.network.prefixlen:
-        way = _way_out(server, max((each.id or 1 for each in nodes), default=1))
-        section.reader.fault(
-            section.at("prefix"), f"a /{server.prefix} does not fit into {server.network}: {way}"
-        )
-        return
-    blocks = 1 << (server.prefix - server.network.prefixlen)
-    taken: list[tuple[IPv4Network, Node]] = []
-    for node in nodes:
-        path = section.at("network")
-        if node.name in server.subnets:
-            path = f"{section.at('subnets')}:{node.name}"
-        elif not node.id:
-            continue
-        elif node.id > blocks:
-            section.reader.fault(
-                path,
-                f"{server.network} has room for {blocks} subnet{'s' * (blocks > 1)} of"
-                f" /{server.prefix}; node {node.name} has id {node.id}:"
-                f" {_way_out(server, max(each.id or 0 for each in nodes))}",
-            )
-            continue
-        subnet = server.subnet(node)
-        if not subnet.subnet_of(server.network):
-            section.reader.fault(path, f"{subnet} is not inside {server.network}")
-        elif not VPN_PREFIXES[0] <= subnet.prefixlen <= VPN_PREFIXES[1]:
-            section.reader.fault(
-                path, f"{subnet} is not a /{VPN_PREFIXES[0]} to /{VPN_PREFIXES[1]}"
-            )
-        for other, owner in taken:
-            if subnet.overlaps(other) and owner.id != node.id:
-                section.reader.fault(path, f"{subnet} overlaps {other} of node {owner.name}")
-        taken.append((subnet, node))
-
-
-def _way_out(server: VpnServer, nodes: int) -> str:
-    """What gives a server subnets for so many nodes."""
-    bits = (nodes - 1).bit_length()
-    ways = [f"a network of /{server.prefix - bits}"]
-    if server.network.prefixlen + bits <= VPN_PREFIXES[1]:
-        ways.append(f"prefix {server.network.prefixlen + bits}")
-    return f"{' or '.join(ways)} would do"
-
-
-def read_remote(vpn: Section, public: Network) -> str | None:
+def _read_remote(vpn: Section, public: Network) -> str | None:
     """Where clients find the node that has the public virtual IP."""
-    remote: str | None = vpn.get("remote", values.server_address, None)
+    remote: str | None = vpn.get("remote")
     if remote and not public.virtual_ip:
         vpn.reader.fault(
             vpn.at("remote"), "needs gateway:public:virtual_ip, the address that moves with it"

@@ -36,8 +36,8 @@ import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANNER = (
-    "test_plan.py test_plan_vpn.py test_sync.py test_health.py:plan|errors test_module.py"
-    " test_templates.py test_plan_properties.py"
+    "test_plan.py test_plan_vpn.py test_reference.py test_schema.py test_sync.py"
+    " test_health.py:plan|errors test_module.py test_templates.py test_plan_properties.py"
 )
 # A file's own tests. Of tests with words behind a colon, those that say one of them.
 TESTED = {

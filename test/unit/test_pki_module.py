@@ -311,7 +311,7 @@ def test_a_due_crl_waits_for_the_passphrase_and_says_so(loaded, host, secret, ca
 # The gateways' part
 
 
-def test_a_gateways_pillar(pki, edit):
+def test_a_gateways_pillar(pki, edit, read_pillar):
     pki.issue_server("gw2")
     found = {name: pki.pillar("example", name) for name in ("gw1", "gw2")}
     for name, material in found.items():
@@ -319,7 +319,7 @@ def test_a_gateways_pillar(pki, edit):
         assert sorted(material) == expected
         assert _gateway_x509.lifetimes(material["certificate"], NOW)[0]["name"] == name
         assert material["certificate"].count("BEGIN") == 1
-    sites = [_gateway_plan.read(edit({"vpn:pki": found[name]})) for name in found]
+    sites = [read_pillar(edit({"vpn:pki": found[name]})) for name in found]
     assert [errors for _, errors in sites] == [[], []]
     assert len({site and site.digest for site, _ in sites}) == 1
     for material in ("auth_token", "ca", "crl", "tls_crypt"):
@@ -327,13 +327,13 @@ def test_a_gateways_pillar(pki, edit):
     assert found["gw1"]["key"] != found["gw2"]["key"]
 
 
-def test_a_tls_crypt_key_for_each_client(loaded, host, edit):
+def test_a_tls_crypt_key_for_each_client(loaded, host, edit, read_pillar):
     loaded.create_ca("example", tls_crypt_v2=True)
     loaded.issue_server("gw1")
     loaded.issue_client("alice")
     material = loaded.pillar("example", "gw1")
     assert {"tls_crypt", "tls_crypt_v2"} & set(material) == {"tls_crypt_v2"}
-    assert _gateway_plan.read(edit({"vpn:pki": material}))[1] == []
+    assert read_pillar(edit({"vpn:pki": material}))[1] == []
     text = loaded.profile("alice")
     assert options(text)[-1] == "<tls-crypt-v2>"
     assert "OpenVPN tls-crypt-v2 client key" in text

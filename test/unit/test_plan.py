@@ -1623,13 +1623,13 @@ def texts(value, path=""):
     list("\n\r\t\0\"'`{}\\\x7f\u2028\u00e9\U0001f512"),
     ids=ascii,
 )
-def test_no_text_breaks_out(edit, bad):
+def test_no_text_breaks_out(edit, read_pillar, bad):
     """At the end, the start or in the middle of any text of the pillar: it is an error."""
     for path, text in texts(edit(EVERYTHING)):
         if path.startswith(("dhcp:settings", "dns:settings")) and bad in "'`{}\\":
             continue  # just a character for dnsmasq
         for broken in (text + bad, bad + text, text[:1] + bad + text[1:]):
-            site, errors = _gateway_plan.read(edit({**EVERYTHING, path: broken}))
+            site, errors = read_pillar(edit({**EVERYTHING, path: broken}))
             assert site is None, path
             assert all(error.isprintable() for error in errors)
 
@@ -1665,11 +1665,11 @@ def test_no_zone_breaks_out(errors):
     ids=["nodes", "hosts", "servers", "settings", "groups"],
 )
 @pytest.mark.parametrize("bad", list("\n \"'{}/:\\\u00e9"), ids=ascii)
-def test_no_name_breaks_out(edit, where, value, bad):
+def test_no_name_breaks_out(edit, read_pillar, where, value, bad):
     def read(name):
         pillar = edit({"dns:settings": {}, "firewall:groups": {}})
         reduce(dict.__getitem__, where.split(":"), pillar)[name] = value
-        return _gateway_plan.read(pillar)
+        return read_pillar(pillar)
 
     assert read("ab")[1] == []
     for broken in ("ab" + bad, bad + "ab", "a" + bad + "b"):

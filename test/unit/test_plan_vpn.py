@@ -327,21 +327,21 @@ def test_names_that_openvpn_takes(plan):
 
 
 @pytest.mark.parametrize("bad", list("\n\r\0\u2028\ud800"), ids=ascii)
-def test_no_name_breaks_out(edit, bad):
-    site, found = _gateway_plan.read(edit({"vpn:clients": {f"ali{bad}ce": {}}}))
+def test_no_name_breaks_out(edit, read_pillar, bad):
+    site, found = read_pillar(edit({"vpn:clients": {f"ali{bad}ce": {}}}))
     assert site is None
     assert all(error.isprintable() for error in found)
 
 
 @pytest.mark.parametrize("bad", list("\n\r\0\"'`{}\\\u2028é"), ids=ascii)
-def test_no_text_breaks_out(edit, bad):
+def test_no_text_breaks_out(edit, read_pillar, bad):
     cases: list[dict[str, Any]] = [
         {"vpn:clients": {"alice": {"pushes": [f"route{bad}"]}}},
         {"vpn:servers:main:auth": {"pam": f"x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
         {"vpn:servers:main:auth": {"script": f"/x{bad}"}, "vpn:pki:auth_token": "/etc/token"},
     ]
     for changes in cases:
-        site, found = _gateway_plan.read(edit(changes))
+        site, found = read_pillar(edit(changes))
         assert site is None
         assert all(error.isprintable() for error in found)
 

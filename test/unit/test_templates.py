@@ -231,7 +231,7 @@ def kept():
 
 
 @pytest.fixture
-def render(compiler, module, kept, edit):
+def render(compiler, module, kept, edit, read_pillar):
     """Compile an SLS for a node of a site and render its files."""
 
     def functions(pillar, node):
@@ -276,7 +276,7 @@ def render(compiler, module, kept, edit):
                 ids={chunk["__id__"]: chunk for chunk in low},
                 files=files,
                 synced=len(synced),
-                plan=calls["gateway.plan"]() if _gateway_plan.read(pillar)[0] else None,
+                plan=calls["gateway.plan"]() if read_pillar(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
                     chunk["name"]: _gateway_client_files.client_files(json.loads(chunk["server"]))
