@@ -314,7 +314,7 @@ EXAMPLES: dict[str, Examples] = {
     "follow_virtual_ip": (
         ["nginx", "a@b.timer", ["x.socket", "y.path", "z.target"], []],
         [
-            *("a.mount", "chrony", "keepalived.service", "gateway-dns"),
+            *("a.mount", "gateway-dns", "gateway-dns.timer"),
             *("openvpn-server@gateway-main", "a b", "", 7, {}, [None]),
         ],
     ),
