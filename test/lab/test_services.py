@@ -374,6 +374,11 @@ def test_salt_ssh(site: Lab) -> None:
         results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
         assert checks.failures(results) == {}
         assert checks.changes(results).keys() == WITHOUT_MASTER
+        # What takes the rules away compares them too, by a script that has to be brought along.
+        clean = "salt-ssh -i --out=json gw1 state.apply gateway.firewall.clean test=True"
+        results = checks.local(master, clean, "gw1")
+        assert checks.failures(results) == {}
+        assert "diff" in checks.changes(results)["no firewall rules of ours"]
         # Without the formula's states nothing is done, not the half of it that Salt's own could.
         before = snapshot(site, "gw1")
         ours = "/srv/formula/_states"
