@@ -99,6 +99,12 @@ _SETTINGS = Settings(
     kinds.setting(keepalived_setting, rf"(?![^\n]*[#!]){values.PLAIN}*"),
     not_possible(KEEPALIVED_OWN),
 )
+
+
+def _of_profiles(name: str) -> str:
+    return ", ".join(str(profile[name]) for profile in FAILOVER_PROFILES.values())
+
+
 _FAILOVER = by_name(
     Key(
         "profile",
@@ -112,7 +118,7 @@ _FAILOVER = by_name(
         _ADVERT,
         None,
         "How often the holder says that it lives; in hundredths of a second.",
-        said="0.05, 0.1, 1",
+        said=_of_profiles("advert_interval"),
     ),
     Key(
         "down_adverts",
@@ -120,14 +126,14 @@ _FAILOVER = by_name(
         None,
         "So many missed adverts in a row are a failover. With `lossy` it takes 8 s, and a link"
         " that loses 30 % of its packets causes none.",
-        said="3, 3, 8",
+        said=_of_profiles("down_adverts"),
     ),
     Key(
         "garp_delay",
         kinds.whole(0, 60, kinds.SECONDS),
         None,
         "After a takeover the addresses are announced at once, and once more after this time.",
-        said="1, 1, 2",
+        said=_of_profiles("garp_delay"),
     ),
     Key("garp_repeat", kinds.whole(1, 20), 5, "Announcements each time."),
     Key(
