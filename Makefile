@@ -4,6 +4,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
+# Three for each core: much of what unit tests of scripts do is to wait.
+UNIT_WORKERS ?= $(shell expr 3 \* $$(nproc))
 
 .PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
 	measurements docs mutants golden kitchen clean
@@ -54,7 +56,7 @@ lint: $(VENV)/ready
 	shellcheck $$(git grep -lE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.md')
 
 unit: $(VENV)/ready
-	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/unit $(PYTEST_ARGS)
+	$(PYTHON) -m pytest --numprocesses $(UNIT_WORKERS) --dist worksteal test/unit $(PYTEST_ARGS)
 
 flows: $(VENV)/ready
 	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/flows $(PYTEST_ARGS)

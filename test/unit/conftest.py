@@ -3,7 +3,9 @@
 import copy
 import importlib.util
 import json
+import marshal
 import os
+import py_compile
 import re
 import shlex
 import subprocess
@@ -80,17 +82,29 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str]
     return make
 
 
+@pytest.fixture(scope="session")
+def fake_iptables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fake_iptables.py, compiled."""
+    compiled = tmp_path_factory.mktemp("compiled") / "fake_iptables.pyc"
+    source = ROOT / "test/unit/fake_iptables.py"
+    py_compile.compile(str(source), str(compiled), doraise=True)
+    return compiled
+
+
 @pytest.fixture
 def iptables(
-    tool: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_iptables: Path,
 ) -> Path:
     """iptables and ipset in PATH, network namespaces for them, and the file with what they hold."""
-    state = tmp_path / "iptables.json"
+    state = tmp_path / "iptables.state"
     monkeypatch.setenv("FAKE_IPTABLES", str(state))
-    fake = shlex.quote(str(ROOT / "test/unit/fake_iptables.py"))
+    fake = shlex.quote(str(fake_iptables))
     names = [f"{ip}-nft-{verb}" for ip in ("iptables", "ip6tables") for verb in ("save", "restore")]
     for name in (*names, "ipset"):
-        tool(name, f'exec {shlex.quote(sys.executable)} -S {fake} {name} "$@"')
+        tool(name, f'exec {shlex.quote(sys.executable)} -I -S {fake} {name} "$@"')
     tool("iptables", "echo 'iptables v1.8.9 (nf_tables)'")
     for name in ("iptables-legacy-save", "ip6tables-legacy-save"):
         tool(name, "exit 0")
@@ -171,7 +185,7 @@ def firewall(
         },
     }
     foreign["nat"]["PREROUTING"] = ["-m addrtype --dst-type LOCAL -j DOCKER"]
-    iptables.write_text(json.dumps({"v4": foreign}))
+    iptables.write_bytes(marshal.dumps({"v4": foreign}))
 
     def run(*arguments: Any, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """``code`` None: anything but success."""
@@ -181,13 +195,13 @@ def firewall(
         return done
 
     def read() -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(iptables.read_text())
+        state: dict[str, Any] = marshal.loads(iptables.read_bytes())
         return state
 
     def change(edit: Callable[[dict[str, Any]], object]) -> None:
         state = read()
         edit(state)
-        iptables.write_text(json.dumps(state))
+        iptables.write_bytes(marshal.dumps(state))
 
     machine = SimpleNamespace(
         run=run,

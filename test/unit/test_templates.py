@@ -171,16 +171,36 @@ class Salt:
             ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".init")
             for path in root.glob("gateway/**/*.sls")
         )
+        self.usual = dict(self.opts)
+        self.pillar = {}
+        self.kept = {}
+
+    def renderers(self, functions, opts):
+        """Salt's renderers for another run, loaded once for the same options."""
+        self.pillar.clear()  # where map.jinja notes what it has found out
+        if opts not in self.kept:
+            called: dict[str, Any] = {}
+            self.kept[opts] = (
+                called,
+                salt.loader.render(
+                    self.opts,
+                    called,
+                    context=self.high.state.state_con,
+                    file_client=self.high.client,
+                    pillar=self.pillar,
+                ),
+            )
+        called, renderers = self.kept[opts]
+        called.clear()
+        called.update(functions)
+        return renderers
 
     def compile(self, sls, functions, **opts):
         """The states of an SLS in the order they would run, as Salt's low data."""
-        self.opts["file_client"] = "local"
-        self.opts.pop("gateway_run", None)
-        self.opts.pop("__master_opts__", None)
-        self.opts.update(opts)
-        self.high.state.rend = salt.loader.render(
-            self.opts, functions, context=self.high.state.state_con, file_client=self.high.client
-        )
+        for name in ("__master_opts__", "config_dir"):
+            self.opts.pop(name, None)
+        self.opts.update(self.usual | opts)
+        self.high.state.rend = self.renderers(functions, json.dumps(opts, default=id))
         self.high.building_highstate = salt.state.HashableOrderedDict()
         compiler = self.high.state
         high, errors = self.high.render_highstate({"base": [sls]})
@@ -214,7 +234,27 @@ class Salt:
 
 
 @pytest.fixture(scope="module")
-def compiler(tmp_path_factory, root):
+def templates():
+    """Compile each template once. Salt has an environment for each rendering, and would do so in
+    each: that is half of the time."""
+    compiled: dict[Any, Any] = {}
+    original = jinja2.Environment.compile
+
+    def once(environment, source, *arguments, **keywords):
+        # The lexer is the same for the same settings of the syntax.
+        syntax = environment.lexer, *environment.extensions
+        key = (syntax, source, arguments, *keywords.items())
+        if key not in compiled:
+            compiled[key] = original(environment, source, *arguments, **keywords)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory, root, templates):
     return Salt(tmp_path_factory.mktemp("salt"), root)
 
 
