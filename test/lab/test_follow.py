@@ -21,6 +21,11 @@ ExecStart=sleep infinity
 WantedBy=multi-user.target
 """
 HOOK = '#!/bin/sh\necho "$1 $GATEWAY_NODE $GATEWAY_VIRTUAL_IP" >>/var/tmp/heard\n'
+# Whether the executables have heard of the last call, so that none is under way.
+TOLD = """\
+read -r number _ </run/gateway/hooks.asked
+[ "$(cat /run/gateway/hooks.told)" = "$(cat /run/gateway/role) $number" ]
+"""
 SAY = 'echo "{} $1 $GATEWAY_REASON" >>/var/tmp/heard\n'
 SLOW_HOOK = f"#!/bin/sh\n{SAY.format('begin')}sleep 0.5\n{SAY.format('end')}"
 LINK = """\
@@ -59,8 +64,10 @@ def app(site: Lab) -> Iterator[Callable[[], list[str]]]:
 def heard(site: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[[str], list[str]]]:
     """An executable in follow.d on both nodes (HOOK, or the one that a test names); returns what it
     heard on one."""
+    hook = getattr(request, "param", HOOK)
     for name in GATEWAYS:
-        hook = getattr(request, "param", HOOK)
+        told = partial(site.host(name).run, TOLD, check=False)
+        assert checks.eventually(told, lambda done: not done.returncode, 20).returncode == 0
         site.host(name).write("/etc/gateway/follow.d/10-note", hook, 0o755)
     yield lambda name: site.host(name).run("cat /var/tmp/heard", check=False).stdout.splitlines()
     for name in GATEWAYS:
