@@ -285,6 +285,7 @@ ACROSS = re.compile(
             r"ends before it begins",
             r"é+ is not a certificate's common name",
             r"number of hundredths",
+            r"must be a whole number, is a number \(\d+\.0\)",  # which JSON cannot tell from \d+
         ]
     )
 )
