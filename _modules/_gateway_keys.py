@@ -44,12 +44,14 @@ class Mapping(NamedTuple):
 
 
 class Named(NamedTuple):
-    """Mappings of one shape by names, which the reference calls ``title``."""
+    """Mappings of one shape by names, which the reference calls ``title``. ``empty`` and ``most``
+    as above."""
 
     title: str
     name: Kind
     keys: dict[str, "Key"]
     empty: str = ""
+    most: int | None = None
     words: str = "mapping"
 
 

@@ -164,7 +164,7 @@ KEYS = (
     Key("domain", kinds.NAME, REQUIRED, "The site's DNS domain. Its last label is not a number."),
     Key(
         "nodes",
-        Named("NODE", MINION, _NODE, "a site needs at least one node"),
+        Named("NODE", MINION, _NODE, "a site needs at least one node", MOST_NODES),
         REQUIRED,
         "The gateways, one to fifteen: [nodes](#gatewaynodesnode).",
     ),

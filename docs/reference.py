@@ -146,7 +146,7 @@ def _schema(kind: Any, definitions: Schema) -> Any:
         return {"$ref": f"#/definitions/{kind.name}"}
     if isinstance(kind, Items):
         item = _schema(kind.kind, definitions)
-        return {"anyOf": [item, _list(item, bool(kind.empty), kind.most)]}
+        return {"anyOf": [item, _list(item) | _bounds("Items", kind)]}
     if isinstance(kind, Rows):
         return _list(_mapping(kind.keys, definitions))
     if isinstance(kind, Mapping):
@@ -164,12 +164,19 @@ def _schema(kind: Any, definitions: Schema) -> Any:
         "propertyNames": _schema(names, definitions),
         "additionalProperties": values,
     }
-    return found | ({"minProperties": 1} if getattr(kind, "empty", "") else {})
+    if isinstance(kind, Named):
+        found |= _bounds("Properties", kind)
+    return found
 
 
-def _list(item: Any, some: bool = False, most: int | None = None) -> Schema:
-    bounds = ({"minItems": 1} if some else {}) | ({"maxItems": most} if most else {})
-    return {"type": "array", "items": item, **bounds}
+def _list(item: Any) -> Schema:
+    return {"type": "array", "items": item}
+
+
+def _bounds(what: str, kind: Items | Named) -> Schema:
+    """How many there may be."""
+    least = {f"min{what}": 1} if kind.empty else {}
+    return least | ({f"max{what}": kind.most} if kind.most else {})
 
 
 def _settings(kind: Settings, definitions: Schema) -> Schema:

@@ -261,13 +261,13 @@ ACROSS = re.compile(
         [
             r"is taken already, by",
             r"overlaps \S+ of (gateway|node)",
-            r"is inside \S+ of (gateway|VPN)",
+            r"is inside \S+( of (gateway|VPN)|; a link)",
             r"(?<!/3[0-2]) is not inside",  # of a subnet it knows the sizes
             r"holds \S+( of|, where)",
             r"is the (address of the network|broadcast address)",
             r"is the gateway itself",
             r"is the gateway's own already",
-            r"is the internal interface",
+            r"is the (internal|public) interface",
             r"is the name of something else",
             r"is a name for gateway",
             r"is a (\w+ and a \w+; |(zone|server|client); )",
@@ -299,6 +299,7 @@ ACROSS = re.compile(
             r"ends before it begins",
             r"é+ is not a certificate's common name",
             r"number of hundredths",
+            r"must be a whole number, is a number \(\d+\.0\)",  # which JSON cannot tell from \d+
         ]
     )
 )
