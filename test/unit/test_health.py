@@ -292,6 +292,18 @@ def test_a_restart_leaves_it_as_warm_or_cold_as_it_was(monitor):
         assert monitor.penalty() == 0
 
 
+@pytest.mark.parametrize("preempt", ["yes", "no"])
+def test_who_loses_the_virtual_ip_while_the_monitor_is_away_is_cold(monitor, preempt):
+    """Else it would take it back at once."""
+    monitor.address.touch()
+    monitor.start(preempt=preempt, preempt_delay=60)
+    monitor.wait(0)
+    monitor.stop()
+    monitor.address.unlink()
+    monitor.start(preempt=preempt, preempt_delay=60)
+    monitor.wait(-2)
+
+
 def test_who_has_the_virtual_ip_is_not_cold(monitor):
     monitor.address.touch()
     monitor.start(preempt_delay=60)
