@@ -34,6 +34,8 @@ STARTUP = 2  # steps in which a keepalived that starts says nothing
 NOBODY = 6
 # Both have it and one hears the other: until a contest was too long, and one has stepped back.
 BOTH = 9
+# A node without firewall rules has it: until its monitor and keepalived have looked.
+CLOSES = 1
 # From a reason to the move; from a role to its hooks; from a contest to a call for reassertion.
 REASON = 8
 CALL = 5
@@ -43,6 +45,8 @@ UNHEARD = 50
 # After how many steps of misses something may be a fault: services are asked in every other one.
 NOTICED = {"target": 2, "uplink target": 2, "service": 6}
 SURELY = 2  # steps later it is one
+# A node that was frozen for longer has been away.
+AWAY = 10
 # After the last disturbance: until there is one master; to the end.
 SETTLED = 20
 QUIET = 25
@@ -79,9 +83,9 @@ class Node:
         self.downs = 0
         self.seen_ill = 0  # the last step in which its monitor had a reason to take it for ill
         self.able_from = 0  # since then it can have the virtual IP
-        # The last step in which its link flapped, its peer was the better one, it did not hear it,
-        # it heard that the peer takes itself for the master too.
-        self.flap = self.worse = self.deaf = self.contested = -99
+        # The last step in which what was before counts no more (a flap, or it was away), its peer
+        # was the better one, it did not hear it, it heard that the peer is a master too.
+        self.seen_anew = self.worse = self.deaf = self.contested = -99
         self.is_master = False
         self.penalty = 0
         self.look_around()
@@ -201,10 +205,11 @@ class Pair:
             node = self.nodes[number]
             self.tell(step, f"gw{number + 1}: {kind}{'' if begins else ' no more'}")
             if kind in CONDITIONS:
+                began = node.wrong.pop(kind, step)
                 if begins:
                     node.wrong[kind] = step
-                else:
-                    del node.wrong[kind]
+                elif kind == "frozen" and step - max(began, node.looks_from) > AWAY:
+                    node.seen_anew = step
                 node.downs += kind == "carrier" and begins
                 node.look_around()
             if kind == "deaf":
@@ -216,7 +221,7 @@ class Pair:
                 node.looks_from = step
             elif kind == "the link flaps" and node.is_here:
                 node.downs += 1
-                node.flap = step
+                node.seen_anew = step
                 node.look_around()
             elif kind == "the monitor restarts":
                 self.restart_monitor(node, step)
@@ -304,6 +309,9 @@ class Pair:
                 self.blind = step
         self.nobody = 0 if holders else self.nobody + 1
         self.both = self.both + 1 if len(holders) == 2 and not self.is_excused(step) else 0
+        for node in holders:
+            if step - max(node.wrong.get("closed", step), node.looks_from) > CLOSES:
+                self.fail(step, f"gw{node.number + 1} has the virtual IP without firewall rules")
         is_deaf = any("deaf" in node.wrong for node in self.nodes)
         if len(holders) == 2 and not is_deaf and step - self.last >= SETTLED:
             self.fail(step, "both are still master")
@@ -323,7 +331,7 @@ class Pair:
         if all(node.is_master for node in self.nodes):
             self.clash = step
         for node in self.nodes:
-            is_ill = node.is_master or node.is_ill or node.flap == step
+            is_ill = node.is_master or node.is_ill or node.seen_anew == step
             is_ill = is_ill or any(node.rank(step - SURELY))
             if "off" in node.wrong or (node.is_here and is_ill):
                 node.seen_ill = step

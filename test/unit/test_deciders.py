@@ -29,8 +29,9 @@ def stories(seeds, deciders):
 
 
 def test_histories(deciders):
-    """Never are both down while one could; nothing moves without a reason; ten seconds after the
-    last disturbance there is one master, the better one, and the hooks know it."""
+    """Never are both down while one could; none without firewall rules is up; nothing moves without
+    a reason; ten seconds after the last disturbance there is one master, the better one, and the
+    hooks know it."""
     pairs = [Pair(seed) for seed in range(SEED, SEED + COUNT)]
     play(pairs, deciders)
     failed = [pair.seed for pair in pairs if pair.failure]
@@ -47,6 +48,7 @@ def test_histories(deciders):
             "decide_drain() { is_forgotten=no; [ $is_drained = no ] || penalty=254; }",
             "nobody has the virtual IP, and",
         ),
+        ("closed=16", "without firewall rules"),
         ("preempt_delay=1", "without a reason"),
         ("HEALTH_TARGET_MISSES=1", "without a reason"),
         ("cold=0", "without a reason"),
