@@ -50,7 +50,7 @@ def test_histories(deciders):
         ),
         ("closed=16", "without firewall rules"),
         ("preempt_delay=1", "without a reason"),
-        ("HEALTH_TARGET_MISSES=1", "without a reason"),
+        ("HEALTH_SERVICE_MISSES=1", "without a reason"),
         ("cold=0", "without a reason"),
         ("HEALTH_CONTEST_LIMIT=1000", "both have the virtual IP"),
         ("uplink=0", "the other one is better"),
