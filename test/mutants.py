@@ -80,11 +80,13 @@ TESTED = {
     "gateway/firewall/files/firewall": "test_scripts.py:firewall|loaded",
     "gateway/firewall/files/firewall-guard": "test_scripts.py:guard",
     "gateway/follow/files/follow": "test_scripts.py:follower|FOLLOW",
+    "gateway/follow/files/follow-decisions": "test_scripts.py:follower|FOLLOW test_deciders.py",
     "gateway/follow/files/follow-tell": "test_scripts.py:teller",
     "gateway/openvpn/files/vpn-routes": "test_scripts.py:vpn_routes",
     "gateway/openvpn/files/vpn-session": "test_vpn_session.py",
     "gateway/conntrackd/files/sync": "test_sync.py",
     "gateway/health/files/health": "test_health.py",
+    "gateway/health/files/health-decisions": "test_health.py test_deciders.py",
 }
 # Both ways where a pair has two.
 C_LIKE = (

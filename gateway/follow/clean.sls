@@ -26,6 +26,7 @@ follower files are gone:
       - /etc/systemd/system/gateway-virtual-ip.target
       - /etc/systemd/system/gateway-virtual-ip.target.wants
       - /usr/lib/gateway/follow
+      - /usr/lib/gateway/follow-decisions
       - /usr/lib/gateway/follow-tell
       - /run/gateway/vrrp.fifo
       - /run/gateway/role

@@ -16,6 +16,8 @@ include:
 follower of the virtual IP:
   gateway.file:
     - names:
+      - /usr/lib/gateway/follow-decisions:
+        - source: salt://gateway/follow/files/follow-decisions
       - /usr/lib/gateway/follow:
         - source: salt://gateway/follow/files/follow
       - /usr/lib/gateway/follow-tell:
@@ -73,6 +75,7 @@ follower service:
     - name: gateway-follow
     - reads:
       - /usr/lib/gateway/follow
+      - /usr/lib/gateway/follow-decisions
       - /etc/systemd/system/gateway-follow.service
     - units:
       - gateway-virtual-ip.target

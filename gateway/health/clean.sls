@@ -11,6 +11,7 @@ health files are gone:
       - /etc/systemd/system/gateway-health.service
       - /etc/gateway/health.conf
       - /usr/lib/gateway/health
+      - /usr/lib/gateway/health-decisions
       - /usr/lib/gateway/announce
       - /var/lib/gateway/drained
       - /run/gateway/penalty

@@ -55,7 +55,8 @@ find /etc/gateway /usr/lib/gateway /var/lib/gateway /etc/keepalived/keepalived.c
 STARTED = r"""
 now=$(date +%s%N); read -r up _ </proc/uptime
 for pair in gateway-follow:/usr/lib/gateway/follow gateway-health:/etc/gateway/health.conf \
-    gateway-health:/usr/lib/gateway/health gateway-dns:/etc/gateway/dns.conf \
+    gateway-follow:/usr/lib/gateway/follow-decisions gateway-health:/usr/lib/gateway/health \
+    gateway-health:/usr/lib/gateway/health-decisions gateway-dns:/etc/gateway/dns.conf \
     gateway-dhcp:/etc/gateway/dhcp.conf chrony:/etc/chrony/chrony.conf \
     openvpn-server@gateway-main:/etc/openvpn/server/gateway-main.conf \
     openvpn-server@gateway-other:/etc/openvpn/server/gateway-other.conf; do

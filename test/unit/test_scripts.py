@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import _gateway_foreign_iptables
 import pytest
 
 FOLLOW = "gateway/follow/files/follow"
+GUARD = "gateway/firewall/files/firewall-guard"
 
 # --------------------------------------------------------------------------------------------------
 # firewall
@@ -544,26 +546,19 @@ def test_the_gate_comes_with_the_rules(loaded):
 
 
 @pytest.fixture
-def guard(root, tmp_path):
+def guard(root, tmp_path, monkeypatch):
     """firewall-guard, whose loader notes its calls and does as `says` says; seconds are shorter."""
-    calls, script = tmp_path / "calls", tmp_path / "firewall"
-    (tmp_path / "health").mkdir()
-    text = (root / "gateway/firewall/files/firewall-guard").read_text()
-    for old, new in {
-        "/usr/lib/gateway/firewall": script,
-        "/var/lib/gateway/firewall": tmp_path,
-        "/run/gateway": tmp_path,
-        "$rest = 0.2;": "$rest = 0.02;",
-        "$closed_rest = 2;": "$closed_rest = 0.1;",
-        "$calm = 60;": "$calm = 1;",
-        "silent() ? 1 :": "silent() ? 0.1 :",
-        # It hears those of nftables only as root.
-        "NETLINK_NETFILTER, NFTABLES": "NETLINK_ROUTE, RULES",
-    }.items():
-        assert old in text
-        text = text.replace(old, str(new))
-    (tmp_path / "guard").write_text(text)
-    (tmp_path / "backend").write_text("nft\n")
+    calls, script = tmp_path / "calls", tmp_path / "usr/lib/gateway/firewall"
+    run, home = tmp_path / "run/gateway", tmp_path / "var/lib/gateway/firewall"
+    for folder in (script.parent, run / "health", home):
+        folder.mkdir(parents=True)
+    limits = {"REST": 0.02, "CLOSED_REST": 0.1, "CALM": 1, "SILENT_IDLE": 0.1}
+    # It hears those of nftables only as root; the other one speaks of routes.
+    limits["NETFILTER"] = socket.NETLINK_ROUTE
+    for name, value in limits.items():
+        monkeypatch.setenv(f"GUARD_{name}", str(value))
+    monkeypatch.setenv("GATEWAY_ROOT", str(tmp_path))
+    (home / "backend").write_text("nft\n")
     processes = []
 
     def says(shell):
@@ -573,7 +568,7 @@ def guard(root, tmp_path):
         new.replace(script)
 
     def start(*command):
-        processes.append(subprocess.Popen([*command, "perl", str(tmp_path / "guard")]))
+        processes.append(subprocess.Popen([*command, "perl", str(root / GUARD)]))
         return processes[-1]
 
     def count():
@@ -585,15 +580,13 @@ def guard(root, tmp_path):
             assert time.monotonic() < limit
             time.sleep(0.02)
 
-    def end():
-        for process in processes:
-            process.kill()
-            process.wait()
-        processes.clear()
-
     says("exit 0")
-    yield SimpleNamespace(says=says, start=start, count=count, wait=wait, end=end, calls=calls)
-    end()
+    yield SimpleNamespace(
+        says=says, start=start, count=count, wait=wait, calls=calls, run=run, home=home
+    )
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("end", ["kill -9 $$", "exit 2", "exit 1"])
@@ -609,19 +602,19 @@ def test_the_guard_asks_again_where_nothing_was_repaired(guard, end):
 @pytest.mark.parametrize(
     ("backend", "sets", "often"), [("nft", "", False), ("nft", "x", True), ("legacy", "", True)]
 )
-def test_the_guard_looks_often_where_the_kernel_says_nothing(guard, tmp_path, backend, sets, often):
-    (tmp_path / "backend").write_text(f"{backend}\n")
-    (tmp_path / "current/kernel").mkdir(parents=True)
-    (tmp_path / "current/kernel/sets").write_text(sets)
+def test_the_guard_looks_often_where_the_kernel_says_nothing(guard, backend, sets, often):
+    (guard.home / "backend").write_text(f"{backend}\n")
+    (guard.home / "current/kernel").mkdir(parents=True)
+    (guard.home / "current/kernel/sets").write_text(sets)
     guard.start()
     guard.wait(guard.count)
     time.sleep(1)
     assert (guard.count() > 3) is often
-    assert not (tmp_path / "firewall.restored").exists()
+    assert not (guard.run / "firewall.restored").exists()
 
 
-def test_the_guard_waits_where_there_is_no_firewall_yet(guard, tmp_path):
-    (tmp_path / "backend").unlink()
+def test_the_guard_waits_where_there_is_no_firewall_yet(guard):
+    (guard.home / "backend").unlink()
     guard.start()
     guard.wait(guard.count)
     time.sleep(0.5)
@@ -642,12 +635,12 @@ def test_the_guard_hears_the_kernel(guard):
 
 
 def test_who_takes_rules_away_again_and_again_is_a_fault_of_the_node(guard, tmp_path):
-    (tmp_path / "backend").write_text("legacy\n")
-    restored, fault = tmp_path / "firewall.restored", tmp_path / "health/firewall"
+    (guard.home / "backend").write_text("legacy\n")
+    restored, fault = guard.run / "firewall.restored", guard.run / "health/firewall"
     restored.write_text("5\n")
     fault.write_text("of an earlier guard\n")
-    os.mkfifo(tmp_path / "health.fifo")
-    monitor = os.open(tmp_path / "health.fifo", os.O_RDWR | os.O_NONBLOCK)
+    os.mkfifo(guard.run / "health.fifo")
+    monitor = os.open(guard.run / "health.fifo", os.O_RDWR | os.O_NONBLOCK)
     guard.says(f"[ $(wc -l <{guard.calls}) -gt 2 ] || exit 10")
     guard.start()
     guard.wait(lambda: guard.count() > 4)
@@ -1200,10 +1193,9 @@ def starts(follower):
 
 def test_waits_differ_by_chance(root):
     """Between a part of the time and all of it, and seldom the same."""
-    text = (root / FOLLOW).read_text()
-    function = text[text.index("about() {") : text.index("\nconverge() {")]
     for percent in (50, 90):
-        script = f"{function}\nfor _ in {{1..200}}; do about {percent} 300; echo $time; done"
+        loop = f"for _ in {{1..200}}; do about {percent} 300; echo $time; done"
+        script = f". {root / FOLLOW}-decisions; {loop}"
         said = subprocess.run(["bash", "-uc", script], capture_output=True, check=True).stdout
         times = [int(line) for line in said.split()]
         width = 30000 - 300 * percent

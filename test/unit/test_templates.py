@@ -1074,7 +1074,7 @@ def test_keepalived_follows_the_monitor(render):
     [fifo] = options(block(tree, "global_defs"))["notify_fifo"]
     [path] = options(block(tree, "track_file", "penalty"))["file"]
     assert fifo == path.replace("penalty", "health.fifo")
-    assert f"run={path.removesuffix('/penalty')} " in health
+    assert f"run=$root{path.removesuffix('/penalty')} " in health
     # While it starts a process it says nothing, and a busy machine takes seconds for that.
     text = found.files["/etc/keepalived/keepalived.conf"]
     assert not re.search(r"(?m)^\s*(vrrp_script|track_script|notify(_(?!fifo)\w+)?)\b", text)
