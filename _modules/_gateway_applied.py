@@ -27,7 +27,8 @@ def _not_applied(applied: Plan, wanted: Plan) -> list[str]:
         return ["the whole formula was never applied on this node"]
     if applied.get("formula") != wanted["formula"]:
         before = applied.get("formula") or "a version that did not say which"
-        # The pillar may mean something else to it. There is no telling what is whose.
+        # The other version may read the same pillar differently, so the two plans cannot be
+        # compared.
         return [f"the formula is {wanted['formula']}, and {before} was applied last: apply it"]
     hashes = [_material_hashes(plan) for plan in (applied, wanted)]
     newer = [

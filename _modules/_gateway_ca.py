@@ -31,7 +31,7 @@ import _gateway_x509
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-# The files of what OpenVPN's servers have beside certificates, by the planner's names.
+# Files of the secrets that OpenVPN's servers have besides certificates, by the planner's names.
 KEYS = {
     "tls_crypt": "tls-crypt.key",
     "tls_crypt_v2": "tls-crypt-v2.key",
@@ -163,7 +163,7 @@ class Authority:
         file = f"issued/{name}.pem"
         text = self.read(file)
         blocks = _gateway_x509.pem_blocks(text)
-        # A broken block would be passed over, and a certificate from before be the present one.
+        # If a broken block were skipped, an older certificate would count as the present one.
         if (
             len(blocks) < 2
             or not blocks[0][0].endswith("PRIVATE KEY")
@@ -397,7 +397,8 @@ class Authority:
         ca = self._living_ca()
         key = _gateway_x509.new_key(algorithm)
         new = _gateway_x509.certificate(name, kind, key.public_key(), ca, ca_key, self.now, days)
-        # First the CRL that outlives it: a death in between leaves nothing that does harm.
+        # The revocation list is written first: if this is killed in between, nothing harmful is
+        # left.
         self._renew_crl_if_due(ca_key, crl_days, new.not_valid_after_utc)
         parts = [_gateway_x509.key_pem(key), *(_gateway_x509.pem(one) for one in (new, *before))]
         _gateway_files.write(self.folder / "issued" / f"{name}.pem", "".join(parts))

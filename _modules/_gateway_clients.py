@@ -19,7 +19,8 @@ from _gateway_site import (
 LONGEST_PUSH = 240  # OpenVPN reads lines of up to 255 characters, and this one has 7 more
 # OpenVPN's TLS_USERNAME_LEN, and X.520's upper bound for a common name (RFC 5280 appendix A).
 LONGEST_COMMON_NAME = 64
-# A node on which the client is connected routes to both halves: a longer prefix wins.
+# The node on which the client is connected has routes to both halves of the network. The longer
+# prefix wins.
 CLIENT_PREFIXES = range(1, 32)
 
 
@@ -132,7 +133,7 @@ def read_clients(
             pushes=section.get("pushes"),
             disabled=section.get("disabled"),
         )
-        # A rule names it in small letters, as it does all names.
+        # Rules use lower case for all names.
         vpn.reader.claim("client name", client.file.lower(), section.path)
         vpn.reader.claim("client id", client.id, section.at("id"))
         for path, network in networks.items():

@@ -21,7 +21,8 @@ from _gateway_site import (
     plan_settings,
 )
 
-# Of shorter leases it makes 120 seconds; it counts them in 32 bits, and all ones are "infinite".
+# dnsmasq turns a shorter lease into 120 seconds. It counts in 32 bits, and all ones mean
+# "infinite".
 SHORTEST_LEASE, LONGEST_LEASE = 120, 2**32 - 2
 MOST_LEASE = 999_999  # of whatever unit
 LEASE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -156,10 +157,10 @@ def _dhcp(site: Site) -> dict[str, Any]:
         "lease_time": site.dhcp.lease_time,
         "router": virtual_ip,
         "dns": [virtual_ip],
-        # The nodes' own addresses: a time source that does not change its face on a failover.
+        # The nodes' own addresses: a client must not see its time source change on a failover.
         "ntp": [str(node.internal) for node in site.nodes],
         "reservations": [
-            # dnsmasq would take a short name such as 3d, 42 or ignore for something else.
+            # dnsmasq reads short names such as 3d, 42 or ignore as something else.
             {"name": f"{host.name}.{site.domain}", "ip": str(host.ip), "macs": list(host.macs)}
             for host in site.hosts
             if host.macs
@@ -180,14 +181,14 @@ def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
     Reserved addresses that another machine has a lease of: until that ends, or the machine gives it
     back, the one that it is reserved for gets an address of the pool.
     """
-    # A plan that an older version applied has one MAC address for each.
+    # A plan that an older version applied has one MAC address for each host.
     reserved = {
         host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
     }
     problems = []
     for line in (_gateway_node.text(LEASES) or "").splitlines():
-        # When it ends (0 for never), MAC address, address, name, client id. dhcp-leasefile of
-        # dnsmasq(8); of IPv6 there are none.
+        # Columns: end of the lease (0 for never), MAC address, IP address, name, client id (dhcp-
+        # leasefile in dnsmasq(8)). There are no IPv6 leases.
         end, mac, ip, *_ = [*line.split(), "", "", ""]
         name, macs = reserved.get(ip, (None, []))
         if (

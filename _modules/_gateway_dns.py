@@ -21,7 +21,7 @@ from _gateway_site import (
 
 # dnsmasq reads lines of up to 1,023 characters, and takes the rest of a longer one for another.
 MOST_MACS = 16
-# Another program of the node's may listen on the loopback interface.
+# A resolver on the node itself may listen on the loopback interface.
 _NO_FORWARDERS = tuple(each for each in values.NO_HOSTS if each != values.LOOPBACK)
 
 
@@ -129,7 +129,8 @@ def read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Hos
     return tuple(sorted(hosts, key=lambda host: (int(host.ip or 0), host.name)))
 
 
-# Without what they need dnsmasq does not start, and its check does not look.
+# dnsmasq does not start when one of these lacks its counterpart, and `dnsmasq --test` does not
+# notice.
 _DNS_NEEDS = {
     "dnssec": ("trust-anchor", " or conf-file: /usr/share/dnsmasq-base/trust-anchors.conf"),
     "auth-zone": ("auth-server", ""),
@@ -145,7 +146,7 @@ def read_dns(top: Section) -> Dns:
     )
     there = {keyword for keyword, _ in dns.settings}
     for keyword, (needed, way) in _DNS_NEEDS.items():
-        # Another file may have it.
+        # The file that is named there may contain it.
         if keyword in there and not there & {needed, "conf-file", "conf-dir"}:
             section.reader.fault(f"{section.at('settings')}:{keyword}", f"needs {needed}{way}")
     return dns

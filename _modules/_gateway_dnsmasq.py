@@ -10,7 +10,7 @@ from _gateway_keys import not_possible
 from _gateway_node import Here, Plan
 
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
-# Keywords of dnsmasq's with a file or folder that it reads again and again.
+# Keywords that name a file or folder which dnsmasq reads again while it runs.
 READ_BY_DNSMASQ = (
     *("addn-hosts", "hostsdir", "resolv-file", "tftp-root"),
     *("dhcp-hostsfile", "dhcp-hostsdir", "dhcp-optsfile", "dhcp-optsdir", "dhcp-script"),
@@ -44,7 +44,7 @@ SETTING = kinds.setting(
 )
 
 
-# What dnsmasq's check lets through, and then it does not start, does not serve or serves twice.
+# `dnsmasq --test` accepts these, and then dnsmasq does not start, does not serve, or serves twice.
 _DNSMASQ_OWN = {
     "bind-interfaces": "the virtual IP comes and goes, and the formula has bind-dynamic for it",
     "conf-script": "the check of a new configuration would run it",
@@ -101,7 +101,7 @@ def _dnsmasq_fault(path: str, read: bool) -> str | None:
     if _gateway_node.out_of_sight(path):
         return _gateway_node.out_of_sight(path, "dnsmasq's")
     dnsmasq = ("setpriv", "--reuid=dnsmasq", "--regid=nogroup", "--clear-groups")
-    # The user comes with the package.
+    # The user is not there before the package is installed.
     if (
         read
         and _gateway_node.succeeds(*dnsmasq, "true")

@@ -26,7 +26,7 @@ SHORTEST_REASSERT, LONGEST_REASSERT = 10, 86400  # seconds
 _REASSERT_SECONDS = kinds.whole(SHORTEST_REASSERT, LONGEST_REASSERT)
 ROUTER_ID = 51  # keepalived's customary one
 OWN_UNITS = ("keepalived",)
-# At 1 s and 8 adverts even a loss of 30 % makes a false failover once in four hours.
+# At 1 s and 8 adverts, even with 30 % loss there is one false failover in four hours.
 FAILOVER_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"advert_interval": 0.05, "down_adverts": 3, "garp_delay": 1},
     "normal": {"advert_interval": 0.1, "down_adverts": 3, "garp_delay": 1},
@@ -352,7 +352,7 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
             "interface": node.internal_interface,
             "address": str(node.internal),
             "targets": [str(target) for target in site.health.internal_targets],
-            # With two elections, that of the other side goes on where this one is dead.
+            # With two elections, the one on the public side goes on when the internal side is dead.
             "undecided": bool(site.health.undecided and site.public.virtual_ip),
         },
         "virtual_ip": str(site.internal.virtual_ip),
@@ -362,11 +362,11 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
         "advert": max(1, int(failover.advert_interval * 80)),
         "penalties": {
             **{name: number * step for name, number in _gateway_nodes.PENALTIES.items()},
-            # A drain that has to be proven first: just below a peer that is cold and else in
-            # good health, and above one that is not.
+            # While it is not yet known whether the peer can take over: just below a healthy peer
+            # that is still cold, and above a peer with a fault.
             "draining": _priority(site, node) - (lowest_peer - step - 1),
         },
-        # Seconds in which a healthy peer has taken over from a node that is worse.
+        # Seconds after which a healthy peer has taken over from a worse node.
         "takeover": failover.advert_interval * (failover.down_adverts + 2) + 2,
     }
 
@@ -395,7 +395,7 @@ def _unit_forecasts(plan: Plan) -> list[str]:
     for key, units in keys.items():
         command = ("systemctl", "show", "--property", "LoadState", "--value")
         states = _gateway_node.output(*command, *units).split() if units else []
-        # Without an answer from systemd nothing is known.
+        # Without an answer from systemd, no unit can be called missing.
         if len(states) == len(units):
             missing += [
                 f"gateway:{key}: there is no unit {unit} on this node"

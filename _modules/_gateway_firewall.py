@@ -43,7 +43,8 @@ def _ssh_errors(plan: Plan) -> list[str]:
 
 def _foreign_errors(plan: Plan) -> list[str]:
     """What other firewalls on this node refuse. IPv4 only, as what the site lives from."""
-    # Without tables of its own, iptables-legacy would have its kernel modules loaded.
+    # Calling iptables-legacy loads its kernel modules, so it is asked only where they are loaded
+    # already.
     legacy = (
         _gateway_node.output("iptables-legacy-save") if _gateway_node.text(LEGACY_TABLES) else ""
     )

@@ -119,8 +119,9 @@ def _unit_status(units: list[str], role: str) -> tuple[dict[str, str], list[str]
 
 def _hook_problems() -> list[str]:
     """Whether the executables in follow.d know the role."""
-    # "primary 1800000000.25": the role and since when. They are given some time to hear of it. What
-    # was told has another word behind it: the number of the last call, or that it failed.
+    # ROLE holds "primary 1800000000.25": the role and since when. HOOKS holds what the executables
+    # were told, and a third word: the number of the last call, or "failed". They get some time to
+    # hear of a new role.
     present = _gateway_node.text(ROLE)
     late = present and _gateway_node.now().timestamp() - float(present.split()[1]) > HOOKS_GRACE
     told, _, last = (_gateway_node.text(HOOKS) or "").rpartition(" ")

@@ -13,10 +13,10 @@ import _gateway_values
 from _gateway_node import Facts, Here, Links, Plan, Routes
 
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
-# The second one has whom systemd-resolved asks, where the first one names it.
+# Where the first file names systemd-resolved, the second one has the servers that it asks.
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 RESOLVED = "127.0.0.53"
-# Where is the internet? Nothing is sent to it: an address of a root server of DNS.
+# The kernel is asked for its route to this address (a DNS root server). Nothing is sent to it.
 FAR_AWAY = "198.41.0.4"
 
 
@@ -74,7 +74,7 @@ def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[st
 def _reach(links: Links, interface: str, address: str, network: str) -> list[str]:
     """Why the hosts of a side's network are not reached directly."""
     own = f"{address}/{_gateway_node.addresses_on(links, interface)[address]['prefixlen']}"
-    # Without the right length a route may say it, as some clouds have it.
+    # Some clouds give the address a /32 and a route for the network.
     if _gateway_node.holds(IPv4Interface(own).network, network) or any(
         _gateway_node.holds(found, network)
         for found, device in _gateway_node.routes_on_link()
@@ -168,7 +168,8 @@ def _overlap_warnings(plan: Plan, routes: Routes) -> list[str]:
         for key, network, interface in networks
         for found, device in routes
         if device != interface
-        # The tunnels have theirs, also the one of a server that is called otherwise by now.
+        # A tunnel has routes for its own networks, also the tunnel of a server that has been
+        # renamed since.
         and not device.startswith(_gateway_values.DEVICE_PREFIX)
         and found.subnet_of(IPv4Network(network))
     ]

@@ -22,31 +22,33 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
 def _settings(site: Site, node: Node) -> dict[str, str]:
     """Kernel settings, by the name under /proc/sys (with slashes: an interface may have dots)."""
     settings = {
-        # Services may bind to the virtual IP on the node that does not hold it now.
+        # Services may bind to the virtual IP also on the node that does not hold it.
         "net/ipv4/ip_nonlocal_bind": "1",
-        # The way through the pair is asymmetric. The largest of `all` and the interface's counts.
+        # Packets and their replies may pass different nodes. The kernel uses the larger one of
+        # `all` and the interface's value.
         "net/ipv4/conf/all/rp_filter": "2",
     }
     link = node.sync_interface if site.state_sync.interface else None
-    # A redirect would teach a host a route that dies with the peer. The kernel sends one when `all`
-    # or the interface says so. `default` is for the tunnels to come.
+    # A redirect would give a host a route through the peer, which dies with it. The kernel sends
+    # redirects when `all` or the interface allows it. `default` is for tunnels that are created
+    # later.
     for scope in ("all", "default", node.internal_interface, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
-    # Where both cards are on one switch, each hears who asks for an address of the other. Only the
-    # card that has the address answers (1), and asks from an address of its own (2). Not for `all`,
-    # whose value would count for other people's interfaces.
+    # If both cards are on one switch, each hears ARP requests for the other's address. Only the
+    # card that has the address answers (1), and it asks with an address of its own (2). Not set for
+    # `all`: that would change other interfaces, too.
     for interface in filter(None, (node.internal_interface, node.public_interface, link)):
         settings[f"net/ipv4/conf/{interface}/arp_ignore"] = "1"
         settings[f"net/ipv4/conf/{interface}/arp_announce"] = "2"
-    # A router of IPv6 takes its default route from nobody, least of all from who is behind it.
+    # A host on the internal side must not give the gateway its IPv6 default route.
     settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
     if not site.public.accept_ra:
         settings[f"net/ipv6/conf/{node.public_interface}/accept_ra"] = "0"
     if site.state_sync.interface:
-        # What a node knows of a connection's sequence numbers is old when it takes over.
+        # After a failover the replicated sequence numbers of a connection are out of date.
         settings["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
-        # And what has not come through by then is picked up in the middle.
+        # A connection that was not replicated in time is picked up in the middle.
         settings["net/netfilter/nf_conntrack_tcp_loose"] = "1"
     return settings
 

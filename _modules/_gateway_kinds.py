@@ -232,11 +232,11 @@ PORTS = Kind(
     lambda: number_or_text(1, 65535, f"{PORT_PATTERN}(?:-{PORT_PATTERN})?"),
     "ports",
 )
-# What xt_comment holds at most is 255 characters.
+# xt_comment holds at most 255 characters.
 COMMENT = matching(
     f"{values.PLAIN}{{1,200}}", "a comment (ASCII without quotes, braces, backslashes)"
 )
-# The kernel's limit is 10,000 a second.
+# The kernel accepts at most 10,000 a second.
 RATE = matching(
     "[1-9][0-9]{0,3}/(?:second|minute|hour|day)",
     "a rate such as 10/minute (second, minute, hour, day)",

@@ -69,7 +69,8 @@ class Names:
         self.groups: dict[str, tuple[str, ...]] = {}
         self.kinds: dict[str, list[str]] = {}
         for zone in self.ZONES:
-            # Without a VPN server the name stands for nothing, which must not become "any".
+            # Without a VPN server "vpn" names no address at all. A rule must not read that as
+            # "any".
             if zone != "vpn" or servers:
                 self._learn(zone, "zone")
         for server in servers:

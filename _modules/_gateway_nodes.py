@@ -20,10 +20,10 @@ from _gateway_site import (
 # ((256 - priority) / 256 advert intervals), and with it a clean hand-over, at milliseconds.
 HIGHEST_PRIORITY = 250
 HIGHEST_ID = 200
-# What is taken off the priority of a node, in steps; any one step outweighs all differences of
-# rank, so it is as large as there are nodes. Each outweighs what stands before it.
+# Steps by which a node's priority is lowered. One step is as large as the number of nodes, so that
+# it outweighs all differences of rank. Each penalty outweighs the sum of those before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
-# So many nodes that the last one with all penalties still has a priority of 1.
+# With this many nodes the last one, with all penalties, still has a priority of 1.
 MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
 

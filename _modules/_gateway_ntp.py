@@ -14,7 +14,7 @@ from _gateway_site import (
     plan_settings,
 )
 
-# What the check of chrony or NTPsec lets through, and then nobody gets the time.
+# The check of chrony or NTPsec accepts these, and then nobody gets the time.
 _NTP_OWN = {
     "bindaddress": "each node has addresses of its own, and the firewall says who may ask",
     "binddevice": "each node has interfaces of its own, and the firewall says who may ask",
@@ -76,7 +76,7 @@ def units(plan: Plan) -> list[dict[str, Any]]:
 def _ntp(site: Site, node: Node) -> dict[str, Any]:
     return {
         "provider": site.ntp_provider,
-        # A name stands for all the addresses behind it.
+        # A name is used as a pool: all addresses that it resolves to.
         "servers": [
             {"address": server, "pool": not server.rsplit(".", 1)[-1].isdigit()}
             for server in site.ntp.servers

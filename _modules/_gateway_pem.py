@@ -33,7 +33,7 @@ PEM_LABELS = {
     "crl": ("X509 CRL",),
 }
 CRL = "/etc/gateway/openvpn/crl.pem"
-# What of vpn:pki has an end.
+# The parts of vpn:pki that expire.
 EXPIRING = {
     "ca": "the CA's certificate",
     "certificate": "this node's certificate",

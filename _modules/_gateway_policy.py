@@ -47,7 +47,7 @@ _PROTOCOL = kinds.either(
     lambda: kinds.text(_PROTOCOL_PATTERN.pattern),
 )
 _MSS = kinds.either(_mss, f"`pmtu`, {_SEGMENT.words}", lambda: {"const": "pmtu"}, _SEGMENT.schema)
-# A line of iptables-restore without its beginning, "-A CHAIN".
+# A line of iptables-restore, without the leading "-A CHAIN".
 _LINE = kinds.matching(
     "-[ -~]{1,1000}", "the rest of an iptables rule such as -s 192.0.2.1 -j DROP", "line"
 )
@@ -409,7 +409,8 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
             {"interface": node.internal_interface, "address": network},
             {"interface": node.internal_interface, "family": 6},
         ]
-    # A peer's clients arrive on the internal interface, so here the address decides.
+    # A peer's VPN clients arrive on the internal interface, so their address decides and not the
+    # interface.
     return [
         plain
         for server in site.vpn_servers

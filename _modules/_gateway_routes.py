@@ -11,7 +11,8 @@ from _gateway_site import Node, Site
 
 def plan(site: Site, node: Node) -> dict[str, Any]:
     """To the VPN clients of each peer, and to what is behind clients."""
-    # Where a client is connected, its networks have longer routes (files/vpn-routes).
+    # The node on which a client is connected has longer prefixes for its networks (files/vpn-
+    # routes).
     return {
         "routes": [
             {"destination": str(server.subnet(peer)), "via": str(peer.internal)}

@@ -33,7 +33,8 @@ def _server_name(value: object) -> str:
     return text
 
 
-# What breaks the formula's own lines, the firewall or the check of the file, and the way round.
+# These break the formula's own lines, the firewall or the check of the file. Each with what to do
+# instead.
 OWN_OPTIONS = {
     "auth-gen-token-secret": "use gateway:vpn:pki:auth_token",
     "ca": "use gateway:vpn:pki:ca",

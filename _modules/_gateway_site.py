@@ -318,8 +318,8 @@ class Site:
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits; the same for every node, whatever the order of the pillar."""
-        # That a node has no certificate says nothing of the site; where clients look for the pair
-        # says nothing of the nodes.
+        # The digest says whether both nodes were given the same site. A missing certificate
+        # concerns one node, and vpn:remote concerns only the clients' profiles.
         others = ("vpn_error", "vpn_remote")
         site = {name: value for name, value in _fields(self).items() if name not in others}
         text = json.dumps(site, default=_plain, sort_keys=True, separators=(",", ":"))

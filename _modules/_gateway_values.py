@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
 DNS_PORT = 53
-# Networks that no host has an address of: RFC 6890 section 2.2.2, RFC 5771 section 3.
+# No host can have an address in these networks: RFC 6890 section 2.2.2, RFC 5771 section 3.
 NO_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")))
 LOOPBACK = IPv4Network("127.0.0.0/8")
 LINK_LOCAL = IPv4Network("169.254.0.0/16")  # no router passes it on: RFC 3927 section 2.7
@@ -31,15 +31,15 @@ DECIMAL_PATTERN = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4})?")
 KEYWORD_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 PATH_PATTERN = re.compile(r"/[A-Za-z0-9._+@/-]+")
 _UNIT_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]*(?:@[A-Za-z0-9:_.-]+)?\.([a-z]+)")
-# Kinds of units that can be started and stopped with the virtual IP, and those that can be active.
+# Kinds of systemd units that can follow the virtual IP, and kinds that can be active.
 FOLLOWING = ("service", "timer", "socket", "path", "target")
 ACTIVE = (*FOLLOWING, "mount", "automount", "swap")
 # Printable ASCII without what ends or opens something in a daemon's configuration file: quotes,
 # braces, backslashes.
 PLAIN = r"[ !#-&(-\[\]-_a-z|~]"
 _SETTING_PATTERN = re.compile(rf"{PLAIN}*")
-# dnsmasq's own syntax: printable ASCII; between double quotes a backslash hides what follows it. A
-# quote right behind a second one begins nothing.
+# A quoted text of dnsmasq's: printable ASCII, in which a backslash escapes the next character. A
+# quote directly behind the closing one does not open another text.
 QUOTED_PATTERN = re.compile(r'"(?:[ !#-\[\]-~]|\\[ -~])*"(?!")')
 # What YAML's types are called in messages; a bool is an int too, so it comes first.
 _KINDS: tuple[tuple[Any, str], ...] = (
@@ -58,7 +58,7 @@ def show(value: object, longest: int = 60) -> str:
     """A value as an error message shows it: short and on one line."""
     if isinstance(value, (dict, list, tuple, set)):
         return kind(value)
-    # A space at an end is only to be seen between quotes.
+    # Only quotes make a space at the end visible.
     clear = isinstance(value, str) and value.isprintable() and value and value == value.strip()
     text = str(value) if clear else safe_repr(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."
@@ -280,7 +280,7 @@ def interface(value: object) -> str:
 
 
 keyword = matching(KEYWORD_PATTERN, "a keyword")
-# What a daemon takes for the beginning of a comment, and leaves out with all that follows.
+# A daemon takes this for the beginning of a comment, and ignores the rest of the line.
 _COMMENT_MARKS = re.compile(r"(?:^| )[#;]")
 
 

@@ -29,12 +29,12 @@ from _gateway_site import (
     plan_settings,
 )
 
-# OpenVPN's options, its own or pushed, that give the tunnel addresses or routes of IPv6; block-ipv6
-# and a path with that word in it do not.
+# Options of OpenVPN, its own or pushed, that put IPv6 addresses or routes on the tunnel. block-ipv6
+# does not, nor does a path that contains the word.
 _SETS_IPV6 = re.compile(r"^(?:push )?(?:ifconfig-ipv6(?:-pool)?|route-ipv6|tun-ipv6)(?: |$)")
 PAM = ("/etc/pam.d", "/usr/lib/pam.d")
-# Keywords of OpenVPN's with a program that it calls without root's rights, and those whose words
-# are no files of the node's.
+# Keywords whose program OpenVPN calls without root's rights, and keywords whose words are not files
+# on the node.
 CALLED_BY_OPENVPN = (
     *("auth-user-pass-verify", "down", "ipchange", "learn-address"),
     *("tls-crypt-v2-verify", "tls-verify"),
@@ -197,7 +197,8 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "subnet_address": str(subnet.network_address),
         "netmask": str(subnet.netmask),
         "address": str(subnet.network_address + 1),
-        # The servers' whole networks, not the peers' subnets: a new node changes no push.
+        # The servers' whole networks and not the nodes' subnets, so that a new node does not change
+        # what is pushed.
         "pushes": [
             _gateway_clients.push_route(network)
             for network in reachable
@@ -347,7 +348,8 @@ def _vpn_clients(instance: str) -> dict[str, list[str]]:
         return {}
     addresses: dict[str, list[str]] = {}
     for row in rows:
-        # Name, real address, address in the tunnel (none before the client was let in), ...
+        # Columns: name, real address, address in the tunnel (empty before the client was let in),
+        # ...
         if row[0] == "CLIENT_LIST" and any(row[3:4]):
             addresses.setdefault(row[1], []).append(row[3])
     return addresses
@@ -362,7 +364,8 @@ def _management(path: str, command: str) -> list[list[str]]:
         connection.connect(path)
         connection.sendall(f"{command}\n".encode())
         while ["END"] not in rows:
-            # OpenVPN has no privileges: its answer has a size and a time.
+            # OpenVPN runs without privileges and is not trusted: its answer is limited in size and
+            # time.
             connection.settimeout(max(0.001, end - time.monotonic()))
             chunk = connection.recv(65536)
             size += len(chunk)

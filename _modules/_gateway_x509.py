@@ -17,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 if not hasattr(x509.Certificate, "not_valid_after_utc"):
     raise ImportError("cryptography 42 or newer is needed")
 
-# Clocks differ: what is made now is valid a little earlier, or a slow gateway would refuse it.
+# Certificates are valid a little earlier than now. A gateway with a slow clock would refuse them
+# otherwise.
 BACKDATED = timedelta(hours=1)
 LONGEST_DAYS = 36500
 # X.520's upper bound for a common name, as in RFC 5280 appendix A.
@@ -41,7 +42,7 @@ USAGES = {
     "client": ExtendedKeyUsageOID.CLIENT_AUTH,
 }
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-# A client is called as a host is; a server has the minion id of its node.
+# A client's name follows the rules for host names. A server's name is its node's minion id.
 _NAMES = {
     "client": (
         re.compile(_LABEL),
@@ -234,7 +235,7 @@ def certificate(
     builder = (
         _unsigned(_name(name), ca.subject, public, start, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        # All that TLS 1.2 with ECDHE and TLS 1.3 do with it; remote-cert-tls wants it there.
+        # TLS 1.2 with ECDHE and TLS 1.3 need no other usage, and remote-cert-tls requires this one.
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([USAGES[kind]]), critical=False)
         .add_extension(_authority(ca), critical=False)

@@ -30,7 +30,7 @@ UNIT_PROPERTIES = (
     "ActiveState,DropInPaths,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
 )
 ISOLATED = "/usr/lib/gateway/isolated"  # where a daemon looks at its new configuration
-# What somebody without privileges has written is taken up to here.
+# A file that an unprivileged process may write is read up to this size.
 FOREIGN_SIZE = 4096
 
 Return = dict[str, Any]  # name, changes, result and comment, as Salt wants them of a state
@@ -169,7 +169,7 @@ def access(path: str, mode: int) -> dict[str, Any]:
 
 def set_access(path: str, mode: int) -> None:
     """Make a file or folder root's, with this mode."""
-    # In this order: a change of the owner may take bits away.
+    # In this order: chown may clear bits of the mode.
     os.chown(path, *OWNER)
     os.chmod(path, mode)
 
@@ -189,7 +189,7 @@ def folder_changes(
 ) -> dict[str, Any]:
     """What is wrong with our folders on the way to these files: daemons that are not root's go
     through them, whatever the umask was and whoever has been there."""
-    # In test mode what another state of this run would have put right before.
+    # In test mode: folders that an earlier state of this run would have put right.
     right = set(_all_keys(running)) if opts["test"] else set()
     return {path: wrong for path, wrong in _wrong_folders(*paths).items() if path not in right}
 

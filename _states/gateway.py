@@ -14,13 +14,13 @@ import tempfile
 
 import _gateway_state as state
 
-# A long-running minion would go on with the library that it loaded first.
+# Without this a long-running minion keeps the library that it loaded first.
 if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
     importlib.reload(state)
 
 KEPT_SUFFIX = ".before-gateway"
 RENDERED = "/run/gateway/rendered.json"  # what templates were rendered from, and what came of it
-# What `_origin` knows the answers of.
+# Calls whose answers are part of what `_origin` hashes.
 KNOWN_CALLS = re.compile(r"salt\['gateway\.(plan'\]\(\)|pem'\]\(\w+\))")
 
 
@@ -66,7 +66,8 @@ def file(name, mode="0644", **options):
         except OSError as error:
             return state.failed(name, str(error))
     if not int(mode, 8) & 0o077:
-        # Any word that Salt does not know. Without one, or with False, it is the minion's setting.
+        # Any word that Salt does not know means no backup. Without one, or with False, the minion's
+        # setting counts.
         options["backup"] = "none"
     ret = __states__["file.managed"](
         name, user="root", group="root", mode=mode, makedirs=True, **options
@@ -117,7 +118,7 @@ def checked_file(
         Whether it has to see the node's interfaces.
     """
     command = state.isolated(name, check, see_network)
-    # A diff would show a key that is in the old file.
+    # A diff would show a secret that is in the old file.
     show_changes = show_changes and "-----BEGIN" not in (state.read(name) or "")
     ret = file(
         name,
@@ -128,7 +129,7 @@ def checked_file(
         show_changes=show_changes,
         check_cmd=command,
     )
-    # A checker that is not there yet comes with the package.
+    # A checker that is missing comes with the package, in the same run.
     there = all(shutil.which(program) for program in (state.ISOLATED, check.split()[0]))
     if ret["result"] is not None or not there:
         return ret

@@ -13,7 +13,7 @@ import time
 import _gateway_state as state
 from salt.exceptions import CommandExecutionError
 
-# A long-running minion would go on with the library that it loaded first.
+# Without this a long-running minion keeps the library that it loaded first.
 if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
     importlib.reload(state)
 
@@ -21,7 +21,8 @@ FIREWALL = "/usr/lib/gateway/firewall"
 LOADER = "salt://gateway/firewall/files/firewall"
 DIFFERS = 10  # the loader's exit code
 FAMILIES = {"sets": "sets", "v4": "IPv4", "v6": "IPv6"}
-# What the kernel makes of a ruleset, and of the one that is in force where that cannot be loaded.
+# The kernel's own wording of a ruleset, and of the closed one that replaces it when it cannot be
+# loaded.
 IN_KERNEL = tuple(f"{folder}kernel/{family}" for folder in ("", "closed/") for family in FAMILIES)
 
 
@@ -63,7 +64,7 @@ def loaded(name, ruleset, peers=(), confirm_timeout=30, loader=LOADER):
         if not ruleset:
             state.run(__salt__, FIREWALL, "unload")
         elif recorded:
-            # Nothing is new: what it does to the node has been tried.
+            # This ruleset has passed its trial before.
             state.run(__salt__, FIREWALL, "load")
         else:
             trial = f"{digest[:12]}-{time.time_ns()}"
@@ -89,7 +90,7 @@ def _compare(folder, ruleset, digest, loader):
     """
     script = _script(ruleset, loader)
     confirmed = _confirmed(folder)
-    # Files that are damaged, or not all there, are written anew.
+    # Damaged or incomplete files are written again.
     record = state.read(f"{folder}/current/digest")
     recorded = bool(ruleset) and record == _record(digest, confirmed)
     lacking = _lacks_tools(ruleset)

@@ -12,7 +12,7 @@ import time
 import _gateway_state as state
 from salt.exceptions import CommandExecutionError
 
-# A long-running minion would go on with the library that it loaded first.
+# Without this a long-running minion keeps the library that it loaded first.
 if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
     importlib.reload(state)
 
@@ -33,7 +33,7 @@ ORIGINALS = "kernel.json"  # what the kernel's settings were before the formula;
 def _kernel_value(key):
     text = state.read(f"{state.PROC_SYS}/{key}")
     if text is None:
-        # What comes with a module may not be there before the run that loads it.
+        # Settings of a kernel module are not there before the run that loads it.
         if __opts__["test"] and key.startswith("net/netfilter/"):
             return None
         raise CommandExecutionError(f"the kernel has no setting {key}")
@@ -84,7 +84,8 @@ def kernel_settings(name, settings, forwarding_file, forwarding):
     changes = values | _kernel_file_changes(right | {_originals_path(): kept == originals})
 
     def act():
-        # A setting is forgotten when it is as it was, so that a run that is killed can be finished.
+        # A setting is forgotten only after it has its original value, so that the next run can
+        # finish a killed one.
         if _originals_path() in changes:
             state.write_json(_originals_path(), originals | kept)
         for path, text in texts.items():
@@ -186,7 +187,7 @@ def routes(name, routes):
     if foreign:
         lines = [f"There is a route to {key} already that is not ours." for key in foreign]
         return state.failed(name, "\n".join(lines))
-    # One without a gateway is not from here, but has our number.
+    # A route without a gateway is not from this state, but it has our number.
     live = {key: route.get("gateway") or f"dev {route.get('dev')}" for key, route in ours.items()}
     changes = {
         destination: {"old": live.get(destination), "new": wanted.get(destination)}
@@ -284,7 +285,7 @@ def followers(name, units):
         List of names of systemd units.
     """
     wanted = {f"{state.UNITS}/{unit}.d/{FOLLOWERS}": _drop_in(name) for unit in units}
-    # Written last: what is not in it has not been bound to the end, by a run that was killed.
+    # Written last: a killed run has not finished binding what is not in it.
     bond = f"{state.UNITS}/{name}.d/{FOLLOWERS}"
     if units:
         lines = "".join(f"Wants={unit}\n" for unit in units)
@@ -329,7 +330,7 @@ def _bind(target, units):
     for unit in units:
         if not _active(target) and _active(unit):
             state.run(__salt__, "systemctl", "stop", unit)
-        # Also where the virtual IP came meanwhile; elsewhere the drop-in refuses it.
+        # The virtual IP may have come meanwhile. Elsewhere the drop-in refuses the start.
         if _active(target):
             state.run(__salt__, "systemctl", "start", "--no-block", unit)
 
@@ -361,13 +362,13 @@ def election_added(name, source, check, service, addresses, patience):
         Seconds in which they have come together if the new side works.
     """
     current = state.read(name) or ""
-    # Before the formula, or with the group already, there is nothing to be kept.
+    # There is no election of ours to keep, or the group exists already.
     if state.OURS not in current or "vrrp_sync_group" in current:
         return state.unchanged(name)
 
     try:
         (unit,) = state.show_units(__salt__, [service])
-        # Only who holds something can lose it.
+        # Only a node that holds an address can lose one.
         changes = (
             {"elections": "held apart at first"}
             if state.is_active(unit) and _held(addresses)

@@ -20,7 +20,8 @@ for library in (state, client_files):
     if os.stat(library.__file__).st_mtime_ns != library.WRITTEN:
         importlib.reload(library)
 
-# Salt's own Python has it. Over salt-ssh the node's does the work, which may not, or an old one.
+# Salt's own Python has cryptography. Over salt-ssh the node's Python does the work, which may have
+# none or an old one.
 try:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,7 +31,7 @@ except ImportError:
 STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 CLIENTS = "/etc/gateway/openvpn"
 GRACE = 1  # seconds between telling a client to leave and cutting it off
-# What somebody without privileges says is taken up to here.
+# What an unprivileged process says is read up to this size.
 ANSWER_SIZE = 4 * 1024 * 1024  # a client takes 200 bytes
 ANSWER_SECONDS = 10
 
@@ -53,7 +54,7 @@ def servers_only(name, service, instances):
         if file.startswith("gateway-") and file.endswith(".conf")
     )
     stale = [instance for instance in ours if instance not in instances]
-    # By backup_mode, before there was a word against it; and by a run that was killed.
+    # Left by backup_mode of older versions, or by a run that was killed.
     copies = glob.glob(f"{__opts__.get('cachedir', '')}/file_backup{name}/gateway-*.conf_*")
     copies += [
         path
@@ -72,7 +73,7 @@ def servers_only(name, service, instances):
             state.remove_if_empty(drop_in)
             server = instance.removeprefix("gateway-")
             shutil.rmtree(f"{CLIENTS}/{server}", ignore_errors=True)
-            # Last: a run that is killed before that is finished by the next one.
+            # Last, so that the next run finishes one that was killed before this line.
             state.remove(f"{name}/{instance}.conf")
 
     changes = dict.fromkeys([*copies, *stale], "removed")
@@ -99,7 +100,7 @@ def clients(name, server):
         for file, text in wanted.items():
             if state.read(f"{name}/{file}") != text:
                 changes[file] = "changed" if file in there else "added"
-            # OpenVPN has dropped its privileges when it reads them.
+            # OpenVPN reads these files after it has dropped its privileges.
             elif wrong := state.access(f"{name}/{file}", 0o644):
                 changes[file] = wrong
     except OSError as error:
@@ -110,7 +111,7 @@ def clients(name, server):
         state.make_folders(f"{name}/client")
         for file in changes:
             if file in wanted:
-                # Not beside it: any name there may be a client's.
+                # Not in the same folder: any name there may be a client's.
                 state.write(f"{name}/{file}", wanted[file], f"{name}.new")
             elif file in there:
                 state.remove(f"{name}/{file}")
@@ -287,7 +288,7 @@ class _Management:
         """End sessions: the clients are told to connect again, whoever stays is cut off."""
         for session in sessions:
             self.ask(f"client-kill {session['id']}", ("SUCCESS", "ERROR"))
-        # Whoever does not obey would stay for another five seconds.
+        # Without it a client that ignores the message stays for another five seconds.
         time.sleep(GRACE)
         ids = {session["id"] for session in sessions}
         for session in self.sessions():

@@ -8,7 +8,7 @@ import time
 import _gateway_state as state
 from salt.exceptions import CommandExecutionError
 
-# A long-running minion would go on with the library that it loaded first.
+# Without this a long-running minion keeps the library that it loaded first.
 if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
     importlib.reload(state)
 
