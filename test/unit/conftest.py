@@ -260,6 +260,7 @@ ACROSS = re.compile(
     "|".join(
         [
             r"is taken already, by",
+            r": (?!gateway-|openvpn-server@)\S+ is the formula's own",  # units of the rooms
             r"overlaps \S+ of (gateway|node)",
             r"is inside \S+( of (gateway|VPN)|; a link)",
             r"(?<!/3[0-2]) is not inside",  # of a subnet it knows the sizes
