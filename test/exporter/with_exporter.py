@@ -11,7 +11,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-FORMULA = ("_modules", "_states", "gateway", "test/unit", "pillar.example", "pyproject.toml")
+FORMULA = (
+    *("_modules", "_states", "gateway", "test/unit", "docs", "pillar.example", "pyproject.toml"),
+)
 OWN = ("_modules", "gateway")
 
 
