@@ -74,7 +74,7 @@ docs: $(VENV)/ready
 	$(PYTHON) docs/reference.py
 
 golden: $(VENV)/ready
-	$(PYTHON) -m pytest test/unit/test_templates.py -k whole_configurations --golden
+	$(PYTHON) -m pytest test/unit/test_sls.py -k whole_configurations --golden
 
 kitchen: $(VENV)/ready
 	kitchen test

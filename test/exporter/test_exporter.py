@@ -7,7 +7,6 @@ import _gateway_status
 import pytest
 from _gateway_node import Here
 
-pytest_plugins = ["test_templates"]  # `render`
 UNIT = "/etc/systemd/system/gateway-exporter.service"
 
 

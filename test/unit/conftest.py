@@ -21,6 +21,9 @@ import jsonschema
 import pytest
 import yaml
 
+# Fixtures that tests of several rooms ask for.
+pytest_plugins = ["cases", "iptables_reader", "loader", "on_node", "rendered"]
+
 ROOT = Path(__file__).parents[2]
 
 # The same examples on every run, so that a failure is never a matter of luck. A longer search:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from types import SimpleNamespace
@@ -232,7 +233,6 @@ def test_so_it_is_where_the_rules_cannot_be_loaded(plan):
 
 # --------------------------------------------------------------------------------------------------
 # The status
-
 
 COUNTERS = """\
 cache internal:
@@ -495,3 +495,38 @@ def test_check(root, tool, tmp_path, said, accepted):
     assert (done.returncode == 0) is accepted
     assert "/run/conntrackd.ctl" not in used.read_text()
     assert accepted or said in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------
+# What is written
+
+
+def test_conntrackd(render):
+    """The nodes send to each other; what is the nodes' own stays where it is."""
+    ends = {}
+    for node in ("gw1", "gw2"):
+        found = render("link of their own", node=node)
+        text = re.sub(r"(?m)^\s*#.*\n", "", found.files["/etc/conntrackd/conntrackd.conf"])
+        words = dict(re.findall(r"(?m)^ {8}(\w+) (\S+)$", text))
+        assert words["Port"] == "3780"
+        assert words["DisableExternalCache"] == "yes"
+        ends[node] = (words["Interface"], words["IPv4_address"], words["IPv4_Destination_Address"])
+        [ignored] = re.findall(r"Address Ignore \{(.*?)\}", text, re.DOTALL)
+        addresses = re.findall(r"IPv4_address (\S+)", ignored)
+        assert addresses == [*found.plan["sync"]["ignored"], "172.17.0.1"]
+        assert text.count("{") == text.count("}")
+        watcher = found.files["/etc/systemd/system/gateway-sync.service"]
+        assert "ExecStart=/usr/lib/gateway/sync 198.51.100.1\n" in watcher
+    assert ends == {
+        "gw1": ("eth3", "10.78.0.1", "10.78.0.2"),
+        "gw2": ("eth4", "10.78.0.2", "10.78.0.1"),
+    }
+
+
+@pytest.mark.parametrize("site", ["example", "public virtual IP"])
+def test_without_state_sync_nothing_of_it_is_there(render, site):
+    """conntrackd itself is stopped only if it was ours."""
+    found = render(site)
+    assert "/etc/conntrackd/conntrackd.conf" not in found.files
+    assert found.ids["no state sync"]["ours"].endswith("/conntrackd.service.d/gateway.conf")
+    assert "kernel modules" not in found.ids

@@ -1,4 +1,4 @@
-"""The planner's part of the VPN: clients, their addresses and networks, authentication."""
+"""VPN clients: addresses, networks, authentication."""
 
 import json
 from ipaddress import IPv4Address, IPv4Network
@@ -17,7 +17,6 @@ def pem(label, body=SECRET):
 
 TOKEN = pem("OpenVPN auth-token server key")
 BRANCH = {"id": 5, "networks": ["10.50.0.0/24", "10.60.0.0/23"]}
-
 REJECTED = {
     "id beyond the reserved part": (
         {"vpn:clients": {"alice": {"id": 128}}},
