@@ -1,6 +1,6 @@
 """The records of the pillar's keys: what a value is, what it is without one, and a line of help.
 
-The planner reads with these records; ``docs/generate.py`` makes the tables of ``docs/pillar.md``
+The planner reads with these records; ``docs/reference.py`` makes the tables of ``docs/pillar.md``
 and ``docs/pillar.schema.json`` of them.
 """
 
