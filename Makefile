@@ -74,7 +74,7 @@ docs: $(VENV)/ready
 	$(PYTHON) docs/reference.py
 
 golden: $(VENV)/ready
-	$(PYTHON) -m pytest test/unit/test_sls.py -k whole_configurations --golden
+	$(PYTHON) -m pytest test/unit/test_golden.py --golden
 
 kitchen: $(VENV)/ready
 	kitchen test

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-import _gateway_node
+import _gateway_machine
 import _gateway_pem
 import _gateway_plan
-from _gateway_node import Facts, Plan
+from _gateway_machine import Facts, Plan
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 
@@ -68,7 +68,7 @@ def _without_hashes(plan: Plan, part: str) -> Any:
 
 def last() -> Plan:
     """The plan that was applied last as a whole; of an older version its digest alone."""
-    text = _gateway_node.text(APPLIED)
+    text = _gateway_machine.text(APPLIED)
     try:
         plan = json.loads(text or "")
     except ValueError:

@@ -7,10 +7,10 @@ from typing import Any
 
 import _gateway_dnsmasq
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_values as values
 from _gateway_keys import EMPTY, Key, Kind, Mapping, Settings, by_name
-from _gateway_node import Facts, Here, Plan, opening, service_unit
+from _gateway_machine import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Dhcp,
@@ -186,7 +186,7 @@ def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
         host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
     }
     problems = []
-    for line in (_gateway_node.text(LEASES) or "").splitlines():
+    for line in (_gateway_machine.text(LEASES) or "").splitlines():
         # Columns: end of the lease (0 for never), MAC address, IP address, name, client id (dhcp-
         # leasefile in dnsmasq(8)). There are no IPv6 leases.
         end, mac, ip, *_ = [*line.split(), "", "", ""]
@@ -195,7 +195,7 @@ def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
             not name
             or mac in macs
             or not end.isdigit()
-            or 0 < int(end) < _gateway_node.now().timestamp()
+            or 0 < int(end) < _gateway_machine.now().timestamp()
         ):
             continue
         until = "for ever"

@@ -7,8 +7,8 @@ import _gateway_dnsmasq
 import _gateway_kinds as kinds
 import _gateway_values as values
 from _gateway_keys import EMPTY, REQUIRED, Items, Key, Kind, Mapping, Named, Settings, by_name
+from _gateway_machine import Plan, opening, service_unit
 from _gateway_names import claim_aliases
-from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Dns,

@@ -4,10 +4,10 @@ import os
 import re
 
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_values as values
 from _gateway_keys import not_possible
-from _gateway_node import Here, Plan
+from _gateway_machine import Here, Plan
 
 _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 # Keywords that name a file or folder which dnsmasq reads again while it runs.
@@ -98,14 +98,14 @@ def _dnsmasq_fault(path: str, read: bool) -> str | None:
     """Why dnsmasq has nothing of a file; it reads files when it has dropped its privileges."""
     if not os.path.exists(path):
         return f"{path} is not there on this node"
-    if _gateway_node.out_of_sight(path):
-        return _gateway_node.out_of_sight(path, "dnsmasq's")
+    if _gateway_machine.out_of_sight(path):
+        return _gateway_machine.out_of_sight(path, "dnsmasq's")
     dnsmasq = ("setpriv", "--reuid=dnsmasq", "--regid=nogroup", "--clear-groups")
     # The user is not there before the package is installed.
     if (
         read
-        and _gateway_node.succeeds(*dnsmasq, "true")
-        and not _gateway_node.succeeds(*dnsmasq, "test", "-r", path)
+        and _gateway_machine.succeeds(*dnsmasq, "true")
+        and not _gateway_machine.succeeds(*dnsmasq, "test", "-r", path)
     ):
         return f"user dnsmasq may not read {path}"
     return None

@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_nodes
 import _gateway_values as values
 from _gateway_keys import EMPTY, Items, Key, Kind, Mapping, Settings, by_name, not_possible
-from _gateway_node import Facts, Here, Plan, service_unit
+from _gateway_machine import Facts, Here, Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Failover,
@@ -394,7 +394,7 @@ def _unit_forecasts(plan: Plan) -> list[str]:
     missing = []
     for key, units in keys.items():
         command = ("systemctl", "show", "--property", "LoadState", "--value")
-        states = _gateway_node.output(*command, *units).split() if units else []
+        states = _gateway_machine.output(*command, *units).split() if units else []
         # Without an answer from systemd, no unit can be called missing.
         if len(states) == len(units):
             missing += [
@@ -421,7 +421,7 @@ UNKNOWN: Facts = {"vrrp": {}}
 
 def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
     """``vrrp``: by side, the virtual IP and the node's role; and ``health``."""
-    vrrp, vrrp_problems = _vrrp_status(plan, _gateway_node.addresses_of(here.links))
+    vrrp, vrrp_problems = _vrrp_status(plan, _gateway_machine.addresses_of(here.links))
     facts, health_problems = status_without_plan()
     return {"vrrp": vrrp, **facts}, [*vrrp_problems, *health_problems, *_silence(plan)]
 
@@ -429,7 +429,7 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
 def status_without_plan() -> tuple[Facts, list[str]]:
     """``health``: what the monitor says, and since when the node is drained."""
     nothing: dict[str, Any] = {"penalty": None, "cold": None, "uplink": [], "faults": []}
-    report = json.loads(_gateway_node.text(HEALTH) or "null") or nothing
+    report = json.loads(_gateway_machine.text(HEALTH) or "null") or nothing
     since = drained_since()
     problems = [] if since is None else [f"this node is drained since {since}"]
     problems += report["uplink"] + report["faults"]
@@ -485,13 +485,13 @@ def _silence(plan: Plan) -> list[str]:
 
 def _answers(interface: str, address: str) -> bool:
     return bool(
-        _gateway_node.output("ping", "-q", "-n", "-c", "1", "-W", "1", "-I", interface, address)
+        _gateway_machine.output("ping", "-q", "-n", "-c", "1", "-W", "1", "-I", interface, address)
     )
 
 
 def drained_since() -> str | None:
     """When this node was drained, as text; None where it is not."""
-    return _gateway_node.text(DRAINED)
+    return _gateway_machine.text(DRAINED)
 
 
 def drain(health: dict[str, Any], force: bool) -> None:
@@ -503,31 +503,31 @@ def drain(health: dict[str, Any], force: bool) -> None:
     try:
         if not force:
             _hand_over(health["virtual_ip"], health["takeover"])
-        _gateway_node.write(DRAINED, f"{_gateway_node.now():%Y-%m-%d %H:%M:%S} UTC")
+        _gateway_machine.write(DRAINED, f"{_gateway_machine.now():%Y-%m-%d %H:%M:%S} UTC")
     finally:
-        _gateway_node.remove(DRAINING)
+        _gateway_machine.remove(DRAINING)
 
 
 def undrain() -> None:
-    _gateway_node.remove(DRAINED)
+    _gateway_machine.remove(DRAINED)
 
 
 def _hand_over(virtual_ip: str, takeover: float) -> None:
     """Return when another node has the virtual IP, and could keep it; within so many seconds."""
-    if virtual_ip not in _gateway_node.addresses():
+    if virtual_ip not in _gateway_machine.addresses():
         # Whoever has it is in as good a state as this node at least, else this one would have it.
-        if not _gateway_node.output("ping", "-c", "1", "-W", "2", virtual_ip):
+        if not _gateway_machine.output("ping", "-c", "1", "-W", "2", virtual_ip):
             raise ValueError(
                 f"no other node answers on the virtual IP {virtual_ip}; nothing was changed"
                 " (force=True drains this node all the same)"
             )
         return
-    with open(_gateway_node.UPTIME, encoding="ascii") as file:
-        _gateway_node.write(DRAINING, file.read().split(".")[0])
+    with open(_gateway_machine.UPTIME, encoding="ascii") as file:
+        _gateway_machine.write(DRAINING, file.read().split(".")[0])
     end = time.monotonic() + takeover
     while time.monotonic() < end:
         time.sleep(0.1)
-        if virtual_ip not in _gateway_node.addresses():
+        if virtual_ip not in _gateway_machine.addresses():
             return
     raise ValueError(
         f"no healthy peer took the virtual IP {virtual_ip}; nothing was changed"

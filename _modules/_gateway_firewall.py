@@ -7,9 +7,9 @@ from typing import Any
 
 import _gateway_foreign
 import _gateway_foreign_nft
-import _gateway_node
+import _gateway_machine
 import _gateway_policy
-from _gateway_node import Facts, Here, Plan
+from _gateway_machine import Facts, Here, Plan
 
 FIREWALL = "/usr/lib/gateway/firewall"
 BACKEND = "/var/lib/gateway/firewall/backend"
@@ -31,7 +31,7 @@ def _ssh_errors(plan: Plan) -> list[str]:
     if len(connection) != 4:
         return []
     client, port, to = connection[0], int(connection[3]), connection[2]
-    route = json.loads(_gateway_node.output("ip", "-json", "route", "get", client) or "[{}]")[0]
+    route = json.loads(_gateway_machine.output("ip", "-json", "route", "get", client) or "[{}]")[0]
     public = plan["public"]["interface"]
     if route.get("dev") != public or _gateway_policy.lets_in(plan, client, port, to):
         return []
@@ -46,18 +46,20 @@ def _foreign_errors(plan: Plan) -> list[str]:
     # Calling iptables-legacy loads its kernel modules, so it is asked only where they are loaded
     # already.
     legacy = (
-        _gateway_node.output("iptables-legacy-save") if _gateway_node.text(LEGACY_TABLES) else ""
+        _gateway_machine.output("iptables-legacy-save")
+        if _gateway_machine.text(LEGACY_TABLES)
+        else ""
     )
-    saves = {"nft": _gateway_node.output("iptables-nft-save"), "legacy": legacy}
-    listing = _gateway_node.output("nft", "-j", "list", "tables")
+    saves = {"nft": _gateway_machine.output("iptables-nft-save"), "legacy": legacy}
+    listing = _gateway_machine.output("nft", "-j", "list", "tables")
     tables = _gateway_foreign_nft.foreign_tables(listing, saves["nft"])
-    listed = [_gateway_node.output("nft", "-j", "list", "table", *table) for table in tables]
+    listed = [_gateway_machine.output("nft", "-j", "list", "table", *table) for table in tables]
     return _gateway_foreign.refusals(plan, _backend(saves), saves, listed)
 
 
 def _backend(saves: dict[str, str]) -> str:
     """Which iptables our rules are in, or will go to: as find_backend of the firewall loader."""
-    kept = _gateway_node.text(BACKEND)
+    kept = _gateway_machine.text(BACKEND)
     if kept:
         return kept
     path = os.pathsep.join([*os.get_exec_path(), "/usr/sbin", "/sbin"])
@@ -72,13 +74,15 @@ def bridges(plan: Plan) -> list[str]:
         return []
     interfaces = [plan[side]["interface"] for side in ("internal", "public")]
     return [
-        name for name in interfaces if os.path.exists(f"{_gateway_node.INTERFACES}/{name}/bridge")
+        name
+        for name in interfaces
+        if os.path.exists(f"{_gateway_machine.INTERFACES}/{name}/bridge")
     ]
 
 
 def _bridge_problems(plan: Plan) -> list[str]:
     """Rules that were made when no frame of a bridge passed iptables refuse those frames."""
-    rules = _gateway_node.text(RULES)
+    rules = _gateway_machine.text(RULES)
     return [
         f"frames from port to port of {bridge} pass iptables since the last apply (br_netfilter was"
         " loaded, as Docker does it), and the firewall refuses them: apply again"
@@ -104,7 +108,7 @@ def status_without_plan() -> tuple[Facts, list[str]]:
         "closed": None,
         "restored": 0,
     }
-    loader |= json.loads(_gateway_node.output(FIREWALL, "status") or "{}")
+    loader |= json.loads(_gateway_machine.output(FIREWALL, "status") or "{}")
     return {"firewall": loader}, _loader_problems(loader)
 
 

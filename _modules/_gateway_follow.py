@@ -6,10 +6,10 @@ from collections.abc import Collection
 from typing import Any
 
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_values as values
 from _gateway_keys import EMPTY, Items, Key, Kind
-from _gateway_node import Facts, Here, Plan, service_unit
+from _gateway_machine import Facts, Here, Plan, service_unit
 from _gateway_reader import Reader, Section
 from _gateway_site import Node, Site
 
@@ -106,7 +106,7 @@ def _unit_status(units: list[str], role: str) -> tuple[dict[str, str], list[str]
         command = ("systemctl", "show", "--property", "LoadState,ActiveState,Type", unit)
         shown = dict(
             line.split("=", 1)
-            for line in _gateway_node.output(*command).splitlines()
+            for line in _gateway_machine.output(*command).splitlines()
             if "=" in line
         )
         now = states[unit] = shown.get("ActiveState", "unknown")
@@ -122,9 +122,9 @@ def _hook_problems() -> list[str]:
     # ROLE holds "primary 1800000000.25": the role and since when. HOOKS holds what the executables
     # were told, and a third word: the number of the last call, or "failed". They get some time to
     # hear of a new role.
-    present = _gateway_node.text(ROLE)
-    late = present and _gateway_node.now().timestamp() - float(present.split()[1]) > HOOKS_GRACE
-    told, _, last = (_gateway_node.text(HOOKS) or "").rpartition(" ")
+    present = _gateway_machine.text(ROLE)
+    late = present and _gateway_machine.now().timestamp() - float(present.split()[1]) > HOOKS_GRACE
+    told, _, last = (_gateway_machine.text(HOOKS) or "").rpartition(" ")
     if not late or (told == present and last != "failed"):
         return []
     return [

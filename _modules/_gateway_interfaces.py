@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
 from typing import Any
 
-import _gateway_node
+import _gateway_machine
 import _gateway_values
-from _gateway_node import Facts, Here, Links, Plan, Routes
+from _gateway_machine import Facts, Here, Links, Plan, Routes
 
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
 # Where the first file names systemd-resolved, the second one has the servers that it asks.
@@ -59,12 +59,12 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
 def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[str]:
     errors = []
     for side, (interface, address, network) in sides(plan).items():
-        if not os.path.exists(f"{_gateway_node.INTERFACES}/{interface}"):
-            have = ", ".join(sorted(os.listdir(_gateway_node.INTERFACES)))
+        if not os.path.exists(f"{_gateway_machine.INTERFACES}/{interface}"):
+            have = ", ".join(sorted(os.listdir(_gateway_machine.INTERFACES)))
             errors.append(f"{keys[side]}: this node has no interface {interface}, only {have}")
             continue
         key = f"gateway:nodes:{plan['node']['name']}:{side}"
-        if address and address not in _gateway_node.addresses_on(links, interface):
+        if address and address not in _gateway_machine.addresses_on(links, interface):
             errors.append(f"{key}: {address} is not on this node's interface {interface}")
         elif address and network:
             errors += [f"{key}: {fault}" for fault in _reach(links, interface, address, network)]
@@ -73,11 +73,11 @@ def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[st
 
 def _reach(links: Links, interface: str, address: str, network: str) -> list[str]:
     """Why the hosts of a side's network are not reached directly."""
-    own = f"{address}/{_gateway_node.addresses_on(links, interface)[address]['prefixlen']}"
+    own = f"{address}/{_gateway_machine.addresses_on(links, interface)[address]['prefixlen']}"
     # Some clouds give the address a /32 and a route for the network.
-    if _gateway_node.holds(IPv4Interface(own).network, network) or any(
-        _gateway_node.holds(found, network)
-        for found, device in _gateway_node.routes_on_link()
+    if _gateway_machine.holds(IPv4Interface(own).network, network) or any(
+        _gateway_machine.holds(found, network)
+        for found, device in _gateway_machine.routes_on_link()
         if device == interface
     ):
         return []
@@ -92,13 +92,13 @@ def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
     An address that moves, and that a node has by itself. It would take itself for the primary
     before keepalived starts, and after keepalived has given the address away.
     """
-    configured = _gateway_node.text(KEEPALIVED) or ""
+    configured = _gateway_machine.text(KEEPALIVED) or ""
     errors = []
     for instance in plan["vrrp"]["instances"]:
         moving = {"virtual_ip": [instance["virtual_ip"]], "addresses": instance["addresses"]}
         for key, address in [(key, each) for key, found in moving.items() for each in found]:
             for interface in links:
-                length = _gateway_node.prefix_length(links, interface, address)
+                length = _gateway_machine.prefix_length(links, interface, address)
                 own = f"{address}/{length}"
                 if length is None or _is_keepalived_s(configured, own, interface):
                     continue
@@ -125,10 +125,10 @@ def warnings(plan: Plan, here: Here) -> list[str]:
     links = here.links
     for interface, address, _ in sides(plan).values():
         if interface not in links or (
-            address and address not in _gateway_node.addresses_on(links, interface)
+            address and address not in _gateway_machine.addresses_on(links, interface)
         ):
             return []  # the rest would follow from that
-    routes = _gateway_node.routes_on_link()
+    routes = _gateway_machine.routes_on_link()
     return [
         *_size_warnings(plan, links),
         *_overlap_warnings(plan, routes),
@@ -143,7 +143,7 @@ def _size_warnings(plan: Plan, links: Links) -> list[str]:
     """A network that is larger on the node than in the pillar."""
     found = []
     for side, (interface, address, network) in sides(plan).items():
-        length = _gateway_node.prefix_length(links, interface, address)
+        length = _gateway_machine.prefix_length(links, interface, address)
         if network and length is not None and length < ip_network(network).prefixlen:
             found.append(
                 f"gateway:{side}:network: {network} here, but this node has {address}/{length} on"
@@ -178,7 +178,7 @@ def _overlap_warnings(plan: Plan, routes: Routes) -> list[str]:
 def _way_out_warnings(plan: Plan, keys: dict[str, str]) -> list[str]:
     public = plan["public"]["interface"]
     route = json.loads(
-        _gateway_node.output("ip", "-json", "-4", "route", "get", FAR_AWAY) or "[{}]"
+        _gateway_machine.output("ip", "-json", "-4", "route", "get", FAR_AWAY) or "[{}]"
     )[0]
     if route.get("dev") == public:
         return []
@@ -192,11 +192,11 @@ def _peer_warnings(plan: Plan, links: Links, routes: Routes) -> list[str]:
     if not plan["sync"]["enabled"]:
         return []
     interface, peer = plan["sync"]["interface"], plan["sync"]["peer"]
-    own = _gateway_node.addresses_on(links, interface).get(plan["node"]["sync"])
+    own = _gateway_machine.addresses_on(links, interface).get(plan["node"]["sync"])
     networks = [network for network, device in routes if device == interface]
     if own:
         networks.append(IPv4Interface(f"{own['local']}/{own['prefixlen']}").network)
-    if any(_gateway_node.holds(network, peer) for network in networks):
+    if any(_gateway_machine.holds(network, peer) for network in networks):
         return []
     return [
         f"gateway:nodes:{plan['node']['name']}:sync: the peer's address, {peer}, is in no network"
@@ -208,7 +208,7 @@ def _lease_warnings(plan: Plan, links: Links) -> list[str]:
     interface, address, _ = sides(plan)["internal"]
     if not (
         plan["dhcp"]["enabled"]
-        and _gateway_node.addresses_on(links, interface).get(address or "", {}).get("dynamic")
+        and _gateway_machine.addresses_on(links, interface).get(address or "", {}).get("dynamic")
     ):
         return []
     return [
@@ -225,7 +225,7 @@ def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
     if RESOLVED in servers:
         servers = _nameservers(RESOLVERS[1])
     own = {plan["internal"]["virtual_ip"], plan["public"]["virtual_ip"]}
-    own |= {address for link in links for address in _gateway_node.addresses_on(links, link)}
+    own |= {address for link in links for address in _gateway_machine.addresses_on(links, link)}
     own |= {peer[side] for peer in plan["peers"] for side in ("internal", "public")}
     ourselves = [server for server in servers if _is_ourselves(server, own)]
     key = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node"
@@ -243,7 +243,7 @@ def _asks_others(keyword: str, value: str) -> bool:
 
 
 def _nameservers(path: str) -> list[str]:
-    rows = [line.split() for line in (_gateway_node.text(path) or "").splitlines()]
+    rows = [line.split() for line in (_gateway_machine.text(path) or "").splitlines()]
     found = [row[1] for row in rows if row[:1] == ["nameserver"] and len(row) > 1]
     return [server for server in found if _is_address(server)]
 
@@ -282,7 +282,7 @@ def _advertisement_errors(plan: Plan) -> list[str]:
     if plan["public"]["accept_ra"] is not None:
         return []
     command = ["ip", "-json", "-6", "route", "show", "default", "dev", plan["public"]["interface"]]
-    routes = json.loads(_gateway_node.output(*command) or "[]")
+    routes = json.loads(_gateway_machine.output(*command) or "[]")
     return [
         "gateway:public:accept_ra: this node has a default route of IPv6 from an advertisement of"
         f" {route.get('gateway')}; say true if it is to keep it, and false if not"

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import _gateway_node
-from _gateway_node import Facts, Here, Plan
+import _gateway_machine
+from _gateway_machine import Facts, Here, Plan
 from _gateway_site import (
     Node,
     Site,
@@ -59,7 +59,7 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
 
 
 def _connection_problems() -> list[str]:
-    count, limit = _gateway_node.number(CONNECTIONS), _gateway_node.number(CONNECTIONS_LIMIT)
+    count, limit = _gateway_machine.number(CONNECTIONS), _gateway_machine.number(CONNECTIONS_LIMIT)
     if count is None or limit is None or count < limit * CONNECTIONS_MANY:
         return []
     return [

@@ -3,9 +3,9 @@
 from typing import Any
 
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 from _gateway_keys import EMPTY, Items, Key, Mapping, Settings, by_name, not_possible
-from _gateway_node import Facts, Here, Plan, opening, service_unit
+from _gateway_machine import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Node,
@@ -102,7 +102,7 @@ def _clock(provider: str) -> dict[str, Any]:
     """``{synchronised: bool, stratum: int, source: text}`` of the node's NTP server."""
     if provider == "chrony":
         # Fields of -c: reference id, its name, stratum, ... and the leap status at the end.
-        fields = _gateway_node.output("chronyc", "-c", "tracking").strip().split(",")
+        fields = _gateway_machine.output("chronyc", "-c", "tracking").strip().split(",")
         if len(fields) < 14:
             return _NO_CLOCK
         return {
@@ -110,7 +110,7 @@ def _clock(provider: str) -> dict[str, Any]:
             "stratum": int(fields[2]),
             "source": fields[1] or fields[0],
         }
-    output = _gateway_node.output("ntpq", "-c", "rv 0 leap,stratum,refid")
+    output = _gateway_machine.output("ntpq", "-c", "rv 0 leap,stratum,refid")
     values = dict(item.strip().split("=", 1) for item in output.split(",") if "=" in item)
     if "stratum" not in values:
         return _NO_CLOCK

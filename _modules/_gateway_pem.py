@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_values as values
 from _gateway_keys import Key, Kind, by_name
 from _gateway_reader import Reader, Section
@@ -213,20 +213,20 @@ def faults(name: str, material: Material) -> list[str]:
     """What is wrong with a certificate or key, or soon will be."""
     path = material.path
     try:
-        text = material.text or _gateway_node.file_text(path or "")
+        text = material.text or _gateway_machine.file_text(path or "")
         if path and not is_pem(text, name, alone=False):
             raise ValueError(f"{path} is not PEM text of that kind, or is damaged")
         items = (
-            _gateway_x509.lifetimes(text, _gateway_node.now())
+            _gateway_x509.lifetimes(text, _gateway_machine.now())
             if _gateway_x509 and name in EXPIRING
             else []
         )
     except ValueError as error:
         return [str(error)]
     faults = [_expiry(item) for item in items if not _is_lasting(item)]
-    hidden = _gateway_node.out_of_sight(path) if path and name != "crl" else None
+    hidden = _gateway_machine.out_of_sight(path) if path and name != "crl" else None
     faults += [hidden] if hidden else []
-    if path and name == "crl" and _gateway_node.text(CRL) not in (None, text.strip()):
+    if path and name == "crl" and _gateway_machine.text(CRL) not in (None, text.strip()):
         faults.append(f"{path} is not the list that OpenVPN reads, {CRL}; apply to bring it there")
     return faults
 

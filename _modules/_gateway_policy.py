@@ -8,8 +8,8 @@ import _gateway_kinds as kinds
 import _gateway_values as values
 from _gateway_iptables import BUILT_IN, CHAINS
 from _gateway_keys import EMPTY, Items, Key, Mapping, Rows, Values, by_name
+from _gateway_machine import Plan, opening, service_unit
 from _gateway_names import ADDRESSES_ONLY, EMPTY_IS_ALL, GROUP, MEMBERS, Names, ends
-from _gateway_node import Plan, opening, service_unit
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Firewall,

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-import _gateway_clients
-import _gateway_node
-from _gateway_node import Facts, Here, Plan
+import _gateway_machine
+import _gateway_vpn_clients
+from _gateway_machine import Facts, Here, Plan
 from _gateway_site import Node, Site
 
 
@@ -21,7 +21,7 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
         ]
         + [
             {"destination": str(network), "via": str(peer.internal)}
-            for network in _gateway_clients.client_networks(site)
+            for network in _gateway_vpn_clients.client_networks(site)
             for peer in site.peers(node)
         ]
     }
@@ -50,6 +50,6 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
 
 def _live_routes() -> dict[str, str | None]:
     live = json.loads(
-        _gateway_node.output("ip", "-json", "-4", "route", "show", "table", "main") or "[]"
+        _gateway_machine.output("ip", "-json", "-4", "route", "show", "table", "main") or "[]"
     )
     return {route["dst"]: route.get("gateway") for route in live}

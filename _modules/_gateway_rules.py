@@ -222,7 +222,7 @@ def _services(pen: Pen, gateway: Gateway) -> None:
 
 
 def _zone(zone: str, gateway: Gateway) -> list[str]:
-    """Matches for those who may come in to a service (``opening`` of _gateway_node)."""
+    """Matches for those who may come in to a service (``opening`` of _gateway_machine)."""
     if zone == "inside":
         return [f"-i {interface}" for interface in gateway.inside]
     if zone == "new hosts":

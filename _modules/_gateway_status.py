@@ -18,16 +18,16 @@ from typing import Any
 import _gateway_applied
 import _gateway_failover
 import _gateway_interfaces
-import _gateway_node
+import _gateway_machine
 import _gateway_plan
-from _gateway_node import Facts, Here, Plan
+from _gateway_machine import Facts, Here, Plan
 from _gateway_site import Site
 
 
 def look(plan: Plan) -> Here:
     """This node now. The pillar is not asked: it may be wrong, and the plan an older one."""
-    links = _gateway_node.links()
-    addresses = _gateway_node.addresses_of(links)
+    links = _gateway_machine.links()
+    addresses = _gateway_machine.addresses_of(links)
     return Here(
         links=links,
         role=_gateway_failover.role(plan["internal"]["virtual_ip"], addresses),
@@ -103,7 +103,7 @@ def status_without_plan(node: str, errors: list[str]) -> dict[str, Any]:
 def _units(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
     """The formula's own units, of which a drain stops some."""
     units = [unit for unit in plan["units"] if not (here.drained and unit["drained"])]
-    states = _gateway_node.service_states([unit["unit"] for unit in units])
+    states = _gateway_machine.service_states([unit["unit"] for unit in units])
     problems = []
     for unit in units:
         everywhere, state = unit["where"] == "all", states[unit["unit"]]

@@ -6,11 +6,11 @@ from typing import Any
 
 import _gateway_kernel
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_values as values
 from _gateway_iptables import Gateway, Pen, ipv4
 from _gateway_keys import REQUIRED, Key, Kind, Mapping, by_name
-from _gateway_node import Facts, Here, Plan, service_unit
+from _gateway_machine import Facts, Here, Plan, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     Network,
@@ -231,7 +231,7 @@ def ignored(plan: Plan) -> list[str]:
         return []
     planned = plan["sync"]["ignored"]
     networks = [ip_network(network) for network in planned]
-    own = {ip_address(address) for address in _gateway_node.addresses() if ":" not in address}
+    own = {ip_address(address) for address in _gateway_machine.addresses() if ":" not in address}
     others = {address for address in own if not any(address in network for network in networks)}
     return [*planned, *map(str, sorted(others))]
 
@@ -264,8 +264,8 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
         "enabled": True,
         "peer": plan["sync"]["peer"],
         "heard": heard,
-        "here": _gateway_node.number(_gateway_kernel.CONNECTIONS),
-        **_sync_counters(_gateway_node.output("conntrackd", "-s")),
+        "here": _gateway_machine.number(_gateway_kernel.CONNECTIONS),
+        **_sync_counters(_gateway_machine.output("conntrackd", "-s")),
     }
     return {"sync": sync}, _sync_problems(report, heard, plan["sync"]["peer"])
 
@@ -288,7 +288,7 @@ def _sync_report() -> dict[str, int]:
     try:
         with open(SYNC_REPORT, encoding="utf-8") as file:
             report = json.load(file)
-        age = (_gateway_node.number(_gateway_node.UPTIME) or 0) - int(report["uptime"])
+        age = (_gateway_machine.number(_gateway_machine.UPTIME) or 0) - int(report["uptime"])
         numbers = {key: int(report[key]) for key in ("silent", "trouble", "uptime")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import _gateway_clients
 import _gateway_kinds as kinds
-import _gateway_node
+import _gateway_machine
 import _gateway_pem
-import _gateway_servers
 import _gateway_values as values
+import _gateway_vpn_clients
+import _gateway_vpn_servers
 from _gateway_keys import EMPTY, Key, Mapping, Named, by_name
-from _gateway_node import Facts, Here, Plan, opening, service_unit
+from _gateway_machine import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Section
 from _gateway_site import (
     INSTANCE_PREFIX,
@@ -56,13 +56,13 @@ _VPN = by_name(
     ),
     Key(
         "servers",
-        Named("SERVER", _gateway_servers.SERVER, _gateway_servers.OF_SERVER),
+        Named("SERVER", _gateway_vpn_servers.SERVER, _gateway_vpn_servers.OF_SERVER),
         EMPTY,
         "[servers](#gatewayvpnserversserver).",
     ),
     Key(
         "clients",
-        Named("CLIENT", _gateway_clients.CLIENT, _gateway_clients.OF_CLIENT),
+        Named("CLIENT", _gateway_vpn_clients.CLIENT, _gateway_vpn_clients.OF_CLIENT),
         EMPTY,
         "[clients](#gatewayvpnclientsclient).",
     ),
@@ -94,11 +94,11 @@ class Vpn:
 
 def read_vpn(top: Section, nodes: tuple[Node, ...], public: Network) -> Vpn:
     section = top.section("vpn")
-    servers = _gateway_servers.read_servers(section, nodes, public)
+    servers = _gateway_vpn_servers.read_servers(section, nodes, public)
     pki = section.section("pki")
     vpn = Vpn(
         servers=servers,
-        clients=_gateway_clients.read_clients(section, servers, nodes),
+        clients=_gateway_vpn_clients.read_clients(section, servers, nodes),
         pki=_gateway_pem.read_pki(pki, ("gateway", "vpn", "pki")),
         error=_gateway_pem.read_refusal(pki),
         remote=_read_remote(section, public),
@@ -148,7 +148,7 @@ def _vpn(site: Site, node: Node) -> dict[str, Any]:
             name: _plan_material(name, material)
             for name, material in sorted((site.vpn_pki | node.pki).items())
         },
-        "networks": [str(network) for network in _gateway_clients.client_networks(site)],
+        "networks": [str(network) for network in _gateway_vpn_clients.client_networks(site)],
         "servers": [_plan_server(site, server, node) for server in site.vpn_servers],
     }
 
@@ -200,7 +200,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         # The servers' whole networks and not the nodes' subnets, so that a new node does not change
         # what is pushed.
         "pushes": [
-            _gateway_clients.push_route(network)
+            _gateway_vpn_clients.push_route(network)
             for network in reachable
             if network and network != subnet
         ]
@@ -212,10 +212,12 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         "dynamic": server.dynamic,
         "dynamic_range": [str(end) for end in server.dynamic_range(node)],
         "auth": dict(vars(server.auth)) if server.auth else None,
-        "clients": [_gateway_clients.plan_client(client, subnet) for client in site.vpn_clients],
+        "clients": [
+            _gateway_vpn_clients.plan_client(client, subnet) for client in site.vpn_clients
+        ],
         "client_pushes": [
-            _gateway_clients.push_route(network)
-            for network in _gateway_clients.client_networks(site)
+            _gateway_vpn_clients.push_route(network)
+            for network in _gateway_vpn_clients.client_networks(site)
         ],
         "settings": plan_settings(server.settings),
     }
@@ -267,7 +269,7 @@ def _option_faults(keyword: str, value: str) -> list[str]:
     paths = [word for word in value.split() if word.startswith("/")]
     if keyword in CALLED_BY_OPENVPN and paths:
         return _script_faults(paths[0])
-    return list(filter(None, map(_gateway_node.out_of_sight, paths)))
+    return list(filter(None, map(_gateway_machine.out_of_sight, paths)))
 
 
 def _route_warnings(plan: Plan) -> list[str]:
@@ -285,7 +287,7 @@ def _route_warnings(plan: Plan) -> list[str]:
         for server in plan["vpn"]["servers"]
         for network in server["routes"]
         if not server["full_tunnel"]
-        and not any(_gateway_node.overlap(network, other) for other in open_to_all)
+        and not any(_gateway_machine.overlap(network, other) for other in open_to_all)
         and not any(
             _may_be(rule["from"], server["network"]) and _may_be(rule["to"], network)
             for rule in accepting
@@ -296,7 +298,7 @@ def _route_warnings(plan: Plan) -> list[str]:
 def _may_be(targets: list[dict[str, Any]], network: str) -> bool:
     """Whether what a rule names (nothing is everything) may be addresses of an IPv4 network."""
     return not targets or any(
-        _gateway_node.overlap(target["address"], network)
+        _gateway_machine.overlap(target["address"], network)
         if "address" in target
         else target.get("family") != 6
         for target in targets
@@ -307,13 +309,13 @@ def _script_faults(path: str) -> list[str]:
     """OpenVPN calls it when it has dropped its privileges."""
     if not os.path.isfile(path):
         return [f"{path} is not there on this node"]
-    hidden = _gateway_node.out_of_sight(path)
+    hidden = _gateway_machine.out_of_sight(path)
     if hidden:
         return [hidden]
     with open(path, "rb") as file:
         needs = ["-x", "-r"] if file.read(2) == b"#!" else ["-x"]
     nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
-    if all(_gateway_node.succeeds(*nobody, "test", need, path) for need in needs):
+    if all(_gateway_machine.succeeds(*nobody, "test", need, path) for need in needs):
         return []
     return [f"user nobody, as whom OpenVPN calls it, may not execute {path}"]
 
@@ -323,7 +325,7 @@ UNKNOWN: Facts = {"vpn": {}}
 
 def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
     """``vpn``: by server, its tunnel and who is connected. A drain stops them all."""
-    addresses = _gateway_node.addresses_of(here.links)
+    addresses = _gateway_machine.addresses_of(here.links)
     servers = {
         server["name"]: {
             "address": server["address"],

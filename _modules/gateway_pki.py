@@ -55,7 +55,7 @@ _gateway_libraries.forget_changed()
 import _gateway_authorities
 import _gateway_files
 import _gateway_master
-import _gateway_profile
+import _gateway_vpn_profiles
 
 log = logging.getLogger(__name__)
 
@@ -462,7 +462,7 @@ def profile(name, file=None, site=None, directory=None, **kwargs):
         _refuse_to_be_stored()
     with _called(kwargs) as authorities:
         authority = authorities.to_read(site, directory)
-        text = _gateway_profile.profile(authority, name, _site(authority))
+        text = _gateway_vpn_profiles.profile(authority, name, _site(authority))
         if not file:
             return text
         _gateway_files.write(pathlib.Path(file), text)
@@ -487,7 +487,9 @@ def profiles(folder, site=None, directory=None, **kwargs):
     """
     with _called(kwargs) as authorities:
         authority = authorities.to_read(site, directory)
-        return _gateway_profile.write_profiles(authority, _site(authority), pathlib.Path(folder))
+        return _gateway_vpn_profiles.write_profiles(
+            authority, _site(authority), pathlib.Path(folder)
+        )
 
 
 def _site(authority):

@@ -11,8 +11,8 @@ import tempfile
 import time
 from datetime import datetime, timezone
 
-import _gateway_client_files as client_files
 import _gateway_state as state
+import _gateway_vpn_client_files as client_files
 from salt.exceptions import CommandExecutionError
 
 # A long-running minion would go on with the libraries that it loaded first.

@@ -1,11 +1,11 @@
 """The exporter in all its parts. It runs among the formula's unit tests, in a copy with it."""
 
-import _gateway_node
+import _gateway_machine
 import _gateway_plan
 import _gateway_rules
 import _gateway_status
 import pytest
-from _gateway_node import Here
+from _gateway_machine import Here
 
 UNIT = "/etc/systemd/system/gateway-exporter.service"
 
@@ -80,7 +80,7 @@ def test_clean_takes_it_away(render):
 def test_status_looks_at_it(plan, monkeypatch, role, now, problem):
     states = {"gateway-dhcp": "running" if role == "MASTER" else "dead", "gateway-exporter": now}
     monkeypatch.setattr(
-        _gateway_node,
+        _gateway_machine,
         "service_states",
         lambda names: dict.fromkeys(names, "running") | states,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import _gateway_ca
-import _gateway_node
+import _gateway_machine
 import _gateway_pem
 import _gateway_plan
 import _gateway_x509
@@ -235,7 +235,7 @@ def pki(module, node, monkeypatch, tmp_path, break_pillar):
 
     def pass_days(days):
         at = pki.now + timedelta(days=days)
-        monkeypatch.setattr(_gateway_node, "now", lambda: at)
+        monkeypatch.setattr(_gateway_machine, "now", lambda: at)
 
     pki.pass_days = pass_days
     pki.authority = authority

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import _gateway_authorities
 import _gateway_plan
-import _gateway_profile
+import _gateway_vpn_profiles
 import _gateway_x509
 import pytest
 import salt.exceptions
@@ -531,10 +531,10 @@ def test_clients_spread_over_the_gateways(loaded):
     remotes = [
         (f"gw{n}", f"198.51.100.{n}", port, "udp") for n in (1, 2, 3) for port in (443, 1194)
     ]
-    first = [_gateway_profile.in_order(remotes, f"client-{n}")[0][0][0] for n in range(300)]
+    first = [_gateway_vpn_profiles.in_order(remotes, f"client-{n}")[0][0][0] for n in range(300)]
     for node in ("gw1", "gw2", "gw3"):
         assert 70 < first.count(node) < 130
-    ordered, _ = _gateway_profile.in_order(remotes, "alice")
+    ordered, _ = _gateway_vpn_profiles.in_order(remotes, "alice")
     assert sorted(ordered) == sorted(remotes)
     # The next to try is never on the gateway that has just failed.
     assert all(one[0] != other[0] for one, other in itertools.pairwise(ordered))

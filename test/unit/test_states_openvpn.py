@@ -30,11 +30,11 @@ def module(load):
 
 def test_a_new_library_is_taken_up(module, load, monkeypatch, tmp_path):
     """As the one that all states share."""
-    library = tmp_path / "_gateway_client_files.py"
+    library = tmp_path / "_gateway_vpn_client_files.py"
     written = "import os\nWRITTEN = os.stat(__file__).st_mtime_ns\n"
     library.write_text(f"{written}VERSION = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "_gateway_client_files")
+    monkeypatch.delitem(sys.modules, "_gateway_vpn_client_files")
     assert load("_states/gateway_openvpn.py").client_files.VERSION == 1
     library.write_text(f"{written}VERSION = 'two'\n")
     assert load("_states/gateway_openvpn.py").client_files.VERSION == "two"

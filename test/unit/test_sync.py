@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 
 import _gateway_kernel
-import _gateway_node
+import _gateway_machine
 import _gateway_rules
 import _gateway_sync
 import pytest
@@ -263,13 +263,17 @@ message tracking:
 @pytest.fixture
 def node(load, monkeypatch, tmp_path, plan):
     """What gateway.status says of state sync on a node whose conntrackd says COUNTERS."""
-    places = {"SYNC_REPORT": _gateway_sync, "UPTIME": _gateway_node, "CONNECTIONS": _gateway_kernel}
+    places = {
+        "SYNC_REPORT": _gateway_sync,
+        "UPTIME": _gateway_machine,
+        "CONNECTIONS": _gateway_kernel,
+    }
     paths = {name: tmp_path / name for name in places}
     for name, room in places.items():
         monkeypatch.setattr(room, name, str(paths[name]))
     said = {"conntrackd": COUNTERS}
 
-    monkeypatch.setattr(_gateway_node, "output", lambda tool, *_: said.get(tool) or "")
+    monkeypatch.setattr(_gateway_machine, "output", lambda tool, *_: said.get(tool) or "")
     paths["UPTIME"].write_text("5000.12 9000.5\n")
     paths["CONNECTIONS"].write_text("260\n")
 
@@ -278,7 +282,7 @@ def node(load, monkeypatch, tmp_path, plan):
         paths["SYNC_REPORT"].write_text(json.dumps({**usual, "uptime": 4999, **changes}))
 
     def status(changes=LINK):
-        here = _gateway_node.Here(links={}, role="MASTER", drained=False)
+        here = _gateway_machine.Here(links={}, role="MASTER", drained=False)
         facts, problems = _gateway_sync.status(plan(changes), here)
         return facts["sync"], problems
 

@@ -6,7 +6,7 @@ import threading
 import time
 from contextlib import suppress
 
-import _gateway_node
+import _gateway_machine
 import _gateway_vpn
 import pytest
 from on_node import PRIVATE_KEY, SECRET_TEXT
@@ -344,9 +344,9 @@ def test_who_is_connected_is_asked_for_a_while(module, node, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("home", ["/root", "/home/alice", "/run/user/0"])
 def test_what_openvpn_s_unit_does_not_see(module, node, break_pillar, monkeypatch, home):
-    there = _gateway_node.file_text
+    there = _gateway_machine.file_text
     monkeypatch.setattr(
-        _gateway_node, "file_text", lambda path: PRIVATE_KEY if home in path else there(path)
+        _gateway_machine, "file_text", lambda path: PRIVATE_KEY if home in path else there(path)
     )
     break_pillar({"vpn:pki:key": f"{home}/server.key"})
     [fault] = module.validate()

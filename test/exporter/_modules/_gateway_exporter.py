@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from _gateway_node import Plan, opening, service_unit
+from _gateway_machine import Plan, opening, service_unit
 from _gateway_site import Node, Site
 
 PORT = 9100

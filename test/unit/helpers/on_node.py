@@ -13,7 +13,7 @@ import _gateway_firewall
 import _gateway_follow
 import _gateway_interfaces
 import _gateway_kernel
-import _gateway_node
+import _gateway_machine
 import _gateway_pem
 import _gateway_x509
 import pytest
@@ -195,7 +195,7 @@ def node(module, monkeypatch, tmp_path, edit_here):
         folder = tmp_path / "net"
         for name in system.addresses:
             (folder / name).mkdir(parents=True, exist_ok=True)
-        monkeypatch.setattr(_gateway_node, "INTERFACES", str(folder))
+        monkeypatch.setattr(_gateway_machine, "INTERFACES", str(folder))
         monkeypatch.setattr(_gateway_applied, "APPLIED", str(system.applied))
         monkeypatch.setattr(_gateway_follow, "ROLE", str(tmp_path / "no role"))
         for room, names in {
@@ -221,7 +221,7 @@ def node(module, monkeypatch, tmp_path, edit_here):
         (tmp_path / "connections_limit").write_text("1000\n")
         system.health = tmp_path / "health"
         system.drained, system.draining = tmp_path / "drained", tmp_path / "draining"
-        monkeypatch.setattr(_gateway_node, "_run", run)
+        monkeypatch.setattr(_gateway_machine, "_run", run)
         functions = {
             "service.stop": system.running.remove,
             "service.start": system.running.add,
@@ -273,7 +273,7 @@ def takeover(module, node, monkeypatch, tmp_path):
     clock = [0.0]
     node.peer = True
     (tmp_path / "uptime").write_text("4711.86 9000.50\n")
-    monkeypatch.setattr(_gateway_node, "UPTIME", str(tmp_path / "uptime"))
+    monkeypatch.setattr(_gateway_machine, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
         _gateway_failover, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0])
     )

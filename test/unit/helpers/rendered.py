@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import _gateway_client_files
 import _gateway_plan
+import _gateway_vpn_client_files
 import jinja2
 import jinja2.meta
 import pytest
@@ -310,7 +310,9 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 plan=calls["gateway.plan"]() if read_pillar(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
-                    chunk["name"]: _gateway_client_files.client_files(json.loads(chunk["server"]))
+                    chunk["name"]: _gateway_vpn_client_files.client_files(
+                        json.loads(chunk["server"])
+                    )
                     for chunk in low
                     if (chunk["state"], chunk["fun"]) == ("gateway_openvpn", "clients")
                 },
