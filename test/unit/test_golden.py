@@ -1,4 +1,4 @@
-"""Whole configurations, for a reader: `make golden` writes them anew, and the diff is to be read."""
+"""Whole configurations, to be read: `make golden` writes them anew, and the diff is to be read."""
 
 import shutil
 
