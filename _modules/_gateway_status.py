@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import _gateway_applied
+import _gateway_drain
 import _gateway_failover
 import _gateway_interfaces
 import _gateway_machine
@@ -31,7 +32,7 @@ def look(plan: Plan) -> Here:
     return Here(
         links=links,
         role=_gateway_failover.role(plan["internal"]["virtual_ip"], addresses),
-        drained=_gateway_failover.drained_since() is not None,
+        drained=_gateway_drain.drained_since() is not None,
     )
 
 

@@ -16,7 +16,7 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 _gateway_libraries.forget_changed()
 
 import _gateway_applied
-import _gateway_failover
+import _gateway_drain
 import _gateway_firewall
 import _gateway_nodes
 import _gateway_pem
@@ -353,10 +353,10 @@ def drain(force=False, **kwargs):
         salt gw1 gateway.drain force=True
     """
     health, units = _to_drain(kwargs)
-    if _gateway_failover.drained_since() is not None:
+    if _gateway_drain.drained_since() is not None:
         return "this node is drained already"
     try:
-        _gateway_failover.drain(health, force)
+        _gateway_drain.drain(health, force)
     except ValueError as error:
         raise CommandExecutionError(str(error)) from error
     for unit in units:
@@ -376,9 +376,9 @@ def undrain(**kwargs):
         salt gw1 gateway.undrain
     """
     _, units = _to_drain(kwargs)
-    if _gateway_failover.drained_since() is None:
+    if _gateway_drain.drained_since() is None:
         return "this node is not drained"
-    _gateway_failover.undrain()
+    _gateway_drain.undrain()
     for unit in units:
         __salt__["service.start"](unit)
     return "this node is in service again"

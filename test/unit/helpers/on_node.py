@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import _gateway_applied
 import _gateway_ca
 import _gateway_dhcp
+import _gateway_drain
 import _gateway_failover
 import _gateway_firewall
 import _gateway_follow
@@ -199,7 +200,8 @@ def node(module, monkeypatch, tmp_path, edit_here):
         monkeypatch.setattr(_gateway_applied, "APPLIED", str(system.applied))
         monkeypatch.setattr(_gateway_follow, "ROLE", str(tmp_path / "no role"))
         for room, names in {
-            _gateway_failover: ("HEALTH", "DRAINING", "DRAINED"),
+            _gateway_drain: ("DRAINING", "DRAINED"),
+            _gateway_failover: ("HEALTH",),
             _gateway_firewall: ("BACKEND", "BRIDGE_FILTER", "LEGACY_TABLES", "RULES"),
             _gateway_kernel: ("CONNECTIONS", "CONNECTIONS_LIMIT"),
             _gateway_pem: ("CRL",),
@@ -275,6 +277,6 @@ def takeover(module, node, monkeypatch, tmp_path):
     (tmp_path / "uptime").write_text("4711.86 9000.50\n")
     monkeypatch.setattr(_gateway_machine, "UPTIME", str(tmp_path / "uptime"))
     monkeypatch.setattr(
-        _gateway_failover, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0])
+        _gateway_drain, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0])
     )
     return node
