@@ -4,16 +4,16 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
-# Three for each core: much of what unit tests of scripts do is to wait.
-UNIT_WORKERS ?= $(shell expr 3 \* $$(nproc))
+# Three for each core: much of what tests of scripts do is to wait.
+SCRIPT_WORKERS ?= $(shell expr 3 \* $$(nproc))
 
-.PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
+.PHONY: help demo up down shell test test-all lint unit scripts flows lab faults bench bench-failover \
 	measurements docs mutants golden kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
-	@echo 'make test              lint, unit tests, flow tests, lab tests'
-	@echo 'make lint unit flows lab  one of them alone; PYTEST_ARGS="-k name" selects tests'
+	@echo 'make test              lint, unit tests, tests of scripts and flows, lab tests'
+	@echo 'make lint unit scripts flows lab  one of them alone; PYTEST_ARGS="-k name" selects tests'
 	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
@@ -38,9 +38,9 @@ down:
 shell:
 	$(LAB) shell $(HOST)
 
-test: lint unit flows lab
+test: lint unit scripts flows lab
 
-test-all: lint unit flows
+test-all: lint unit scripts flows
 	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
 
 $(VENV)/ready: test/requirements.txt test/setup
@@ -56,7 +56,10 @@ lint: $(VENV)/ready
 	shellcheck $$(git grep -lE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.md')
 
 unit: $(VENV)/ready
-	$(PYTHON) -m pytest --numprocesses $(UNIT_WORKERS) --dist worksteal test/unit $(PYTEST_ARGS)
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/unit -m 'not scripts' $(PYTEST_ARGS)
+
+scripts: $(VENV)/ready
+	$(PYTHON) -m pytest --numprocesses $(SCRIPT_WORKERS) --dist worksteal test/unit -m scripts $(PYTEST_ARGS)
 
 flows: $(VENV)/ready
 	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/flows $(PYTEST_ARGS)

@@ -7,6 +7,8 @@ import pytest
 from deciders import PENALTIES, Deciders, word
 from histories import BASES, Pair, play
 
+pytestmark = pytest.mark.scripts
+
 # A failing history is printed as a seed: HISTORIES_SEED=7 plays that one alone.
 SEED = int(os.environ.get("HISTORIES_SEED", "0"))
 COUNT = int(os.environ.get("HISTORIES", "1" if "HISTORIES_SEED" in os.environ else "10000"))

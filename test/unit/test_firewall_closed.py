@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from loader import CLOSED, SETS, V4, V6, chain, keep, picture, said, stage
 
+pytestmark = pytest.mark.scripts
+
 # Closed where it fails
 
 GATE = """\

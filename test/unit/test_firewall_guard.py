@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 GUARD = "gateway/firewall/files/firewall-guard"
 
 # --------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import _gateway_foreign_iptables
 import pytest
 from loader import SETS, V4, V6, chain, files, keep, picture, stage
 
+pytestmark = pytest.mark.scripts
+
 JUMPS = {
     ("raw", "PREROUTING"): 0,
     # Docker has its own at the end of this one, so that ours is in front after a boot.

@@ -5,6 +5,8 @@ import json
 import pytest
 from loader import SETS, V4, chain, files, picture, said, stage
 
+pytestmark = pytest.mark.scripts
+
 
 def test_a_trial_has_its_timer_before_its_rules(loaded, tool):
     stage(loaded, "two", v4=V4.replace("INPUT -j ACCEPT", "INPUT -j DROP"))

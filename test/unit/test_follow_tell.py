@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 
 @pytest.fixture
 def teller(root, tmp_path, tool):

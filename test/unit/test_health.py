@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import _gateway_nodes
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 GW3 = {"nodes:gw3": {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"}}
 
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 
 @pytest.fixture
 def vpn_routes(root, tmp_path, tool):
