@@ -184,7 +184,18 @@ def run(lab: Lab, command: str) -> None:
         HAPPENS[command](lab)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.place for block in BLOCKS])
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(
+            block,
+            id=block.place,
+            # Each command is a whole run of salt-ssh.
+            marks=[pytest.mark.long] * any("salt-ssh" in command for command in block.runnable),
+        )
+        for block in BLOCKS
+    ],
+)
 def test_commands_work_as_they_are_written(site: Lab, block: Block) -> None:
     world = WORLDS.get(block.runnable[0])
     with world(site) if world else nullcontext():

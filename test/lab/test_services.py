@@ -343,6 +343,7 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
 def test_a_minion_of_every_series(site: Lab, series: str) -> None:
     """It gets modules, states and their libraries from the master, and has nothing to do."""
     gw1 = site.host("gw1")
+    converge(site)  # a node that was applied without a master has nobody who tells it
     digest = site.salt("gw1", "gateway.digest")
     become = (
         "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion;"
@@ -354,7 +355,7 @@ def test_a_minion_of_every_series(site: Lab, series: str) -> None:
         site.wait_minions()
         assert str(site.salt("gw1", "grains.get", "saltversion")["gw1"]).startswith(series)
         results = ok(site.apply("gw1"), "gw1")["gw1"]
-        assert checks.changes(results).keys() <= WITHOUT_MASTER
+        assert checks.changes(results) == {}
         assert site.salt("gw1", "gateway.digest") == digest
     finally:
         gw1.run(become.format(SALT_SERIES))
