@@ -4,18 +4,22 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := python3 test/lab/lab.py
 HOST ?= gw1
+# Three for each core: much of what tests of scripts do is to wait.
+SCRIPT_WORKERS ?= $(shell expr 3 \* $$(nproc))
 
-.PHONY: help demo up down shell test test-all lint unit flows lab faults bench bench-failover \
-	mutants golden kitchen clean
+.PHONY: help demo up down shell test test-all lint unit scripts flows lab faults bench bench-failover \
+	measurements docs mutants golden kitchen clean
 
 help:
 	@echo 'make demo              set a site up, apply, break it, and tell what happened'
-	@echo 'make test              lint, unit tests, flow tests, lab tests'
-	@echo 'make lint unit flows lab  one of them alone; PYTEST_ARGS="-k name" selects tests'
+	@echo 'make test              lint, unit tests, tests of scripts and flows, lab tests'
+	@echo 'make lint unit scripts flows lab  one of them alone; PYTEST_ARGS="-k name" selects tests'
 	@echo 'make test-all          the same, and all lab tests that take long (1.5 hours)'
 	@echo 'make faults            everything that is broken on purpose, and what came of it'
 	@echo 'make bench             measurements; make bench-failover: how long failovers take'
+	@echo 'make measurements      write what was measured last into docs/measurements.md'
 	@echo 'make mutants           whether the unit tests notice a wrong line: 300 of them, half an hour'
+	@echo 'make docs              write the reference of the pillar and its schema from the keys'
 	@echo 'make golden            write the whole configurations that unit tests compare anew'
 	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
@@ -34,9 +38,9 @@ down:
 shell:
 	$(LAB) shell $(HOST)
 
-test: lint unit flows lab
+test: lint unit scripts flows lab
 
-test-all: lint unit flows
+test-all: lint unit scripts flows
 	$(PYTHON) -m pytest test/lab $(PYTEST_ARGS)
 
 $(VENV)/ready: test/requirements.txt test/setup
@@ -52,7 +56,10 @@ lint: $(VENV)/ready
 	shellcheck $$(git grep -lE '^#!(/usr)?/bin/(env )?(ba)?sh' -- ':!*.md')
 
 unit: $(VENV)/ready
-	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/unit $(PYTEST_ARGS)
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/unit -m 'not scripts' $(PYTEST_ARGS)
+
+scripts: $(VENV)/ready
+	$(PYTHON) -m pytest --numprocesses $(SCRIPT_WORKERS) --dist worksteal test/unit -m scripts $(PYTEST_ARGS)
 
 flows: $(VENV)/ready
 	$(PYTHON) -m pytest --numprocesses auto --dist worksteal test/flows $(PYTEST_ARGS)
@@ -66,8 +73,11 @@ faults: $(VENV)/ready
 mutants: $(VENV)/ready
 	$(PYTHON) test/mutants.py $(MUTANTS_ARGS)
 
+docs: $(VENV)/ready
+	$(PYTHON) docs/reference.py
+
 golden: $(VENV)/ready
-	$(PYTHON) -m pytest test/unit/test_templates.py -k whole_configurations --golden
+	$(PYTHON) -m pytest test/unit/test_golden.py --golden
 
 kitchen: $(VENV)/ready
 	kitchen test
@@ -80,6 +90,9 @@ bench: $(VENV)/ready
 
 bench-failover: $(VENV)/ready
 	$(PYTHON) test/bench/failover.py $(BENCH_ARGS)
+
+measurements: $(VENV)/ready
+	$(PYTHON) test/lab/measured.py
 
 clean: down
 	rm -rf $(VENV) test/lab/out

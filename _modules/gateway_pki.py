@@ -43,49 +43,23 @@ the master, or of the minion for ``salt-call``:
 """
 
 import contextlib
-import getpass
-import hashlib
-import importlib
 import logging
-import os
 import pathlib
-import sys
-from datetime import datetime, timezone
 
-import gateway_ca
-import gateway_plan
-import salt.config
-import salt.pillar
+import _gateway_libraries
 import salt.utils.args
-import salt.utils.minions
 from salt.exceptions import CommandExecutionError, NotImplemented
 
-# A long-running master would go on with the libraries that it loaded first.
-for _library in (gateway_ca, gateway_plan):
-    if getattr(_library, "WRITTEN", None) != os.stat(_library.__file__).st_mtime_ns:
-        importlib.reload(_library)
+_gateway_libraries.forget_changed()
+
+import _gateway_authorities
+import _gateway_files
+import _gateway_master
+import _gateway_vpn_profiles
 
 log = logging.getLogger(__name__)
 
 __func_alias__ = {"list_": "list"}
-
-DEFAULTS = {
-    "ca_days": 3650,
-    # What Apple's systems grant a certificate of a private CA (support.apple.com/HT210176).
-    "days": 825,
-    # Renewed when half of it is gone, and then it still outlives every certificate.
-    "crl_days": 1825,
-}
-# OpenVPN's CONNECTION_LIST_SIZE
-MOST_REMOTES = 64
-CONFIG = "gateway_pki"
-# What an exported file is called; pillar.example has the same names.
-FILES = gateway_ca.KEYS | {
-    "ca": "ca.crt",
-    "certificate": "server.crt",
-    "crl": "crl.pem",
-    "key": "server.key",
-}
 
 
 class PkiError(CommandExecutionError, NotImplemented):
@@ -98,100 +72,18 @@ class PkiError(CommandExecutionError, NotImplemented):
 
 @contextlib.contextmanager
 def _called(kwargs):
-    """Refuse unknown arguments, and turn what the libraries raise into what Salt shows plainly."""
+    """The authorities of this host. Refuses unknown arguments, and turns what the libraries raise
+    into what Salt shows plainly."""
     unknown = salt.utils.args.clean_kwargs(**kwargs)
     if unknown:
         raise PkiError(f"unknown argument: {', '.join(unknown)}")
     try:
-        yield
+        yield _gateway_authorities.Authorities(__opts__)
     except OSError as error:
         plain = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise PkiError(plain) from error
     except ValueError as error:
         raise PkiError(str(error)) from error
-
-
-def _option(name, given):
-    if given is not None:
-        return given
-    return (__opts__.get(CONFIG) or {}).get(name, DEFAULTS.get(name))
-
-
-def _base(directory):
-    beside = pathlib.Path(__opts__["pki_dir"]).parent / "gateway"
-    return pathlib.Path(_option("directory", directory) or beside)
-
-
-def _open(site=None, directory=None):
-    """The authority of a site, without the passphrase of its key."""
-    base = _base(directory)
-    name = _option("site", site)
-    if name is None:
-        sites = sorted(path.parent.name for path in base.glob("[!.]*/ca.crt"))
-        if len(sites) != 1:
-            there = f"there are {', '.join(sites)}" if sites else "there is none"
-            raise ValueError(f"say which site: {there} in {base}")
-        name = sites[0]
-    # The name is a part of a path, and may be a number for YAML.
-    return gateway_ca.Authority(base / os.path.basename(str(name)), _now()).check()
-
-
-def _open_to_sign(site, directory, passphrase_file):
-    """The authority of a site, and all that it takes to sign."""
-    authority = _open(site, directory)
-    if not authority.encrypted:
-        return authority
-    passphrase = _passphrase(passphrase_file)
-    return gateway_ca.Authority(authority.folder, authority.now, passphrase)
-
-
-def _now():
-    return datetime.now(timezone.utc).replace(microsecond=0)
-
-
-def _passphrase(passphrase_file, new=False):
-    path = _option("passphrase_file", passphrase_file)
-    if path:
-        return _passphrase_of(path)
-    if not sys.stdin or not sys.stdin.isatty():
-        raise ValueError(
-            "the CA's key takes a passphrase: passphrase_file=..., or run at a terminal"
-        )
-    passphrase = getpass.getpass("Passphrase of the CA's key: ")
-    if new and getpass.getpass("Once more: ") != passphrase:
-        raise ValueError("these were two different passphrases")
-    return _usable_passphrase(passphrase.encode(), "the passphrase")
-
-
-def _passphrase_of(path):
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_mode & 0o077:
-            raise ValueError(f"{path} is open to others; close it with chmod 600")
-        first = file.readline().rstrip(b"\r\n")
-    return _usable_passphrase(first, f"the first line of {path}")
-
-
-def _usable_passphrase(passphrase, what):
-    # OpenSSL's own tools take 4 to 1023 bytes.
-    if not 4 <= len(passphrase) <= 1023:
-        raise ValueError(f"{what} is not 4 to 1023 bytes long")
-    return passphrase
-
-
-def _refresh_crl(authority):
-    """Make the CRL anew when it is due, if that takes nobody's presence."""
-    try:
-        if not authority.crl_is_due():
-            return
-        if authority.encrypted and not authority.passphrase:
-            path = _option("passphrase_file", None)
-            if not path:
-                raise ValueError("the passphrase is needed; run gateway_pki.crl")
-            authority = gateway_ca.Authority(authority.folder, authority.now, _passphrase_of(path))
-        authority.renew_crl(_option("crl_days", None))
-    except (ValueError, OSError) as error:
-        # The one there is goes on for a while; gateway.status tells how long.
-        log.warning("The CRL in %s is due, but: %s", authority.folder, error)
 
 
 def _refuse_to_be_stored():
@@ -243,32 +135,12 @@ def create_ca(
         salt-run salt.cmd gateway_pki.create_ca example
         salt-run salt.cmd gateway_pki.create_ca example encrypt=True
     """
-    with _called(kwargs):
-        base = _base(directory)
-        _make_base(base)
-        passphrase = _passphrase(passphrase_file, new=True) if encrypt else None
-        if not isinstance(site, str) or "/" in site:
-            raise ValueError(f"{site!r} is not a site's name")
-        authority = gateway_ca.Authority(base / site, _now(), passphrase)
-        ca_days, crl_days = _option("ca_days", days), _option("crl_days", crl_days)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_create(site, directory, encrypt, passphrase_file)
+        ca_days = authorities.option("ca_days", days)
+        crl_days = authorities.option("crl_days", crl_days)
         authority.create(algorithm, ca_days, crl_days, bool(tls_crypt_v2))
         return authority.entries()[0]
-
-
-def _make_base(base):
-    """Make the folder of all sites. It belongs to the user whom the master runs as."""
-    if base.is_dir():
-        return
-    owner = base.parent / "master"
-    try:
-        os.makedirs(base, 0o700)
-        if os.geteuid() == 0 and owner.is_dir():
-            os.chown(base, owner.stat().st_uid, owner.stat().st_gid)
-    except PermissionError:
-        user = getpass.getuser()
-        raise ValueError(
-            f"{user} may not make {base}; as root: install -d -m 700 -o {user} {base}"
-        ) from None
 
 
 def issue_server(
@@ -299,16 +171,16 @@ def issue_server(
 
         salt-run salt.cmd gateway_pki.issue_server gw1
     """
-    with _called(kwargs):
-        entry = _issue("server", name, site, algorithm, days, directory, passphrase_file)
-        return entry | _name_warning(name)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_sign(site, directory, passphrase_file)
+        days, crl_days = authorities.option("days", days), authorities.option("crl_days", None)
+        authority.issue(name, "server", algorithm, days, crl_days)
+        return authority.entry(name) | _name_warning(name)
 
 
 def _name_warning(name):
     """What is wrong with a server's name, where this host knows who the minions are."""
-    known = set((__pillar__.get("gateway") or {}).get("nodes") or {})
-    with contextlib.suppress(OSError):  # no master, or not for this user to see
-        known |= set(os.listdir(pathlib.Path(_master_opts()["pki_dir"], "minions")))
+    known = _gateway_master.known_minions(__opts__, __pillar__)
     if not known or name in known:
         return {}
     return {
@@ -347,14 +219,11 @@ def issue_client(
         salt-run salt.cmd gateway_pki.issue_client alice
         salt-run salt.cmd gateway_pki.issue_client visitor days=7
     """
-    with _called(kwargs):
-        return _issue("client", name, site, algorithm, days, directory, passphrase_file)
-
-
-def _issue(kind, name, site, algorithm, days, directory, passphrase_file):
-    authority = _open_to_sign(site, directory, passphrase_file)
-    authority.issue(name, kind, algorithm, _option("days", days), _option("crl_days", None))
-    return authority.entry(name)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_sign(site, directory, passphrase_file)
+        days, crl_days = authorities.option("days", days), authorities.option("crl_days", None)
+        authority.issue(name, "client", algorithm, days, crl_days)
+        return authority.entry(name)
 
 
 def renew(
@@ -381,9 +250,10 @@ def renew(
 
         salt-run salt.cmd gateway_pki.renew alice
     """
-    with _called(kwargs):
-        authority = _open_to_sign(site, directory, passphrase_file)
-        authority.renew(name, algorithm, _option("days", days), _option("crl_days", None))
+    with _called(kwargs) as authorities:
+        authority = authorities.to_sign(site, directory, passphrase_file)
+        days, crl_days = authorities.option("days", days), authorities.option("crl_days", None)
+        authority.renew(name, algorithm, days, crl_days)
         return authority.entry(name)
 
 
@@ -402,9 +272,10 @@ def renew_ca(site=None, days=None, directory=None, passphrase_file=None, **kwarg
 
         salt-run salt.cmd gateway_pki.renew_ca
     """
-    with _called(kwargs):
-        authority = _open_to_sign(site, directory, passphrase_file)
-        authority.renew_ca(_option("ca_days", days), _option("crl_days", None))
+    with _called(kwargs) as authorities:
+        authority = authorities.to_sign(site, directory, passphrase_file)
+        days, crl_days = authorities.option("ca_days", days), authorities.option("crl_days", None)
+        authority.renew_ca(days, crl_days)
         return authority.entries()[0]
 
 
@@ -424,10 +295,10 @@ def revoke(name, serial=None, site=None, directory=None, passphrase_file=None, *
         salt-run salt.cmd gateway_pki.revoke alice
         salt 'gw*' state.apply gateway
     """
-    with _called(kwargs):
-        authority = _open_to_sign(site, directory, passphrase_file)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_sign(site, directory, passphrase_file)
         serial = None if serial is None else str(serial).lower()
-        serials = authority.revoke(name, serial, _option("crl_days", None))
+        serials = authority.revoke(name, serial, authorities.option("crl_days", None))
         return {
             "name": name,
             "revoked": serials,
@@ -453,27 +324,10 @@ def list_(site=None, directory=None, short=False, **kwargs):
         salt-run salt.cmd gateway_pki.list
         salt-run salt.cmd gateway_pki.list short=True
     """
-    with _called(kwargs):
-        authority = _open(site, directory)
-        _refresh_crl(authority)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_read(site, directory)
         entries = authority.entries()
-        return _lines(entries) if short else entries
-
-
-def _lines(entries):
-    width = max(len(entry["name"]) for entry in entries)
-    return [f"{entry['name']:{width}}  {_in_words(entry)}" for entry in entries]
-
-
-def _in_words(entry):
-    if "error" in entry:
-        return entry["error"]
-    day, days = entry["ends"][:10], entry["days_left"]
-    end = f"ended on {day}" if days < 0 else f"until {day} ({days} days)"
-    words = [f"{entry['kind']:6}", entry["serial"], end]
-    words += ["revoked"] if entry["revoked"] else []
-    words += [] if entry["current"] else ["replaced by a newer one"]
-    return "  ".join(words)
+        return _gateway_authorities.lines(entries) if short else entries
 
 
 def crl(site=None, days=None, directory=None, passphrase_file=None, **kwargs):
@@ -492,9 +346,9 @@ def crl(site=None, days=None, directory=None, passphrase_file=None, **kwargs):
 
         salt-run salt.cmd gateway_pki.crl
     """
-    with _called(kwargs):
-        authority = _open_to_sign(site, directory, passphrase_file)
-        authority.renew_crl(_option("crl_days", days), always=True)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_sign(site, directory, passphrase_file)
+        authority.renew_crl(authorities.option("crl_days", days), always=True)
         return authority.crl_state()
 
 
@@ -513,9 +367,8 @@ def backup(target=None, site=None, directory=None, **kwargs):
 
         salt-run salt.cmd gateway_pki.backup /media/safe/example.tar.gz
     """
-    with _called(kwargs):
-        authority = _open(site, directory)
-        _refresh_crl(authority)
+    with _called(kwargs) as authorities:
+        authority = authorities.to_read(site, directory)
         name = f"{authority.site}-{authority.now:%Y%m%dT%H%M%SZ}.tar.gz"
         path = pathlib.Path(target or authority.folder.parent / name)
         authority.backup(path)
@@ -551,31 +404,12 @@ def pillar(site, node, directory=None, **kwargs):
     if "__pub_fun" in kwargs or "gateway_pki.pillar" in str(__opts__.get("arg")):
         raise PkiError("gateway_pki.pillar is for pillars: it would show a key")
     try:
-        authority = _open(site, directory)
-        _refresh_crl(authority)
-        return _material(authority, node)
+        authority = _gateway_authorities.Authorities(__opts__).to_read(site, directory)
+        return authority.material(node)
     except (ValueError, OSError) as error:
         # An exception would leave the minion without any pillar, and the reason on the master.
         log.error("No VPN certificate for the pillar of %s: %s", node, error)
         return {"error": str(error)}
-
-
-def _material(authority, node):
-    """What a gateway has of its own, and what all gateways have, by the pillar's keys."""
-    issued = authority.good(node)
-    if issued.kind != "server":
-        raise ValueError(f"{node} is a client, not a gateway")
-    found = {
-        "ca": authority.read("ca.crt"),
-        "certificate": gateway_ca.pem(issued.current),
-        "crl": authority.read("crl.pem"),
-        "key": issued.key,
-        **authority.keys(),
-    }
-    for name, text in found.items():
-        if not gateway_plan.is_pem(text, name):
-            raise ValueError(f"{name} in {authority.folder} is damaged; restore it")
-    return found
 
 
 def export(node, folder, site=None, directory=None, **kwargs):
@@ -598,16 +432,9 @@ def export(node, folder, site=None, directory=None, **kwargs):
         salt-run salt.cmd gateway_pki.export gw1 /root/gw1
         salt-call --local gateway_pki.export gw1 /root/gw1
     """
-    with _called(kwargs):
-        authority = _open(site, directory)
-        _refresh_crl(authority)
-        material = _material(authority, node)
-        target = pathlib.Path(folder)
-        target.mkdir(0o700, parents=True, exist_ok=True)
-        paths = {name: target / FILES[name] for name in sorted(material)}
-        for name, path in paths.items():
-            gateway_ca.write(path, material[name])
-        return {name: str(path) for name, path in paths.items()}
+    with _called(kwargs) as authorities:
+        authority = authorities.to_read(site, directory)
+        return authority.write_material(node, pathlib.Path(folder))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -633,13 +460,12 @@ def profile(name, file=None, site=None, directory=None, **kwargs):
     """
     if not file:
         _refuse_to_be_stored()
-    with _called(kwargs):
-        authority = _open(site, directory)
-        _refresh_crl(authority)
-        text = _profile(authority, name, _site(authority))
+    with _called(kwargs) as authorities:
+        authority = authorities.to_read(site, directory)
+        text = _gateway_vpn_profiles.profile(authority, name, _site(authority))
         if not file:
             return text
-        gateway_ca.write(pathlib.Path(file), text)
+        _gateway_files.write(pathlib.Path(file), text)
         return str(file)
 
 
@@ -659,181 +485,14 @@ def profiles(folder, site=None, directory=None, **kwargs):
 
         salt-run salt.cmd gateway_pki.profiles /root/profiles
     """
-    with _called(kwargs):
-        authority = _open(site, directory)
-        _refresh_crl(authority)
-        described = _site(authority)
-        target = pathlib.Path(folder)
-        target.mkdir(0o700, parents=True, exist_ok=True)
-        written = []
-        for entry in authority.entries():
-            if "error" in entry:
-                log.error("No profile for %s: %s", entry["name"], entry["error"])
-            if entry["kind"] != "client" or not entry["current"]:
-                continue
-            path = target / f"{entry['name']}.ovpn"
-            if entry["revoked"] or entry["days_left"] < 0:
-                path.unlink(missing_ok=True)
-                continue
-            gateway_ca.write(path, _profile(authority, entry["name"], described))
-            written.append(str(path))
-        return written
+    with _called(kwargs) as authorities:
+        authority = authorities.to_read(site, directory)
+        return _gateway_vpn_profiles.write_profiles(
+            authority, _site(authority), pathlib.Path(folder)
+        )
 
 
 def _site(authority):
-    """The site that the pillar describes: this minion's own pillar, or that of a gateway."""
-    errors = []
-    for found in _pillars(authority):
-        site, errors = gateway_plan.read(found)
-        if site:
-            return site
-    if errors:
-        raise ValueError("\n".join(["The pillar of this site is wrong:", *errors]))
-    raise ValueError("no gateway of this site has a pillar here; a profile needs its VPN servers")
-
-
-def _pillars(authority):
-    if "gateway" in __pillar__:
-        yield __pillar__["gateway"]
-        return
-    opts = dict(_master_opts())
-    saltenv = opts.get("saltenv") or "base"
     everyone, _ = authority.everyone()
-    for issued in everyone:
-        if issued.kind == "server":
-            name = issued.name
-            _, grains, _ = salt.utils.minions.get_minion_data(name, opts)
-            compiler = salt.pillar.Pillar(opts, grains or {"id": name}, name, saltenv)
-            compiled = compiler.compile_pillar()
-            if "gateway" in compiled:
-                yield compiled["gateway"]
-
-
-def _master_opts():
-    """The master's options, where this host is one: salt-call brings those of a minion."""
-    path = os.path.join(os.path.dirname(__opts__["conf_file"]), "master")
-    if __opts__.get("__cli") == "salt-call" and os.path.exists(path):
-        return salt.config.master_config(path)
-    return __opts__
-
-
-def _remotes(site):
-    """
-    Every server of every node, as ``(node, address, port, proto)``, server by server; before them
-    that of whoever has the public virtual IP, with an empty node, where the pillar names it.
-    """
-    remotes = []
-    for server in site.vpn_servers:
-        if site.vpn_remote:
-            remotes.append(("", site.vpn_remote, server.port, server.proto))
-        for node in site.nodes:
-            address = gateway_plan.plan(site, node.name)["node"]["remote"]
-            if not address:
-                raise ValueError(
-                    f"gateway:nodes:{node.name}:remote: missing; its public address is not known,"
-                    " and VPN clients need a name or address"
-                )
-            remotes.append((node.name, address, server.port, server.proto))
-    if not remotes:
-        raise ValueError("gateway:vpn:servers: missing; there is nothing to connect to")
-    return remotes
-
-
-def _in_order(remotes, name):
-    """
-    The remotes as the profile of a client lists them, and whether OpenVPN may shuffle them.
-
-    Clients are to spread over the nodes, and to try TCP last. OpenVPN shuffles all or nothing, so
-    where there is more than one server, the order of the nodes comes from the client's name.
-
-    What moves with the virtual IP comes first, and twice: a client that has lost its gateway asks
-    the address again that it had, and finds the other gateway there; one whose own line was cut has
-    time to come back to the same. Nothing else can tell the two apart.
-    """
-    shared = [remote for remote in remotes if not remote[0]]
-    remotes = [remote for remote in remotes if remote[0]]
-    nodes = {node for node, *_ in remotes}
-    if len(remotes) == len(nodes) and not shared:
-        return remotes, True
-
-    def place(remote):
-        node, _, port, proto = remote
-        mixed = hashlib.sha256(f"{name} {node}".encode()).hexdigest()
-        return proto, port, mixed
-
-    def listed(proto):
-        first = [remote for remote in shared if remote[3] == proto]
-        return first * 2 + sorted((one for one in remotes if one[3] == proto), key=place)
-
-    udp, tcp = listed("udp"), listed("tcp")
-    # OpenVPN goes on from where it is in the list. After UDP's last remote comes TCP's first, even
-    # where UDP works: so UDP's come twice, and one failover does not end at TCP.
-    return udp * (2 if tcp else 1) + tcp, False
-
-
-def _profile(authority, name, site):
-    issued = authority.usable(name)
-    if issued.kind != "client":
-        raise ValueError(f"{name} is a gateway, not a client")
-    ordered, shuffled = _in_order(_remotes(site), name)
-    if len(ordered) > MOST_REMOTES:
-        raise ValueError(f"{len(ordered)} remotes: OpenVPN takes {MOST_REMOTES} at most")
-    end = issued.current.not_valid_after_utc
-    lines = [
-        f"# VPN profile of {name} for the site {authority.site}, good until {end:%Y-%m-%d}.",
-        "# It holds a private key: whoever has this file is in. Keep it to its owner.",
-        "client",
-        "dev tun",
-        "nobind",
-        "",
-        "# Every gateway is an entry to the same network. When one is gone, the next is tried.",
-        *(f"remote {address} {port} {proto}" for _, address, port, proto in ordered),
-        *(["remote-random"] if shuffled else []),
-        "",
-        "# Seconds: OpenVPN's own 120 and 60 are minutes without network when a gateway dies.",
-        "server-poll-timeout 3",
-        "hand-window 15",
-        # No pause: what it asks first, after silence, is answered at once or not at all.
-        "connect-retry 0 2",
-    ]
-    if all(proto == "udp" for *_, proto in ordered):
-        # OpenVPN 2.5 refuses it in a profile that has a TCP remote.
-        lines += ["# Tell the gateway when this client leaves.", "explicit-exit-notify 1"]
-    if any(server.auth for server in site.vpn_servers):
-        lines += ["# Ask for a name and a password, once.", "auth-user-pass"]
-    # No persist-tun: a full tunnel to a dead gateway would swallow the way to the next one.
-    lines += [
-        "",
-        "# Only a gateway's certificate will do, no other client's.",
-        "remote-cert-tls server",
-        "tls-version-min 1.2",
-        "data-ciphers AES-256-GCM:CHACHA20-POLY1305:AES-128-GCM",
-        "verb 3",
-        "",
-        "# Linux without NetworkManager: with the package openvpn-systemd-resolved, these lines",
-        "# make names of the network known while the tunnel is up.",
-        "#script-security 2",
-        "#up /etc/openvpn/update-systemd-resolved",
-        "#down /etc/openvpn/update-systemd-resolved",
-        "#down-pre",
-        "",
-        *_inline("ca", authority.read("ca.crt")),
-        *_inline("cert", gateway_ca.pem(issued.current)),
-        *_inline("key", issued.key),
-        *_tls_crypt(authority),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _tls_crypt(authority):
-    keys = authority.keys()
-    if "tls_crypt_v2" in keys:
-        return _inline(
-            "tls-crypt-v2", gateway_ca.tls_crypt_v2_key(keys["tls_crypt_v2"], authority.now)
-        )
-    return _inline("tls-crypt", authority.read(gateway_ca.KEYS["tls_crypt"]))
-
-
-def _inline(tag, text):
-    return [f"<{tag}>", text.strip(), f"</{tag}>"]
+    gateways = [issued.name for issued in everyone if issued.kind == "server"]
+    return _gateway_master.site(__opts__, __pillar__, gateways)

@@ -1,17 +1,10 @@
 # Removes configuration, rules, routes and services that are ours. Packages stay.
+{%- import_yaml "gateway/services.yaml" as services %}
+
 include:
-  - gateway.keepalived.clean
-  - gateway.health.clean
-  - gateway.follow.clean
-  - gateway.dnsmasq.clean
-  - gateway.openvpn.clean
-  - gateway.ntp.clean
-  - gateway.conntrackd.clean
-  - gateway.routes.clean
-  - gateway.network.clean
-  # Forwarding first, and the door last.
-  - gateway.kernel.clean
-  - gateway.firewall.clean
+{%- for service in services | reverse %}
+  - gateway.{{ service }}.clean
+{%- endfor %}
 
 gateway folders are gone:
   gateway.folder_gone:
@@ -23,14 +16,6 @@ gateway folders are gone:
     # The user's own executables are in them.
     - keep: [follow.d, health.d]
     - require:
-      - sls: gateway.keepalived.clean
-      - sls: gateway.health.clean
-      - sls: gateway.follow.clean
-      - sls: gateway.dnsmasq.clean
-      - sls: gateway.openvpn.clean
-      - sls: gateway.ntp.clean
-      - sls: gateway.conntrackd.clean
-      - sls: gateway.routes.clean
-      - sls: gateway.network.clean
-      - sls: gateway.kernel.clean
-      - sls: gateway.firewall.clean
+{%- for service in services %}
+      - sls: gateway.{{ service }}.clean
+{%- endfor %}

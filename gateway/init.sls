@@ -1,20 +1,12 @@
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
+{%- import_yaml "gateway/services.yaml" as services %}
 {%- set plan = pillar.gateway_run.plan %}
 
 include:
   - gateway.valid
-  # The door first, and forwarding only behind it.
-  - gateway.firewall
-  - gateway.kernel
-  - gateway.network
-  - gateway.routes
-  - gateway.conntrackd
-  - gateway.ntp
-  - gateway.openvpn
-  - gateway.dnsmasq
-  - gateway.follow
-  - gateway.health
-  - gateway.keepalived
+{%- for service in services %}
+  - gateway.{{ service }}
+{%- endfor %}
 
 {%- if plan %}
 
@@ -25,17 +17,9 @@ nothing of older versions:
     - older: [/run/gateway/keepalived-beat]
     - require:
       - sls: gateway.isolated
-      - sls: gateway.firewall
-      - sls: gateway.kernel
-      - sls: gateway.network
-      - sls: gateway.routes
-      - sls: gateway.conntrackd
-      - sls: gateway.ntp
-      - sls: gateway.openvpn
-      - sls: gateway.dnsmasq
-      - sls: gateway.follow
-      - sls: gateway.health
-      - sls: gateway.keepalived
+{%- for service in services %}
+      - sls: gateway.{{ service }}
+{%- endfor %}
 
 # What `gateway.status` and a drain go by while the pillar is wrong, and compare it with otherwise.
 # It has no secrets, but names what is behind the gateway; the templates' free `settings` are in it.

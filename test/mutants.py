@@ -35,26 +35,65 @@ from queue import Queue
 import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
+PLANNER = " ".join(
+    f"test_{room}.py"
+    for room in (
+        *("plan", "plan_properties", "plan_texts", "nodes", "interfaces", "failover", "vpn"),
+        *("clients", "openvpn", "pem", "policy", "nat", "hosts", "dns", "dhcp", "ntp", "kernel"),
+        *("routes", "follow", "sync", "firewall", "module", "status", "sls", "sls_order"),
+    )
+)
+PLANNER += " test_health.py:plan|errors"
+COMPILER = "test_rules.py test_rules_closed.py test_rules_networks.py test_rules_texts.py"
+LOADER = "test_firewall_loader.py test_firewall_trial.py test_firewall_closed.py"
 # A file's own tests. Of tests with words behind a colon, those that say one of them.
 TESTED = {
-    "_modules/gateway_plan.py": (
-        "test_plan.py test_plan_vpn.py test_sync.py:plan|errors test_health.py:plan|errors"
-        " test_templates.py test_plan_properties.py"
+    **{
+        f"_modules/{path.name}": PLANNER  # the rooms, and what they share
+        for path in sorted((ROOT / "_modules").glob("_gateway_*.py"))
+    },
+    **dict.fromkeys(
+        [f"_modules/_gateway_{name}.py" for name in ("rules", "iptables", "vpn_rules")],
+        f"{COMPILER} test_sync.py test_clients.py test_plan_properties.py",
     ),
-    "_modules/gateway_rules.py": "test_rules.py test_plan_vpn.py test_plan_properties.py",
-    "_modules/gateway_foreign.py": "test_foreign.py",
-    "_modules/gateway.py": "test_module.py test_sync.py",
-    "_modules/gateway_ca.py": "test_pki.py test_pki_module.py",
+    **{
+        f"_modules/_gateway_{name}.py": f"{PLANNER} {COMPILER}"  # with rules of their own
+        for name in ("nat", "sync", "policy")
+    },
+    **{
+        f"_modules/{path.name}": "test_foreign.py"
+        for path in (ROOT / "_modules").glob("_gateway_foreign*.py")
+    },
+    "_modules/gateway.py": PLANNER,
+    "_modules/_gateway_status.py": PLANNER,
+    **{
+        f"_modules/_gateway_{name}.py": "test_pki_module.py"
+        for name in ("authorities", "master", "profile")
+    },
+    "_modules/_gateway_ca.py": "test_pki.py test_pki_module.py",
+    "_modules/_gateway_files.py": "test_pki.py test_pki_module.py",
+    "_modules/_gateway_x509.py": "test_pki.py test_pki_module.py",
     "_modules/gateway_pki.py": "test_pki_module.py",
+    "_states/_gateway_state.py": (
+        "test_states.py test_states_network.py test_states_service.py test_states_openvpn.py"
+        " test_states_firewall.py"
+    ),
+    "_states/_gateway_vpn_client_files.py": "test_states_openvpn.py test_openvpn.py",
     "_states/gateway.py": "test_states.py",
-    "gateway/firewall/files/firewall": "test_scripts.py:firewall|loaded",
-    "gateway/firewall/files/firewall-guard": "test_scripts.py:guard",
-    "gateway/follow/files/follow": "test_scripts.py:follower|FOLLOW",
-    "gateway/follow/files/follow-tell": "test_scripts.py:teller",
-    "gateway/openvpn/files/vpn-routes": "test_scripts.py:vpn_routes",
+    "_states/gateway_firewall.py": "test_states_firewall.py",
+    "_states/gateway_network.py": "test_states_network.py",
+    "_states/gateway_openvpn.py": "test_states_openvpn.py",
+    "_states/gateway_service.py": "test_states_service.py",
+    "gateway/firewall/files/firewall": LOADER,
+    "gateway/firewall/files/firewall-guard": "test_firewall_guard.py",
+    "gateway/follow/files/follow": "test_follow_script.py",
+    "gateway/follow/files/follow-decisions": "test_follow_script.py test_deciders.py",
+    "gateway/follow/files/follow-tell": "test_follow_tell.py",
+    "gateway/openvpn/files/vpn-routes": "test_vpn_routes.py",
     "gateway/openvpn/files/vpn-session": "test_vpn_session.py",
     "gateway/conntrackd/files/sync": "test_sync.py",
     "gateway/health/files/health": "test_health.py",
+    "gateway/health/files/health-decisions": "test_health.py test_deciders.py",
 }
 # Both ways where a pair has two.
 C_LIKE = (

@@ -1,22 +1,22 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
-{%- set unit_settings = '/etc/systemd/system/' ~ os.conntrackd.service ~ '.service.d/gateway.conf' %}
+{%- import_yaml "gateway/conntrackd/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
+{%- set unit_settings = '/etc/systemd/system/' ~ os.service ~ '.service.d/gateway.conf' %}
 
 include:
   - gateway.loaded
 
 no state sync:
-  gateway.service_off:
+  gateway_service.off:
     - names:
       - gateway-sync
-      - {{ os.conntrackd.service }}
+      - {{ os.service }}
     - ours: {{ unit_settings }}
 
 conntrackd configuration as before:
   gateway.original_restored:
-    - name: {{ os.conntrackd.config }}
+    - name: {{ os.config }}
     - require:
-      - gateway: no state sync
+      - gateway_service: no state sync
 
 state sync files are gone:
   file.absent:
@@ -26,7 +26,7 @@ state sync files are gone:
       - /usr/lib/gateway/sync
       - /run/gateway/sync.json
     - require:
-      - gateway: no state sync
+      - gateway_service: no state sync
 
 # Last: it says that there is something to clean.
 conntrackd unit settings are gone:

@@ -1,11 +1,11 @@
 {#- Tells the peer of connections, so that they live on when it takes over. #}
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/conntrackd/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
 {%- if plan and plan.sync.enabled %}
-{%- set conntrackd = os.conntrackd %}
   # Connections are tracked, and conntrackd's own packets are let in.
   - gateway.kernel
   - gateway.firewall
@@ -13,11 +13,11 @@ include:
 
 conntrackd packages:
   pkg.installed:
-    - pkgs: {{ conntrackd.packages | tojson }}
+    - pkgs: {{ os.packages | tojson }}
 
 conntrackd unit settings:
   gateway.file:
-    - name: /etc/systemd/system/{{ conntrackd.service }}.service.d/gateway.conf
+    - name: /etc/systemd/system/{{ os.service }}.service.d/gateway.conf
     - source: salt://gateway/conntrackd/files/unit.conf.jinja
     - template: jinja
     - context:
@@ -25,7 +25,7 @@ conntrackd unit settings:
 
 conntrackd configuration as it was:
   gateway.original_kept:
-    - name: {{ conntrackd.config }}
+    - name: {{ os.config }}
     - shipped: True
     - require:
       - pkg: conntrackd packages
@@ -38,7 +38,7 @@ conntrackd configuration check:
 
 conntrackd configuration:
   gateway.checked_file:
-    - name: {{ conntrackd.config }}
+    - name: {{ os.config }}
     - source: salt://gateway/conntrackd/files/conntrackd.conf.jinja
     - check: /usr/lib/gateway/check-conntrackd
     - see_network: True
@@ -49,11 +49,11 @@ conntrackd configuration:
 
 # It cannot read a configuration anew. A restart loses no connection: they are in the kernel.
 conntrackd service:
-  gateway.service:
-    - name: {{ conntrackd.service }}
+  gateway_service.running:
+    - name: {{ os.service }}
     - reads:
-      - {{ conntrackd.config }}
-      - /etc/systemd/system/{{ conntrackd.service }}.service.d/gateway.conf
+      - {{ os.config }}
+      - /etc/systemd/system/{{ os.service }}.service.d/gateway.conf
     - require:
       - sls: gateway.firewall
       - gateway: conntrackd configuration
@@ -74,13 +74,13 @@ state sync unit:
         sandbox: {{ sandbox | tojson }}
 
 state sync service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-sync
     - reads:
       - /usr/lib/gateway/sync
       - /etc/systemd/system/gateway-sync.service
     - require:
-      - gateway: conntrackd service
+      - gateway_service: conntrackd service
       - gateway: state sync
       - gateway: state sync unit
 {%- elif plan %}

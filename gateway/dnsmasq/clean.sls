@@ -1,17 +1,17 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
+{%- import_yaml "gateway/dnsmasq/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
 
 include:
   - gateway.loaded
 
 dns and dhcp are stopped:
-  gateway.service_off:
+  gateway_service.off:
     - names:
       - gateway-dns
       - gateway-dhcp
 
 dns and dhcp files are gone:
   file.absent:
-    - names: {{ os.dnsmasq.dns_files + os.dnsmasq.dhcp_files }}
+    - names: {{ os.dns_files + os.dhcp_files }}
     - require:
-      - gateway: dns and dhcp are stopped
+      - gateway_service: dns and dhcp are stopped

@@ -1,6 +1,7 @@
 {#- Two instances: DNS runs on every node all the time, DHCP only where the virtual IP is. #}
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/dnsmasq/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -12,7 +13,7 @@ include:
 
 dnsmasq package:
   pkg.installed:
-    - name: {{ os.dnsmasq.package }}
+    - name: {{ os.package }}
 
 dns names:
   gateway.file:
@@ -46,7 +47,7 @@ dns unit:
         sandbox: {{ sandbox | tojson }}
 
 dns service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-dns
     - reads:
       - /etc/gateway/dns.conf
@@ -86,7 +87,7 @@ dhcp unit:
 
 # It runs only where the virtual IP is.
 dhcp service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-dhcp
     - target: gateway-virtual-ip.target
     - reads:
@@ -101,13 +102,13 @@ dhcp service:
 {%- else %}
 
 no dhcp service:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-dhcp
 
 no dhcp files:
   file.absent:
-    - names: {{ os.dnsmasq.dhcp_files }}
+    - names: {{ os.dhcp_files }}
     - require:
-      - gateway: no dhcp service
+      - gateway_service: no dhcp service
 {%- endif %}
 {%- endif %}

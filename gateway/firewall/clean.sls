@@ -1,25 +1,23 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
-
 include:
   - gateway.loaded
 
 # First: it would put the rules back.
 no firewall guard:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-firewall-guard
 
 no firewall rules of ours:
-  gateway.firewall:
+  gateway_firewall.loaded:
     - ruleset: {}
+    - loader: salt://gateway/firewall/files/firewall
     - require:
-      - gateway: no firewall guard
+      - gateway_service: no firewall guard
 
 no firewall at boot:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-firewall
     - require:
-      - gateway: no firewall rules of ours
+      - gateway_firewall: no firewall rules of ours
 
 firewall files are gone:
   file.absent:
@@ -32,4 +30,4 @@ firewall files are gone:
       - /run/gateway/firewall.restored
       - /run/gateway/health/firewall
     - require:
-      - gateway: no firewall at boot
+      - gateway_service: no firewall at boot

@@ -1,7 +1,8 @@
 {#- First of all: what comes after it may forward, listen and take the virtual IP. So a failure here is
    the end of the run (failhard). #}
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/firewall/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -11,7 +12,7 @@ include:
 
 firewall packages:
   pkg.installed:
-    - pkgs: {{ os.firewall.packages + (os.firewall.set_packages if ruleset.sets else []) }}
+    - pkgs: {{ os.packages + (os.set_packages if ruleset.sets else []) }}
     - failhard: True
 
 firewall loader:
@@ -25,7 +26,7 @@ firewall loader:
     - failhard: True
 
 firewall rules:
-  gateway.firewall:
+  gateway_firewall.loaded:
     - ruleset: {{ ruleset | tojson }}
     - peers: {{ plan.peers | map(attribute='internal') | list | tojson }}
     - confirm_timeout: {{ plan.firewall.confirm_timeout }}
@@ -47,16 +48,16 @@ firewall units:
     - failhard: True
 
 firewall at boot:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-firewall
     - units: [gateway-firewall.service]
     - failhard: True
     - require:
       - gateway: firewall units
-      - gateway: firewall rules
+      - gateway_firewall: firewall rules
 
 firewall guard:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-firewall-guard
     - reads:
       - /usr/lib/gateway/firewall-guard
@@ -65,5 +66,5 @@ firewall guard:
     - require:
       - gateway: firewall loader
       - gateway: firewall units
-      - gateway: firewall at boot
+      - gateway_service: firewall at boot
 {%- endif %}

@@ -3,19 +3,19 @@ include:
 
 # Where they run now, they go on.
 no unit follows the virtual IP:
-  gateway.followers:
+  gateway_network.followers:
     - name: gateway-virtual-ip.target
     - units: []
 
 nothing follows the virtual IP:
-  gateway.service_off:
+  gateway_service.off:
     - names:
       - gateway-follow
       - gateway-follow-hooks
       - gateway-follow-event
       - gateway-virtual-ip.target
     - require:
-      - gateway: no unit follows the virtual IP
+      - gateway_network: no unit follows the virtual IP
 
 follower files are gone:
   file.absent:
@@ -26,6 +26,7 @@ follower files are gone:
       - /etc/systemd/system/gateway-virtual-ip.target
       - /etc/systemd/system/gateway-virtual-ip.target.wants
       - /usr/lib/gateway/follow
+      - /usr/lib/gateway/follow-decisions
       - /usr/lib/gateway/follow-tell
       - /run/gateway/vrrp.fifo
       - /run/gateway/role
@@ -33,4 +34,4 @@ follower files are gone:
       - /run/gateway/hooks.told
       - /run/gateway/event.told
     - require:
-      - gateway: nothing follows the virtual IP
+      - gateway_service: nothing follows the virtual IP

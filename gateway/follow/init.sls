@@ -16,6 +16,8 @@ include:
 follower of the virtual IP:
   gateway.file:
     - names:
+      - /usr/lib/gateway/follow-decisions:
+        - source: salt://gateway/follow/files/follow-decisions
       - /usr/lib/gateway/follow:
         - source: salt://gateway/follow/files/follow
       - /usr/lib/gateway/follow-tell:
@@ -28,7 +30,7 @@ virtual IP target:
     - source: salt://gateway/follow/files/gateway-virtual-ip.target
 
 units that follow the virtual IP:
-  gateway.followers:
+  gateway_network.followers:
     - name: gateway-virtual-ip.target
     - units: {{ plan.follow.units | tojson }}
     - require:
@@ -69,10 +71,11 @@ follower unit:
         event: {{ (salt_call and True or False) | tojson }}
 
 follower service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-follow
     - reads:
       - /usr/lib/gateway/follow
+      - /usr/lib/gateway/follow-decisions
       - /etc/systemd/system/gateway-follow.service
     - units:
       - gateway-virtual-ip.target
@@ -95,6 +98,6 @@ nobody tells a Salt master:
   file.absent:
     - name: /etc/systemd/system/gateway-follow-event.service
     - require:
-      - gateway: follower service
+      - gateway_service: follower service
 {%- endif %}
 {%- endif %}

@@ -2,7 +2,7 @@ include:
   - gateway.loaded
 
 health service is stopped:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-health
 
 health files are gone:
@@ -11,10 +11,11 @@ health files are gone:
       - /etc/systemd/system/gateway-health.service
       - /etc/gateway/health.conf
       - /usr/lib/gateway/health
+      - /usr/lib/gateway/health-decisions
       - /usr/lib/gateway/announce
       - /var/lib/gateway/drained
       - /run/gateway/penalty
       - /run/gateway/health.json
       - /run/gateway/health
     - require:
-      - gateway: health service is stopped
+      - gateway_service: health service is stopped

@@ -10,6 +10,8 @@ include:
 health scripts:
   gateway.file:
     - names:
+      - /usr/lib/gateway/health-decisions:
+        - source: salt://gateway/health/files/health-decisions
       - /usr/lib/gateway/health:
         - source: salt://gateway/health/files/health
       - /usr/lib/gateway/announce:
@@ -36,10 +38,11 @@ health unit:
         sandbox: {{ sandbox | tojson }}
 
 health service:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-health
     - reads:
       - /usr/lib/gateway/health
+      - /usr/lib/gateway/health-decisions
       - /etc/gateway/health.conf
       - /etc/systemd/system/gateway-health.service
     - require:

@@ -1,22 +1,22 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
+{%- import_yaml "gateway/keepalived/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
 
 include:
   - gateway.loaded
 
 keepalived is stopped:
-  gateway.service_off:
-    - name: {{ os.keepalived.service }}
+  gateway_service.off:
+    - name: {{ os.service }}
 
 keepalived configuration is as it was:
   gateway.original_restored:
-    - name: {{ os.keepalived.config }}
+    - name: {{ os.config }}
     - or_none: True
     - require:
-      - gateway: keepalived is stopped
+      - gateway_service: keepalived is stopped
 
 keepalived unit settings are gone:
   gateway.drop_in_gone:
-    - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
+    - name: /etc/systemd/system/{{ os.service }}.service.d/gateway.conf
     - require:
-      - gateway: keepalived is stopped
+      - gateway_service: keepalived is stopped

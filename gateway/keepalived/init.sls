@@ -1,5 +1,6 @@
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/keepalived/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -12,11 +13,11 @@ include:
 
 keepalived package:
   pkg.installed:
-    - name: {{ os.keepalived.package }}
+    - name: {{ os.package }}
 
 keepalived unit settings:
   gateway.file:
-    - name: /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
+    - name: /etc/systemd/system/{{ os.service }}.service.d/gateway.conf
     - source: salt://gateway/keepalived/files/unit.conf.jinja
     - template: jinja
     - context:
@@ -24,22 +25,22 @@ keepalived unit settings:
 
 keepalived configuration as it was:
   gateway.original_kept:
-    - name: {{ os.keepalived.config }}
+    - name: {{ os.config }}
 
 {%- if plan.vrrp.instances | length > 1 %}
 
 # What has no public virtual IP yet gets it in two steps.
 keepalived elections side by side:
-  gateway.election_added:
-    - name: {{ os.keepalived.config }}
+  gateway_network.election_added:
+    - name: {{ os.config }}
     - source: salt://gateway/keepalived/files/keepalived.conf.jinja
     - check: keepalived --config-test --use-file
-    - service: {{ os.keepalived.service }}
+    - service: {{ os.service }}
     - addresses: {{ plan.vrrp.instances | map(attribute='virtual_ip') | list | tojson }}
     - patience: {{ plan.health.takeover }}
     - require:
       - gateway: configuration checks change nothing
-      - gateway: health service
+      - gateway_service: health service
       - gateway: keepalived unit settings
       - gateway: keepalived configuration as it was
     - require_in:
@@ -48,7 +49,7 @@ keepalived elections side by side:
 
 keepalived configuration:
   gateway.checked_file:
-    - name: {{ os.keepalived.config }}
+    - name: {{ os.config }}
     - source: salt://gateway/keepalived/files/keepalived.conf.jinja
     - check: keepalived --config-test --use-file
     - see_network: True
@@ -59,14 +60,14 @@ keepalived configuration:
       - gateway: health scripts
 
 keepalived service:
-  gateway.service:
-    - name: {{ os.keepalived.service }}
+  gateway_service.running:
+    - name: {{ os.service }}
     - rereads:
-      - {{ os.keepalived.config }}
-      - /etc/systemd/system/{{ os.keepalived.service }}.service.d/gateway.conf
+      - {{ os.config }}
+      - /etc/systemd/system/{{ os.service }}.service.d/gateway.conf
     - require:
-      - gateway: follower service
-      - gateway: health service
+      - gateway_service: follower service
+      - gateway_service: health service
       - gateway: keepalived unit settings
       - gateway: keepalived configuration
 {%- endif %}

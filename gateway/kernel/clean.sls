@@ -1,11 +1,8 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
-
 include:
   - gateway.loaded
 
 kernel settings are as they were:
-  gateway.kernel_settings_restored:
+  gateway_network.kernel_settings_restored:
     - name: /etc/sysctl.d/60-gateway.conf
     - forwarding_file: /etc/gateway/forwarding.conf
 
@@ -13,4 +10,4 @@ no kernel modules:
   file.absent:
     - name: /etc/modules-load.d/gateway.conf
     - require:
-      - gateway: kernel settings are as they were
+      - gateway_network: kernel settings are as they were

@@ -22,12 +22,12 @@ no kernel modules:
   file.absent:
     - name: /etc/modules-load.d/gateway.conf
     - require:
-      - gateway: kernel settings
+      - gateway_network: kernel settings
 {%- endif %}
 
 # Forwarding is switched on at boot by the loader of the rules, when they are in force.
 kernel settings:
-  gateway.kernel_settings:
+  gateway_network.kernel_settings:
     - name: /etc/sysctl.d/60-gateway.conf
     - settings: {{ plan.kernel | tojson }}
     - forwarding_file: /etc/gateway/forwarding.conf

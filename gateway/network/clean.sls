@@ -2,6 +2,6 @@ include:
   - gateway.loaded
 
 systemd-networkd keeps nothing of ours:
-  gateway.networkd:
+  gateway_network.networkd:
     - name: /etc/systemd/networkd.conf.d/gateway.conf
     - interfaces: []

@@ -9,7 +9,7 @@ include:
 
 # In force when systemd-networkd starts the next time; until then it is left alone.
 systemd-networkd keeps what is ours:
-  gateway.networkd:
+  gateway_network.networkd:
     - name: /etc/systemd/networkd.conf.d/gateway.conf
     - interfaces: {{ [plan.internal.interface, plan.public.interface] | tojson }}
 {%- endif %}

@@ -1,9 +1,9 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
+{%- import_yaml "gateway/ntp/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
 
 include:
   - gateway.loaded
-{%- for provider, ntp in os.ntp.items() %}
+{%- for provider, ntp in os.items() %}
 
 {{ provider }} configuration is as it was:
   gateway.original_restored:
@@ -18,7 +18,7 @@ include:
 {%- endif %}
 
 {{ provider }} takes its own configuration again:
-  gateway.service:
+  gateway_service.running:
     - name: {{ ntp.service }}
     - enable: null
     - start: False

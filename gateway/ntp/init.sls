@@ -1,5 +1,6 @@
 {%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os, plan, sandbox = pillar.gateway_run.os, pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
+{%- import_yaml "gateway/ntp/os.yaml" as families %}
+{%- set os, plan, sandbox = families[grains.os_family], pillar.gateway_run.plan, pillar.gateway_run.sandbox %}
 
 include:
   - gateway.valid
@@ -8,7 +9,7 @@ include:
 
 {%- if plan %}
 {%- set provider = plan.ntp.provider %}
-{%- set ntp = os.ntp[provider] %}
+{%- set ntp = os[provider] %}
 
 ntp package:
   pkg.installed:
@@ -39,7 +40,7 @@ ntp unit settings:
     - context:
         sandbox: {{ sandbox | tojson }}
     - require_in:
-      - gateway: ntp service
+      - gateway_service: ntp service
 {%- endif %}
 
 ntp configuration:
@@ -52,7 +53,7 @@ ntp configuration:
       - gateway: ntp configuration as it was
 
 ntp service:
-  gateway.service:
+  gateway_service.running:
     - name: {{ ntp.service }}
     - reads:
       - {{ ntp.config }}
@@ -61,21 +62,21 @@ ntp service:
 {%- endif %}
     - require:
       - gateway: ntp configuration
-{%- for other in os.ntp if other != provider %}
+{%- for other in os if other != provider %}
 
 # The distribution lets only one of them be installed.
 {{ other }} configuration is as it was:
   gateway.original_restored:
-    - name: {{ os.ntp[other].config }}
+    - name: {{ os[other].config }}
     - require:
-      - gateway: ntp service
-{%- if os.ntp[other].unit_settings is defined %}
+      - gateway_service: ntp service
+{%- if os[other].unit_settings is defined %}
 
 no {{ other }} unit settings:
   gateway.drop_in_gone:
-    - name: {{ os.ntp[other].unit_settings }}
+    - name: {{ os[other].unit_settings }}
     - require:
-      - gateway: ntp service
+      - gateway_service: ntp service
 {%- endif %}
 {%- endfor %}
 {%- endif %}

@@ -1,22 +1,22 @@
-{%- if 'gateway_run' not in pillar %}{% include "gateway/map.jinja" %}{% endif %}
-{%- set os = pillar.gateway_run.os %}
+{%- import_yaml "gateway/openvpn/os.yaml" as families %}
+{%- set os = families[grains.os_family] %}
 
 include:
   - gateway.loaded
 
 no openvpn servers of ours:
-  gateway.openvpn_servers_only:
-    - name: {{ os.openvpn.folder }}
-    - service: {{ os.openvpn.service }}
+  gateway_openvpn.servers_only:
+    - name: {{ os.folder }}
+    - service: {{ os.service }}
     - instances: []
 
 no openvpn routes service:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-vpn-routes
 
 openvpn files are gone:
   file.absent:
-    - names: {{ (os.openvpn.files + os.openvpn.routes_files) | tojson }}
+    - names: {{ (os.files + os.routes_files) | tojson }}
     - require:
-      - gateway: no openvpn servers of ours
-      - gateway: no openvpn routes service
+      - gateway_openvpn: no openvpn servers of ours
+      - gateway_service: no openvpn routes service

@@ -7,19 +7,19 @@ routes file is gone:
     - name: /etc/gateway/routes
 
 no routes of ours:
-  gateway.routes:
+  gateway_network.routes:
     - routes: []
     - require:
       - file: routes file is gone
 
 no routes at boot:
-  gateway.service_off:
+  gateway_service.off:
     - name: gateway-routes
     - require:
-      - gateway: no routes of ours
+      - gateway_network: no routes of ours
 
 routes unit is gone:
   file.absent:
     - name: /etc/systemd/system/gateway-routes.service
     - require:
-      - gateway: no routes at boot
+      - gateway_service: no routes at boot

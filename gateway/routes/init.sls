@@ -21,15 +21,15 @@ routes unit:
         sandbox: {{ sandbox | tojson }}
 
 routes to the peers' VPN subnets:
-  gateway.routes:
+  gateway_network.routes:
     - routes: {{ plan.routes | tojson }}
 
 routes at boot:
-  gateway.service:
+  gateway_service.running:
     - name: gateway-routes
     - units: [gateway-routes.service]
     - require:
       - gateway: routes file
       - gateway: routes unit
-      - gateway: routes to the peers' VPN subnets
+      - gateway_network: routes to the peers' VPN subnets
 {%- endif %}

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import sys
 import time
@@ -27,10 +25,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 import checks
+import measured
 import pki
 import svg
 from engine import LabError
 from lab import GATEWAYS, OUT, Lab, ProbeResult, step
+from measured import machine
 from observe import Holder, Timeline
 
 PICTURE = Path(__file__).with_suffix(".svg")
@@ -236,13 +236,6 @@ def sessions(bench: Bench, count: int) -> dict[str, float]:
 # --- the report ---------------------------------------------------------------------------------
 
 
-def machine() -> str:
-    """Return what this was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((text.split(": ")[1] for text in lines if text.startswith("model name")), "?")
-    return f"{os.cpu_count()} cores of {model}, Linux {platform.release().split('-')[0]}"
-
-
 def rows(found: dict[str, dict[str, list[float]]]) -> list[svg.Row]:
     """Return the rows of the picture, by what happened."""
     intervals = {name: f"{seconds:g} s" for name, seconds in PROFILES.items()}
@@ -300,21 +293,31 @@ def report(
     """Print the figures, and write them and the picture."""
     drawn = rows(found)
     if drawn:
-        print(f"\n{'in ms':46}{'adverts':18}{'runs':>5}{'p50':>8}{'p95':>8}{'worst':>8}")
-        for row in drawn:
-            print(
-                f"{row.group:46}{row.name:18}{len(row.values):5}"
-                f"{row.p50:8.0f}{row.p95:8.0f}{max(row.values):8.0f}"
-            )
+        measured.keep(
+            "failover",
+            ["what happens", "profile (adverts)", "runs", "p50", "p95", "worst"],
+            [
+                [each.group, each.name, str(len(each.values))]
+                + [f"{ms:.0f} ms" for ms in (each.p50, each.p95, max(each.values))]
+                for each in drawn
+            ],
+        )
         subtitle = f"a datagram each ms through NAT; {machine()}, all hosts in containers on it"
         picture.write_text(svg.dots("How long the network is away", subtitle, drawn))
     if survived:
-        print(f"\n{'TCP sessions':>12}{'alive':>8}{'stall p50':>12}{'worst':>10}")
-        for each in survived:
-            print(
-                f"{each['opened']:12.0f}{each['alive'] / max(each['opened'], 1):8.1%}"
-                f"{each['stall_p50_ms']:9.0f} ms{each['stall_worst_ms']:7.0f} ms"
-            )
+        measured.keep(
+            "sessions",
+            ["TCP sessions", "alive", "stall, median", "stall, worst"],
+            [
+                [
+                    f"{each['opened']:,.0f}",
+                    f"{each['alive'] / max(each['opened'], 1):.1%}",
+                    f"{each['stall_p50_ms']:.0f} ms",
+                    f"{each['stall_worst_ms']:.0f} ms",
+                ]
+                for each in survived
+            ],
+        )
     result = {"machine": machine(), "outages_ms": found, "sessions": survived}
     (OUT / "bench-failover.json").write_text(json.dumps(result, indent=1))
 

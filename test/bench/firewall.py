@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 import checks
+import measured
 import pki
 from apply import CALL, EMPTY, measure
 from lab import Host, Lab
@@ -72,11 +73,11 @@ def timed(host: Host, command: str) -> float:
 
 
 def applies(lab: Lab) -> None:
-    """Print a line for each number of forwards."""
+    """A line for each number of forwards."""
     gw1 = lab.host("gw1")
     gw1.write(f"{EMPTY}/empty.sls", "{}\n")
     empty = f"{CALL} --local --file-root={EMPTY} state.apply empty"
-    print("\nforwards  empty SLS  nothing to do  factor  a change  rules swapped")
+    rows = []
     for number in FORWARDS:
         lab.set_pillar(forwards(number))
         timed(gw1, FIREWALL)
@@ -86,11 +87,18 @@ def applies(lab: Lab) -> None:
             lab.set_pillar(forwards(number, shift))
             changed.append(timed(gw1, FIREWALL))
         swap = statistics.median(int(gw1.run(SWAP).stdout) / 1e9 for _ in range(3))
-        print(
-            f"{number:8,}{nothing:9.2f} s{seconds:13.2f} s{seconds / nothing:8.2f}"
-            f"{statistics.median(changed):8.2f} s{swap:13.3f} s",
-            flush=True,
-        )
+        times = (nothing, seconds, statistics.median(changed), swap)
+        shown = [f"{time:.2f} s" for time in times]
+        rows.append([f"{number:,}", *shown[:2], f"{seconds / nothing:.2f}", *shown[2:]])
+    columns = [
+        "port forwards",
+        "empty SLS",
+        "nothing to do",
+        "factor",
+        "one changed",
+        "rules swapped",
+    ]
+    measured.keep("firewall", columns, rows)
 
 
 def states(gw1: Host, number: int) -> None:
@@ -113,10 +121,10 @@ def states(gw1: Host, number: int) -> None:
 
 
 def states_of_salt(lab: Lab) -> None:
-    """Print the same for iptables.append, one state a rule."""
+    """The same for iptables.append, one state a rule."""
     gw1 = lab.host("gw1")
     command = f"{CALL} --local --file-root={EMPTY} state.apply states"
-    print("\niptables.append  first time  nothing to do")
+    rows = []
     for number in (count for count in (*FORWARDS, MOST_STATES) if count <= MOST_STATES):
         gw1.run("iptables -t nat -N BENCH")
         states(gw1, number)
@@ -129,7 +137,8 @@ def states_of_salt(lab: Lab) -> None:
                 raise SystemExit(str(failed))
             seconds.append(time.monotonic() - start)
         gw1.run("iptables -t nat -F BENCH; iptables -t nat -X BENCH; rm -rf /etc/iptables")
-        print(f"{number:15,}{seconds[0]:10.2f} s{seconds[1]:13.2f} s", flush=True)
+        rows.append([f"{number:,}", *(f"{time:.1f} s" for time in seconds)])
+    measured.keep("iptables-append", ["rules", "first time", "nothing to do"], rows)
 
 
 def connections(host: Host, address: str, port: int) -> float:
@@ -147,22 +156,19 @@ def throughput(source: Host, target: Host, address: str) -> float:
 
 
 def traffic(lab: Lab) -> None:
-    """Print what packets pay for the rules."""
+    """What packets pay for the rules."""
     gw1, backend, internet, laptop = (
         lab.host(name) for name in ("gw1", "backend01", "internet", "laptop")
     )
     internet_page = f"http://{checks.INTERNET}/"
     checks.eventually(lambda: checks.http(backend, internet_page), bool, 60)  # it has its lease
-    print("\n                     new connections/s             throughput")
-    print("rules                out     in, last forward      out")
+    rows = []
 
     def row(name: str, inward: str, port: int) -> None:
-        print(
-            f"{name:17}{connections(backend, checks.INTERNET, CLOSED):8,.0f}"
-            f"{connections(laptop, inward, port):15,.0f}"
-            f"{throughput(backend, internet, checks.INTERNET):15,.0f} Mbit/s",
-            flush=True,
-        )
+        outwards = connections(backend, checks.INTERNET, CLOSED)
+        inwards = connections(laptop, inward, port)
+        stream = throughput(backend, internet, checks.INTERNET) / 1000
+        rows.append([name, f"{outwards:,.0f}", f"{inwards:,.0f}", f"{stream:.1f} Gbit/s"])
 
     for number in (FORWARDS[0], FORWARDS[-1]):
         lab.set_pillar(forwards(number))
@@ -177,6 +183,8 @@ def traffic(lab: Lab) -> None:
     finally:
         for host in (internet, laptop):
             host.run("ip route del 10.77.0.0/24")
+    columns = ["rules", "new connections per second outwards", "inwards, by the last forward"]
+    measured.keep("traffic", [*columns, "one TCP stream"], rows)
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "_modules"))
+sys.path[:0] = [str(ROOT / "_modules"), str(ROOT / "test/lab")]
 
-import gateway_plan  # noqa: E402
-import gateway_rules  # noqa: E402
+import _gateway_plan  # noqa: E402
+import _gateway_rules  # noqa: E402
+import measured  # noqa: E402
 
 SIZES = (10, 1), (100, 10), (1_000, 100), (10_000, 1_000), (10_000, 10_000)  # hosts, forwards
 RUNS = 5
@@ -112,32 +113,34 @@ KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
 def seconds(site: dict[str, Any]) -> tuple[float, float, float]:
     """How long reading the site, planning one node and compiling its rules take, in seconds."""
     start = time.perf_counter()
-    checked, errors = gateway_plan.read(site)
+    checked, errors = _gateway_plan.read(site)
     after_read = time.perf_counter()
     if checked is None:
         raise SystemExit("\n".join(errors))
-    plan = gateway_plan.plan(checked, "gw1")
+    plan = _gateway_plan.plan(checked, "gw1")
     after_plan = time.perf_counter()
-    gateway_rules.ruleset(plan)
+    _gateway_rules.ruleset(plan)
     return after_read - start, after_plan - after_read, time.perf_counter() - after_plan
 
 
 def main() -> None:
-    print(f"{'hosts':>6} {'forwards':>8} {'read':>10} {'plan':>10} {'compile':>10} {'all':>10}")
+    rows = []
     for hosts, forwards in SIZES:
         site = pillar(hosts, forwards)
         runs = [seconds(site) for _ in range(RUNS)]
         steps = [statistics.median(column) * 1000 for column in zip(*runs, strict=True)]
-        shown = " ".join(f"{step:7.1f} ms" for step in (*steps, sum(steps)))
-        print(f"{hosts:6} {forwards:8} {shown}")
-    columns = " ".join(f"{entries:>10,}" for entries in MANY)
-    print(f"\nRead, planned and compiled {columns}   time for {MANY[-1] // MANY[0]} times as many")
+        times = [f"{step:.0f} ms" for step in (*steps, sum(steps))]
+        rows.append([f"{hosts:,}", f"{forwards:,}", *times])
+    measured.keep("plan", ["hosts", "forwards", "read", "plan", "compile", "all"], rows)
+    rows = []
     for kind, make in KINDS.items():
         totals = [
             statistics.median(sum(seconds(make(entries))) for _ in range(RUNS)) for entries in MANY
         ]
-        shown = " ".join(f"{total * 1000:7.0f} ms" for total in totals)
-        print(f"{kind:26} {shown} {totals[-1] / totals[0]:7.1f}")
+        times = [f"{total * 1000:.0f} ms" for total in totals]
+        rows.append([kind, *times, f"{totals[-1] / totals[0]:.1f}"])
+    growth = f"time for {MANY[-1] // MANY[0]} times as many"
+    measured.keep("plan-many", ["entries", *(f"{many:,}" for many in MANY), growth], rows)
 
 
 if __name__ == "__main__":

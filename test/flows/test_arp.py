@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import pytest
 from machine import Machine, Pillar
 from world import World, namespace
@@ -46,13 +46,13 @@ ADDRESSES = {
 @contextmanager
 def switch(settings: bool = True) -> Iterator[World]:
     """The virtual IPs' holder, whose cards speak ARP. ``settings``: with the formula's."""
-    site, errors = gateway_plan.read(SITE)
+    site, errors = _gateway_plan.read(SITE)
     assert site, errors
-    plan: dict[str, Any] = gateway_plan.plan(site, "gw1")
+    plan: dict[str, Any] = _gateway_plan.plan(site, "gw1")
     if not settings:
         plan["kernel"] = {key: value for key, value in plan["kernel"].items() if "/arp_" not in key}
     with namespace():
-        node = World(Machine(SITE, "gw1", True, ()), plan, gateway_rules.ruleset(plan, ()))
+        node = World(Machine(SITE, "gw1", True, ()), plan, _gateway_rules.ruleset(plan, ()))
         try:
             for name, card in CARDS.items():
                 subprocess.run(

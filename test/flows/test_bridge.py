@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import pytest
 from machine import Machine, Pillar
 from packets import SYN_ACK, Packet, build
@@ -48,10 +48,10 @@ pytestmark = pytest.mark.skipif(
 @contextmanager
 def world(backend: str = "nft", known: bool = True, holder: bool = False) -> Iterator[World]:
     """A node whose two sides are bridges. ``known``: the compiler was told so."""
-    site, errors = gateway_plan.read(SITE)
+    site, errors = _gateway_plan.read(SITE)
     assert site, errors
-    plan: dict[str, Any] = gateway_plan.plan(site, "gw1")
-    rules = gateway_rules.ruleset(plan, BRIDGES if known else ())
+    plan: dict[str, Any] = _gateway_plan.plan(site, "gw1")
+    rules = _gateway_rules.ruleset(plan, BRIDGES if known else ())
     with namespace():
         found = World(Machine(SITE, "gw1", holder, ()), plan, rules, BRIDGES, backend)
         try:

@@ -9,8 +9,8 @@ import os
 from random import Random
 from typing import Any
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_rules
 import pillars
 import pytest
 import yaml
@@ -27,10 +27,10 @@ def site(rng: Random) -> tuple[Machine, dict[str, Any]]:
     """A node of a valid pillar, and its plan."""
     for _ in range(100):
         pillar = pillars.pillar(rng)
-        found, _errors = gateway_plan.read(pillar)
+        found, _errors = _gateway_plan.read(pillar)
         if found:
             machine = pillars.machine(rng, pillar)
-            return machine, gateway_plan.plan(found, machine.name)
+            return machine, _gateway_plan.plan(found, machine.name)
     raise AssertionError("the planner refuses all of these pillars")
 
 
@@ -43,7 +43,7 @@ def test_flows(number: int) -> None:
     bridges = ((), (), (machine.internal,), (machine.internal, machine.public))[number % 4]
     wrong = []
     with namespace():
-        world = World(machine, plan, gateway_rules.ruleset(plan, bridges))
+        world = World(machine, plan, _gateway_rules.ruleset(plan, bridges))
         try:
             for _ in range(PACKETS):
                 packet = aim.packet()

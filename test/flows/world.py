@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from gateway_rules import MARK
+from _gateway_rules import MARK
 from machine import Machine
 from oracle import DELIVERED, DROPPED, REJECTED, forwarded
 from packets import ECHO, ECHO_REPLY, NUMBERS, RST, SYN_ACK, Packet, build, parse

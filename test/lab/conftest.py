@@ -6,6 +6,7 @@ import base64
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import checks
@@ -100,13 +101,16 @@ def secondary_in_charge(lab: Lab) -> Iterator[None]:
         wait_for_primary(lab)
 
 
-def have_formula(host: Host, commit: str = "") -> None:
-    """Have the formula as it was at a commit in a host's file_roots, or as it is here."""
+def have_formula(host: Host, commit: str = "", folder: Path | None = None) -> None:
+    """Have the formula as it was at a commit in a host's file_roots, as it is in a folder, or as it
+    is here."""
     folders = ("_modules", "_states", "gateway")
     make = f"for f in {' '.join(folders)}; do ln -s /srv/repo/$f .; done"
     text = ""
-    if commit:
+    if commit or folder:
         command = ["git", "-C", str(REPOSITORY), "archive", commit, *folders]
+        if folder:
+            command = ["tar", "-C", str(folder), "-c", *folders]
         archive = subprocess.run(command, check=True, capture_output=True).stdout
         make, text = "base64 -d | tar -x", base64.b64encode(archive).decode()
     host.run(f"cd /srv/formula && rm -rf {' '.join(folders)} && {{ {make}; }}", input=text)

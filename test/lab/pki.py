@@ -20,10 +20,11 @@ import sys
 sys.path.insert(0, "/srv/formula/_modules")
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-import gateway_ca
+import _gateway_ca
+import _gateway_x509
 now = datetime.now(timezone.utc).replace(microsecond=0)
 def authority():
-    return gateway_ca.Authority(Path("{AUTHORITY}"), now)
+    return _gateway_ca.Authority(Path("{AUTHORITY}"), now)
 """
 
 
@@ -36,7 +37,7 @@ def call(lab: Lab, function: str, *arguments: str) -> Any:
 
 
 def library(lab: Lab, script: str) -> str:
-    """Run Python on the master that has `gateway_ca`, `now` and `authority()`."""
+    """Run Python on the master that has `_gateway_ca`, `_gateway_x509`, `now` and `authority()`."""
     master = lab.host("master")
     return master.run(["/opt/salt/current/bin/python3", "-c", LIBRARY + script]).stdout
 
@@ -90,7 +91,7 @@ for name in {revoked!r}:
     entry = x509.RevokedCertificateBuilder().revocation_date(begin)
     entry = entry.serial_number(site.issued(name).current.serial_number).build()
     builder = builder.add_revoked_certificate(entry)
-print(gateway_ca.pem(builder.sign(site.ca_key(), hashes.SHA256())), end="")
+print(_gateway_x509.pem(builder.sign(site.ca_key(), hashes.SHA256())), end="")
 """,
     )
 

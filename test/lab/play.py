@@ -1,20 +1,13 @@
-"""How a row of the fault matrix is played, judged and shown.
-
-    play.py
-
-Run as a program it prints what the last `make faults` found as a table for docs/measurements.md.
-"""
+"""How a row of the fault matrix is played, judged and shown."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import checks
 import cloud
-from engine import OUT
 from faults import SITES, Fault, Stage
 from lab import Lab
 from observe import Observation, Record, Timeline
@@ -189,31 +182,21 @@ def line(outcome: Outcome) -> str:
 
 # --- the table in docs/measurements.md ----------------------------------------------------------
 
+DOCUMENTED = ["broken", "outage", "when it mends", "DNS away", "200 TCP sessions, stall", "promise"]
 
-def in_words(outcome: dict[str, Any]) -> str:
-    """Return a row of the table for people."""
-    figures = outcome["figures"]
+
+def documented(outcome: Outcome) -> list[str]:
+    """Return the cells of DOCUMENTED, for people."""
+    figures = outcome.figures
     if not figures:
-        return f"| {outcome['name']} | not run | | | | |"
+        return [outcome.name, "not run", "", "", "", ""]
     lost = figures["lost_sessions"]
     sessions = "all live" if not lost else f"{lost} of {figures['sessions']} cut"
-    columns = (
+    return [
+        outcome.name,
         f"{figures['outage_ms']:.0f} ms" if figures["outage_ms"] else "nothing lost",
         f"{figures['heal_ms']:.0f} ms" if figures["heal_ms"] else "nothing lost",
         f"{figures['dns_ms']:.0f} ms",
         f"{sessions}, {figures['stall_ms']:.0f} ms",
-        "failed" if outcome["failed"] else "held",
-    )
-    return f"| {outcome['name']} | {' | '.join(columns)} |"
-
-
-def main() -> None:
-    outcomes = json.loads((OUT / "faults.json").read_text())
-    print("| broken | outage | when it mends | DNS away | 200 TCP sessions, stall | promise |")
-    print("|---|---|---|---|---|---|")
-    for outcome in outcomes:
-        print(in_words(outcome))
-
-
-if __name__ == "__main__":
-    main()
+        "failed" if outcome.failed else "held",
+    ]

@@ -266,9 +266,9 @@ def test_an_upgrade_of_the_formula_takes_effect_at_once(site: Lab) -> None:
     master.run(
         "cd /srv/formula && rm _modules _states gateway && cp -a /srv/repo/_modules"
         " /srv/repo/_states /srv/repo/gateway . &&"
-        " sed -i 's/^HIGHEST_PRIORITY = 250/HIGHEST_PRIORITY = 240/' _modules/gateway_plan.py &&"
+        " sed -i 's/^HIGHEST_PRIORITY = 250/HIGHEST_PRIORITY = 240/' _modules/_gateway_nodes.py &&"
         " sed -i 's/60-gateway.conf/61-gateway.conf/' gateway/kernel/init.sls &&"
-        " sed -i 's/Kernel settings set/Upgraded/' _states/gateway.py &&"
+        " sed -i 's/Kernel settings set/Upgraded/' _states/gateway_network.py &&"
         " sed -i 's/# Managed by/# Maintained by/' gateway/keepalived/files/keepalived.conf.jinja"
     )
     try:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import checks
 import faults
+import measured
 import play
 import pytest
 from conftest import GATEWAYS
@@ -58,6 +59,8 @@ def matrix(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Matrix]:
         tell(text)
     done = [asdict(outcome) for outcome in matrix.outcomes]
     (OUT / "faults.json").write_text(json.dumps(done, indent=1))
+    if len(done) == len(ROWS):
+        measured.keep("faults", play.DOCUMENTED, map(play.documented, matrix.outcomes))
     lab.set_pillar({})
     lab.apply()
 

@@ -55,7 +55,8 @@ find /etc/gateway /usr/lib/gateway /var/lib/gateway /etc/keepalived/keepalived.c
 STARTED = r"""
 now=$(date +%s%N); read -r up _ </proc/uptime
 for pair in gateway-follow:/usr/lib/gateway/follow gateway-health:/etc/gateway/health.conf \
-    gateway-health:/usr/lib/gateway/health gateway-dns:/etc/gateway/dns.conf \
+    gateway-follow:/usr/lib/gateway/follow-decisions gateway-health:/usr/lib/gateway/health \
+    gateway-health:/usr/lib/gateway/health-decisions gateway-dns:/etc/gateway/dns.conf \
     gateway-dhcp:/etc/gateway/dhcp.conf chrony:/etc/chrony/chrony.conf \
     openvpn-server@gateway-main:/etc/openvpn/server/gateway-main.conf \
     openvpn-server@gateway-other:/etc/openvpn/server/gateway-other.conf; do
@@ -321,11 +322,13 @@ def strangers(lab: Lab, act: Callable[[], Any]) -> dict[str, int]:
     outside = lab.host("internet").spawn(["python3", script, checks.BACKEND, *addresses])
     assert outside.stdout
     assert outside.stdout.readline() == "{}\n"
+    begin = time.monotonic()
     act()
     said = json.loads(outside.communicate(timeout=10)[0])
     lab.host("backend01").run("pkill -INT -x tcpdump")
     packets = [line for line in inside.communicate(timeout=10)[0].splitlines() if " IP " in line]
     assert said["rounds"] > 50
+    print(f"answers at {said['when']} s of {time.monotonic() - begin:.1f}")
     passed: dict[str, int] = said["heard"]
     return passed | ({"packets": len(packets)} if packets else {})
 
@@ -368,16 +371,28 @@ def test_nothing_passes_at_any_time(alone: Lab) -> None:
     gw1 = alone.host("gw1")
     ok(apply(gw1, "gateway.clean"))
     slow = "/etc/systemd/system/gateway-firewall.service.d/slow.conf"
+    begin = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{time.monotonic() - begin:.1f} s: {what}")
 
     def act() -> None:
+        tell("first apply")
         ok(apply(gw1))
         gw1.write(slow, "[Service]\nExecStartPre=sleep 2\n")
+        tell("boot")
         gw1.restart()
+        tell("booted")
+        # What it said is to be seen where this fails.
+        print(gw1.run("journalctl -qb -o short-precise -u 'gateway-*' | tail -n 200").stdout)
         gw1.run(f"rm -r {slow.rpartition('/')[0]}; systemctl daemon-reload")
         ok(apply(gw1))
+        tell("clean")
         ok(apply(gw1, "gateway.clean"))
         time.sleep(1)
+        tell("return")
         ok(apply(gw1))
+        tell("end")
 
     assert strangers(alone, act) == {}
 

@@ -10,7 +10,7 @@ import checks
 import pki
 import pytest
 from conftest import GATEWAYS, converge, ok, snapshot
-from lab import Host, Lab
+from lab import SALT_SERIES, Host, Lab
 
 Change = Callable[..., dict[str, Any]]
 SERIES = ("3006", "3007", "3008")
@@ -339,6 +339,29 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     assert checks.local(gw1, f"{call} gateway.status")["problems"] == []
 
 
+@pytest.mark.parametrize("series", [series for series in SERIES if series != SALT_SERIES])
+def test_a_minion_of_every_series(site: Lab, series: str) -> None:
+    """It gets modules, states and their libraries from the master, and has nothing to do."""
+    gw1 = site.host("gw1")
+    converge(site)  # a node that was applied without a master has nobody who tells it
+    digest = site.salt("gw1", "gateway.digest")
+    become = (
+        "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion;"
+        " rm -rf /var/cache/salt/minion/extmods;"
+        " ln -sfn /opt/salt/{} /opt/salt/current; systemctl start salt-minion"
+    )
+    gw1.run(become.format(series))
+    try:
+        site.wait_minions()
+        assert str(site.salt("gw1", "grains.get", "saltversion")["gw1"]).startswith(series)
+        results = ok(site.apply("gw1"), "gw1")["gw1"]
+        assert checks.changes(results) == {}
+        assert site.salt("gw1", "gateway.digest") == digest
+    finally:
+        gw1.run(become.format(SALT_SERIES))
+        site.wait_minions()
+
+
 @pytest.mark.long
 def test_salt_ssh(site: Lab) -> None:
     """The same over salt-ssh: functions, and an apply that finds nothing to do."""
@@ -352,10 +375,15 @@ def test_salt_ssh(site: Lab) -> None:
         results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
         assert checks.failures(results) == {}
         assert checks.changes(results).keys() == WITHOUT_MASTER
+        # What takes the rules away compares them too, by a script that has to be brought along.
+        clean = "salt-ssh -i --out=json gw1 state.apply gateway.firewall.clean test=True"
+        results = checks.local(master, clean, "gw1")
+        assert checks.failures(results) == {}
+        assert "diff" in checks.changes(results)["no firewall rules of ours"]
         # Without the formula's states nothing is done, not the half of it that Salt's own could.
         before = snapshot(site, "gw1")
         ours = "/srv/formula/_states"
-        cached = "/var/cache/salt/master/extmods/states/gateway.py"
+        cached = "/var/cache/salt/master/extmods/states/*gateway*.py"
         # The master keeps the list of its files for 20 s, and salt-ssh on the node what it brought.
         forget = "salt-run fileserver.clear_file_list_cache"
         site.host("gw1").run("rm -r /var/tmp/.root_*_salt")

@@ -113,6 +113,7 @@ def differences(wanted: list[str], found: list[str]) -> tuple[list[str], list[st
     return sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
 
 
+@pytest.mark.long
 def test_clean_removes_what_the_oldest_version_left(rich: Lab) -> None:
     apply_oldest(rich)
     ok(rich.apply("gw2", "gateway.clean"), "gw2")

@@ -293,7 +293,7 @@ def test_revocation_lists_in_a_file_that_openvpn_cannot_read(site: Lab, pillar: 
         """
 import tempfile
 with tempfile.TemporaryDirectory() as folder:
-    other = gateway_ca.Authority(Path(folder) / "other", now)
+    other = _gateway_ca.Authority(Path(folder) / "other", now)
     other.create("ec", 9, 9)
     print(other.read("ca.crt") + other.read("crl.pem"), end="")
 """,

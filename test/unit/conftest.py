@@ -1,9 +1,13 @@
 """What the unit tests share: the site of pillar.example, and ways to change it."""
 
 import copy
+import functools
 import importlib.util
 import json
+import marshal
 import os
+import py_compile
+import re
 import shlex
 import subprocess
 import sys
@@ -12,10 +16,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import gateway_plan
+import _gateway_plan
 import hypothesis
+import jsonschema
 import pytest
 import yaml
+
+# Fixtures that tests of several rooms ask for.
+pytest_plugins = ["cases", "iptables_reader", "loader", "on_node", "rendered"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,11 +57,11 @@ def put(pillar: Pillar, path: str, value: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def load() -> Callable[[str], ModuleType]:
+def load() -> Callable[[str | Path], ModuleType]:
     """Load a file as Salt's loader does, by its path: modules and states share their names."""
 
-    def loaded(path: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
+    def loaded(path: str | Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(str(path).replace("/", "_"), ROOT / path)
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -78,17 +86,29 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str]
     return make
 
 
+@pytest.fixture(scope="session")
+def fake_iptables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fake_iptables.py, compiled."""
+    compiled = tmp_path_factory.mktemp("compiled") / "fake_iptables.pyc"
+    source = ROOT / "test/unit/fake_iptables.py"
+    py_compile.compile(str(source), str(compiled), doraise=True)
+    return compiled
+
+
 @pytest.fixture
 def iptables(
-    tool: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_iptables: Path,
 ) -> Path:
     """iptables and ipset in PATH, network namespaces for them, and the file with what they hold."""
-    state = tmp_path / "iptables.json"
+    state = tmp_path / "iptables.state"
     monkeypatch.setenv("FAKE_IPTABLES", str(state))
-    fake = shlex.quote(str(ROOT / "test/unit/fake_iptables.py"))
+    fake = shlex.quote(str(fake_iptables))
     names = [f"{ip}-nft-{verb}" for ip in ("iptables", "ip6tables") for verb in ("save", "restore")]
     for name in (*names, "ipset"):
-        tool(name, f'exec {shlex.quote(sys.executable)} -S {fake} {name} "$@"')
+        tool(name, f'exec {shlex.quote(sys.executable)} -I -S {fake} {name} "$@"')
     tool("iptables", "echo 'iptables v1.8.9 (nf_tables)'")
     for name in ("iptables-legacy-save", "ip6tables-legacy-save"):
         tool(name, "exit 0")
@@ -169,7 +189,7 @@ def firewall(
         },
     }
     foreign["nat"]["PREROUTING"] = ["-m addrtype --dst-type LOCAL -j DOCKER"]
-    iptables.write_text(json.dumps({"v4": foreign}))
+    iptables.write_bytes(marshal.dumps({"v4": foreign}))
 
     def run(*arguments: Any, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """``code`` None: anything but success."""
@@ -179,13 +199,13 @@ def firewall(
         return done
 
     def read() -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(iptables.read_text())
+        state: dict[str, Any] = marshal.loads(iptables.read_bytes())
         return state
 
     def change(edit: Callable[[dict[str, Any]], object]) -> None:
         state = read()
         edit(state)
-        iptables.write_text(json.dumps(state))
+        iptables.write_bytes(marshal.dumps(state))
 
     machine = SimpleNamespace(
         run=run,
@@ -238,19 +258,229 @@ def edit(example: Pillar) -> Edit:
     return edited
 
 
+# What the schema cannot say: errors that come of more than one value, of the order of two numbers
+# in a text, of bytes or of fractions. It has to know all others.
+ACROSS = re.compile(
+    "|".join(
+        [
+            r"is taken already, by",
+            r": (?!gateway-|openvpn-server@)\S+ is the formula's own",  # units of the rooms
+            r"overlaps \S+ of (gateway|node)",
+            r"is inside \S+( of (gateway|VPN)|; a link)",
+            r"(?<!/3[0-2]) is not inside",  # of a subnet it knows the sizes
+            r"holds \S+( of|, where)",
+            r"is the (address of the network|broadcast address)",
+            r"is the gateway itself",
+            r"is the gateway's own already",
+            r"is the (internal|public) interface",
+            r"is the name of something else",
+            r"is a name for gateway",
+            r"is a (\w+ and a \w+; |(zone|server|client); )",
+            r"is not among",
+            r"is for accept, not for",
+            r"is everything; (use full_tunnel|leave the group)",
+            r"stands for one host already",
+            r": missing[;,] (?!see pillar)",
+            r": needs (?!a link)",
+            r"means nothing without",
+            r"characters; DNS takes",
+            r"an interface of",
+            r"there is (nothing called|no host|no VPN server)",
+            r"this site has no VPN",
+            r"has neither id nor networks",
+            r"has room for",
+            r"contains itself",
+            r"does not fit into",
+            r"the reserved part of",
+            r"does not come from the public side",
+            r"goes beyond 65535",
+            r"runs only where the virtual IP",
+            r"and both have ports",
+            r"auth of this server has",
+            r"the name of the certificate counts",
+            r"own script needs 2",
+            r"subnets:gw\d: unknown key",
+            r":(from|to|groups:\w+)(:\d)?: .* (is not an address or network|has host bits set)",
+            r"ends before it begins",
+            r"é+ is not a certificate's common name",
+            r"number of hundredths",
+            r"must be a whole number, is a number \(\d+\.0\)",  # which JSON cannot tell from \d+
+        ]
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def schema_errors(root: Path) -> Callable[[Pillar], list[str]]:
+    """What docs/pillar.schema.json says of a pillar."""
+    schema = json.loads((root / "docs/pillar.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft7Validator(schema)
+    return lambda pillar: [
+        f"{':'.join(map(str, error.absolute_path))}: {error.message[:200]}"
+        for error in validator.iter_errors({"gateway": pillar})
+    ]
+
+
+@pytest.fixture(scope="session")
+def read_pillar(schema_errors: Callable[[Pillar], list[str]]) -> Callable[[Pillar], Any]:
+    """The planner's ``read``, which agrees with the schema about every pillar of the tests."""
+
+    @functools.cache
+    def is_refused(text: str) -> bool:
+        return bool(schema_errors(json.loads(text)))
+
+    def agreed(pillar: Pillar) -> Any:
+        site, found = _gateway_plan.read(pillar)
+        try:
+            text = json.dumps(pillar)
+        except TypeError:  # YAML has more types, for a mapping's keys too
+            return site, found
+        if json.loads(text) == pillar:
+            alone = [error for error in found if not ACROSS.search(error)]
+            assert bool(alone) == is_refused(text), (found, schema_errors(pillar))
+        return site, found
+
+    return agreed
+
+
 @pytest.fixture
-def errors(edit: Edit) -> Callable[[dict[str, Any]], list[str]]:
+def errors(
+    edit: Edit, read_pillar: Callable[[Pillar], Any]
+) -> Callable[[dict[str, Any]], list[str]]:
     """What is wrong with the example after some changes."""
-    return lambda changes: gateway_plan.read(edit(changes))[1]
+    return lambda changes: read_pillar(edit(changes))[1]
 
 
 @pytest.fixture
-def plan(edit: Edit) -> Callable[..., dict[str, Any]]:
+def plan(edit: Edit, read_pillar: Callable[[Pillar], Any]) -> Callable[..., dict[str, Any]]:
     """A node's plan in the example after some changes."""
 
     def planned(changes: dict[str, Any] | None = None, node: str = "gw1") -> dict[str, Any]:
-        site, found = gateway_plan.read(edit(changes or {}))
+        site, found = read_pillar(edit(changes or {}))
         assert site, found
-        return gateway_plan.plan(site, node)
+        return _gateway_plan.plan(site, node)
 
     return planned
+
+
+# --------------------------------------------------------------------------------------------------
+# The machine of the states
+
+
+@pytest.fixture
+def umask():
+    """The run has the umask of a careful administrator."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def snapshot(folder):
+    """Every file below a folder, its mode, and what is in it."""
+    return {
+        str(path): (path.stat().st_mode, path.stat().st_ino, path.read_bytes())
+        if path.is_file()
+        else path.lstat().st_mode
+        for path in folder.rglob("*")
+    }
+
+
+def mode(path):
+    return os.stat(path).st_mode & 0o7777
+
+
+class Killed(BaseException):
+    """What ends a run at once, as SIGKILL does."""
+
+
+@pytest.fixture
+def machine(module, monkeypatch, tmp_path, tmp_path_factory):
+    """What the states work on; ``run`` calls one and checks what each of them has to keep to.
+    Whoever uses it has a fixture ``module`` with the file of states."""
+    machine = SimpleNamespace(
+        folder=tmp_path,
+        opts={"test": False},
+        functions={},
+        states={},
+        calls=[],
+        running={},
+        context={},
+        low=[],
+    )
+    # Notes for later runs are no change of the machine.
+    machine.read = tmp_path_factory.mktemp("read")
+    for constant, path in {
+        "STATE_FOLDER": "state",
+        "PROC_SYS": "proc",
+        "SYSTEMD": "etc/systemd",
+        "UNITS": "etc/systemd/system",
+        "FIREWALL": "firewall",
+        "CLIENTS": "openvpn",
+        "NETWORKD": "etc/systemd/network",
+        "NETWORKD_LINKS": "links",
+        "INTERFACES": "net",
+        "READ": machine.read,
+        "RENDERED": machine.read / "rendered.json",
+    }.items():
+        for place in (module, module.state):
+            if hasattr(place, constant):
+                monkeypatch.setattr(place, constant, str(tmp_path / path))
+    ours = [str(tmp_path / path) for path in ("state", "openvpn", "etc/gateway")]
+    monkeypatch.setattr(module.state, "FOLDERS", ours)
+    monkeypatch.setattr(module.state, "OWNER", (os.getuid(), os.getgid()))
+    for name, value in {
+        "__opts__": machine.opts,
+        "__salt__": machine.functions,
+        "__states__": machine.states,
+        "__env__": "base",
+        "__running__": machine.running,
+        "__context__": machine.context,
+        "__lowstate__": machine.low,
+    }.items():
+        monkeypatch.setattr(module, name, value, raising=False)
+
+    def run(function, *arguments, test=False, **keywords):
+        machine.opts["test"] = test
+        machine.context.clear()  # each is a run of its own
+        before = snapshot(tmp_path)
+        calls = len(machine.calls)
+        ret = getattr(module, function)(*arguments, **keywords)
+        assert set(ret) == {"name", "changes", "result", "comment"}
+        assert ret["comment"]
+        assert (ret["result"] is None) == bool(test and ret["changes"])
+        assert ret["result"] is not False or not ret["changes"]
+        if test or (ret["result"] and not ret["changes"]):
+            assert machine.calls[calls:] == []
+            assert snapshot(tmp_path) == before
+        return ret
+
+    def converges(*arguments, **keywords):
+        """The idiom: test mode predicts what a run then does, a second run has nothing to do."""
+        predicted = machine.run(*arguments, test=True, **keywords)
+        assert predicted["result"] is None
+        real = machine.run(*arguments, **keywords)
+        assert real["result"] is True, real["comment"]
+        assert real["changes"] == predicted["changes"]
+        assert real["comment"] != predicted["comment"]
+        for test in (False, True):
+            again = machine.run(*arguments, test=test, **keywords)
+            assert (again["result"], again["changes"]) == (True, {})
+        return real["changes"]
+
+    def killed_at(patch, place, name, number):
+        """The call with this number of a function is the last thing that a run does."""
+        if not hasattr(place, name):
+            place = place.state
+        real, calls = getattr(place, name), []
+
+        def call(*arguments, **keywords):
+            calls.append(1)
+            if len(calls) == number:
+                raise Killed
+            return real(*arguments, **keywords)
+
+        patch.setattr(place, name, call)
+
+    machine.run, machine.converges, machine.killed_at = run, converges, killed_at
+    machine.Killed, machine.mode = Killed, mode
+    return machine

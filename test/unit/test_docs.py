@@ -6,8 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-import gateway_plan
-import gateway_rules
+import _gateway_plan
+import _gateway_reader
+import _gateway_rules
 import pytest
 import yaml
 
@@ -145,6 +146,15 @@ def test_files_of_the_repository_are_there(path):
     assert {span for span in files if not any(ROOT.glob(f"[!.]*/**/{span}"))} == set()
 
 
+def test_every_module_has_its_place_in_the_answers():
+    """Who looks for where something is decided is led to each of them."""
+    text = (ROOT / "docs/internals.md").read_text()
+    answers = text.partition("## Where is what decided?")[2].partition("\n## ")[0]
+    modules = {path.name for path in ROOT.glob("_modules/*.py")}
+    states = {f"_states/{path.name}" for path in ROOT.glob("_states/*.py")}
+    assert {each for each in modules | states if f"`{each}`" not in answers} == set()
+
+
 # --------------------------------------------------------------------------------------------------
 # Examples
 
@@ -174,17 +184,17 @@ def test_yaml_is_yaml(block):
 
 
 @pytest.mark.parametrize("block", PILLARS.values(), ids=PILLARS)
-def test_pillars_are_right(block):
+def test_pillars_are_right(read_pillar, block):
     """Each is a whole site, or something to merge over pillar.example."""
     pillar = yaml.safe_load(block)
     assert list(pillar) == ["gateway"]
     whole = {"domain", "nodes", "internal", "public"} <= pillar["gateway"].keys()
     wanted = pillar["gateway"] if whole else merged(EXAMPLE, pillar["gateway"])
-    site, errors = gateway_plan.read(wanted)
+    site, errors = read_pillar(wanted)
     assert errors == []
     assert site
     for node in wanted["nodes"]:
-        gateway_rules.ruleset(gateway_plan.plan(site, node))
+        _gateway_rules.ruleset(_gateway_plan.plan(site, node))
 
 
 def test_there_are_examples():
@@ -197,11 +207,11 @@ def test_there_are_examples():
 
 def test_the_second_example():
     (block,) = (block for block in PILLARS.values() if "# second example\n" in block)
-    site, errors = gateway_plan.read(yaml.safe_load(block)["gateway"])
+    site, errors = _gateway_plan.read(yaml.safe_load(block)["gateway"])
     assert errors == []
     assert site
     for node in ("gw1", "gw2"):
-        found = gateway_plan.plan(site, node)
+        found = _gateway_plan.plan(site, node)
         assert found["sync"]["enabled"]
         assert [server["name"] for server in found["vpn"]["servers"]] == ["hotel", "main"]
 
@@ -265,14 +275,14 @@ def raw_chains():
 
 def test_the_reference_has_every_key_and_no_other(monkeypatch):
     known: dict[str, set[str]] = {}
-    close = gateway_plan._Section.close
+    record = _gateway_reader.Section.record
 
-    def noted(section):
-        known.setdefault(section_of(section.path), set()).update(section.known)
-        close(section)
+    def noted(section, key):
+        known.setdefault(section_of(section.path), set()).add(key)
+        return record(section, key)
 
-    monkeypatch.setattr(gateway_plan._Section, "close", noted)
-    site, errors = gateway_plan.read(merged(EXAMPLE, RICH))
+    monkeypatch.setattr(_gateway_reader.Section, "record", noted)
+    site, errors = _gateway_plan.read(merged(EXAMPLE, RICH))
     assert errors == []
     assert site
     rules = known["gateway:firewall:input"]
@@ -408,6 +418,28 @@ def test_every_target_is_documented():
     internals = (ROOT / "docs/internals.md").read_text()
     rows = set(re.findall(r"^\| `make ([\w-]+)[` ]", internals, re.MULTILINE))
     assert targets() - rows == {"help"}
+
+
+def test_every_command_is_run_or_has_a_reason(load):
+    """The lab runs them (test/lab/test_docs.py)."""
+    documented = load("test/lab/documented.py")
+    blocks = documented.blocks()
+    commands = [command for block in blocks for command in block.commands]
+    assert len(commands) > 30
+    assert set(documented.NOT_RUN) <= set(commands)
+    assert all(documented.NOT_RUN.values())
+    run = [command for block in blocks for command in block.runnable]
+    assert {command.split()[0] for command in run} <= set(documented.PROGRAMS)
+
+
+@pytest.mark.parametrize("path", [README, *PAGES], ids=name)
+def test_commands_are_marked_as_shell(path):
+    """What is marked otherwise is not run."""
+    programs = r"\s*[$#]?\s*(salt(-\w+)?|ssh|scp|systemctl|apt(-get)?|docker|make|git|cp|tar)\s"
+    for found in FENCE.finditer(path.read_text()):
+        if found[2] != "sh":
+            # A dash, as in what make demo prints, is no prompt.
+            assert not re.search(f"^{programs}", found[3], re.MULTILINE), found[3]
 
 
 def test_lines_of_shell_can_be_read():

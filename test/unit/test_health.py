@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import gateway_plan
+import _gateway_nodes
 import pytest
+
+pytestmark = pytest.mark.scripts
 
 GW3 = {"nodes:gw3": {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"}}
 
@@ -87,7 +89,7 @@ def test_each_state_outweighs_the_ones_below_it(plan, count):
     plans = [plan(many(count), f"gw{n}") for n in range(1, count + 1)]
     ranks = [plan["vrrp"]["priority"] for plan in plans]
     lost = plans[0]["health"]["penalties"]
-    cold, uplink, fault, drained = (lost[name] for name in gateway_plan.PENALTIES)
+    cold, uplink, fault, drained = (lost[name] for name in _gateway_nodes.PENALTIES)
     assert cold > max(ranks) - min(ranks)
     assert uplink > cold + max(ranks) - min(ranks) - 1
     assert fault > uplink + cold
@@ -113,33 +115,20 @@ def test_a_drain_is_tried_just_below_a_healthy_peer(plan, node, peer):
 @pytest.fixture
 def monitor(tool, root, tmp_path, monkeypatch):
     """The monitor on a node of the test's own, all of it in a folder."""
-    run, net, checks = tmp_path / "run", tmp_path / "net", tmp_path / "health.d"
-    for folder in (run, checks, net / "eth0", net / "eth1"):
+    run, net = tmp_path / "run/gateway", tmp_path / "sys/class/net"
+    settings_file, checks = tmp_path / "etc/gateway/health.conf", tmp_path / "etc/gateway/health.d"
+    mark, scripts = tmp_path / "var/lib/gateway/drained", tmp_path / "usr/lib/gateway"
+    for folder in (run, checks, mark.parent, scripts, net / "eth0", net / "eth1"):
         folder.mkdir(parents=True)
     for interface in ("eth0", "eth1"):
         (net / interface / "carrier").write_text("1\n")
         (net / interface / "carrier_down_count").write_text("1\n")
-    mark, config = tmp_path / "drained", tmp_path / "health.conf"
     address, dead, silent = (tmp_path / name for name in ("address", "dead", "silent"))
-    text = (root / "gateway/health/files/health").read_text()
     (tmp_path / "keepalived").write_text("0\n")
-    for old, new in {
-        "beat)) -lt 10": "beat)) -lt 2",
-        "sleep 4": "sleep 0.2",
-        "-ge 2000": "-ge 300",
-        "-ge 1000": "-ge 150",
-        "patience=$((now + 2000))": "patience=$((now + 100))",
-        "/run/gateway": run,
-        "/etc/gateway/health.d": checks,
-        "/etc/gateway/health.conf": config,
-        "/var/lib/gateway/drained": mark,
-        "/sys/class/net": net,
-        "/usr/lib/gateway/announce": "announce",
-        "/usr/lib/gateway/firewall": tmp_path / "firewall",
-    }.items():
-        text = text.replace(old, str(new))
-    script = tmp_path / "health"
-    script.write_text(text)
+    limits = {"BEAT_LIMIT": 2, "BEAT_PAUSE": 0.2, "HANG": 300, "WAKE": 150, "PATIENCE": 100}
+    for name, value in limits.items():
+        monkeypatch.setenv(f"HEALTH_{name}", str(value))
+    monkeypatch.setenv("GATEWAY_ROOT", str(tmp_path))
     own = {name: tmp_path / f"own-{name}" for name in ("eth0", "eth1")}
     own["eth0"].write_text("2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\n")
     own["eth1"].write_text("3: eth1    inet 198.51.100.2/24 scope global eth1\n")
@@ -175,7 +164,9 @@ echo "$*" >> {tmp_path}/pinged
 ! test -e {silent}""",
     )
     tool("systemd-notify", f'echo "$*" >> {tmp_path}/notified')
-    tool("announce", f'echo "$*" >> {tmp_path}/announced')
+    announce = scripts / "announce"
+    announce.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/announced\n')
+    announce.chmod(0o755)
     settings = {
         "virtual_ip": "10.77.0.1",
         "announced": "(eth0 10.77.0.1)",
@@ -202,8 +193,9 @@ echo "$*" >> {tmp_path}/pinged
     errors.touch()
 
     def start(**changes):
-        config.write_text("".join(f"{k}={v}\n" for k, v in (settings | changes).items()))
-        command = ["bash", str(script)]
+        text = "".join(f"{key}={value}\n" for key, value in (settings | changes).items())
+        settings_file.write_text(text)
+        command = ["bash", str(root / "gateway/health/files/health")]
         subprocess.run([*command, "prepare"], check=True)
         with errors.open("ab") as log:
             processes.append(
@@ -269,6 +261,7 @@ echo "$*" >> {tmp_path}/pinged
         dead=dead,
         silent=silent,
         home=tmp_path,
+        loader=scripts / "firewall",
     )
     while processes:
         stop()
@@ -299,6 +292,18 @@ def test_a_restart_leaves_it_as_warm_or_cold_as_it_was(monitor):
         monitor.start(preempt_delay=60)
         time.sleep(0.7)
         assert monitor.penalty() == 0
+
+
+@pytest.mark.parametrize("preempt", ["yes", "no"])
+def test_who_loses_the_virtual_ip_while_the_monitor_is_away_is_cold(monitor, preempt):
+    """Else it would take it back at once."""
+    monitor.address.touch()
+    monitor.start(preempt=preempt, preempt_delay=60)
+    monitor.wait(0)
+    monitor.stop()
+    monitor.address.unlink()
+    monitor.start(preempt=preempt, preempt_delay=60)
+    monitor.wait(-2)
 
 
 def test_who_has_the_virtual_ip_is_not_cold(monitor):
@@ -534,7 +539,7 @@ NOT_IN_FORCE = "the firewall rules are not in force, nothing is forwarded"
 
 def test_without_its_rules_a_node_is_no_gateway(monitor):
     """keepalived takes less than -253 for a fault: the node gives up the virtual IP."""
-    (monitor.home / "firewall").touch()
+    monitor.loader.touch()
     monitor.start()
     assert monitor.penalty() == -254
     monitor.says("faults", NOT_IN_FORCE)

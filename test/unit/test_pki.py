@@ -12,8 +12,10 @@ import tarfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-import gateway_ca
-import gateway_plan
+import _gateway_ca
+import _gateway_files
+import _gateway_plan
+import _gateway_x509
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -31,7 +33,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def at(folder, later=timedelta(), passphrase=None):
-    return gateway_ca.Authority(Path(folder), NOW + later, passphrase)
+    return _gateway_ca.Authority(Path(folder), NOW + later, passphrase)
 
 
 def made(folder, algorithm="ec", passphrase=None):
@@ -51,14 +53,14 @@ def contents(folder):
 
 def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     """No link is followed, no file of others is written to, and a loss of power loses nothing."""
-    monkeypatch.setattr(gateway_ca.secrets, "token_hex", lambda size: "00")
+    monkeypatch.setattr(_gateway_ca.secrets, "token_hex", lambda size: "00")
     victim, path = tmp_path / "victim", tmp_path / "ca.key"
     victim.write_text("mine")
     unfinished = tmp_path / ".ca.key.00.new"
     for plant in (lambda: unfinished.symlink_to(victim), lambda: unfinished.write_text("planted")):
         plant()
         with pytest.raises(FileExistsError):
-            gateway_ca.write(path, "secret")
+            _gateway_files.write(path, "secret")
         assert victim.read_text() == "mine"
         assert not path.exists()
         unfinished.unlink(missing_ok=True)
@@ -68,9 +70,9 @@ def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monke
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gateway_ca.os, "fsync", full)
+        patch.setattr(_gateway_ca.os, "fsync", full)
         with pytest.raises(OSError, match="no space left"):
-            gateway_ca.write(path, "secret")
+            _gateway_files.write(path, "secret")
     assert list(tmp_path.iterdir()) == [victim]
 
     def noted(name, function):
@@ -81,8 +83,8 @@ def test_a_file_is_new_and_on_the_disk_before_it_takes_its_place(tmp_path, monke
         return call
 
     for name in ("fsync", "rename"):
-        monkeypatch.setattr(gateway_ca.os, name, noted(name, getattr(os, name)))
-    gateway_ca.write(path, "secret")
+        monkeypatch.setattr(_gateway_ca.os, name, noted(name, getattr(os, name)))
+    _gateway_files.write(path, "secret")
     assert done == ["fsync", "rename", "fsync"]
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -168,7 +170,7 @@ def test_the_ca_can_do_nothing_but_sign(authority):
 )
 def test_extensions(issued, name, usage):
     certificate = issued.issued(name).current
-    assert gateway_ca.common_name(certificate.subject) == name
+    assert _gateway_x509.common_name(certificate.subject) == name
     assert list(extension(certificate, x509.ExtendedKeyUsage).value) == [usage]
     assert not extension(certificate, x509.ExtendedKeyUsage).critical
     assert extension(certificate, x509.BasicConstraints).value.ca is False
@@ -220,7 +222,7 @@ def test_nothing_outlives_the_ca(issued):
     late = at(issued.folder, 3000 * DAY)
     late.issue("bob", "client", None, **DAYS)
     assert late.issued("bob").current.not_valid_after_utc == late.ca.not_valid_after_utc
-    assert gateway_ca._last(late.crl) == late.ca.not_valid_after_utc
+    assert _gateway_x509.last_day(late.crl) == late.ca.not_valid_after_utc
     with pytest.raises(ValueError, match=r"ended on 2036-11-19; gateway_pki.renew_ca"):
         at(issued.folder, 3651 * DAY).issue("carol", "client", None, **DAYS)
 
@@ -249,7 +251,7 @@ def test_the_tls_crypt_key_is_openvpns(authority):
 
 @pytest.mark.parametrize("name", ["alice", "a", "x" * 63, "laptop-2"])
 def test_good_names_of_clients(name):
-    gateway_ca.check_name(name, "client")
+    _gateway_x509.check_name(name, "client")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,7 @@ def test_bad_names_of_servers(authority, name):
 @given(name=st.text(max_size=80))
 def test_no_name_leaves_its_folder(name):
     try:
-        gateway_ca.check_name(name, "server")
+        _gateway_x509.check_name(name, "server")
     except ValueError:
         return
     assert Path("issued", f"{name}.pem").parent == Path("issued")
@@ -327,7 +329,7 @@ def test_revoke(issued):
     issued.renew("alice", None, **DAYS)
     serials = issued.revoke("alice", None, 1825)
     assert len(serials) == 2
-    assert {gateway_ca.serial_text(serial) for serial in issued.revoked()} == set(serials)
+    assert {_gateway_x509.serial_text(serial) for serial in issued.revoked()} == set(serials)
     assert [entry["name"] for entry in issued.entries() if entry["revoked"]] == ["alice", "alice"]
     number = issued.crl_state()["number"]
     assert issued.revoke("alice", None, 1825) == serials
@@ -340,7 +342,7 @@ def test_revoke(issued):
 
 
 def test_revoke_only_what_was_before_a_renewal(issued):
-    old = gateway_ca.serial_text(issued.issued("alice").current.serial_number)
+    old = _gateway_x509.serial_text(issued.issued("alice").current.serial_number)
     issued.renew("alice", None, **DAYS)
     with pytest.raises(ValueError, match="alice has no certificate with the serial abc"):
         issued.revoke("alice", "abc", 1825)
@@ -553,7 +555,7 @@ def test_calls_at_the_same_time(authority):
 
 
 def test_a_lock_that_nobody_gives_back(authority, monkeypatch):
-    monkeypatch.setattr(gateway_ca, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(_gateway_files, "LOCK_SECONDS", 0.1)
     with (
         authority.changing(),
         pytest.raises(ValueError, match=r"another call has held .* for 0.1 s"),
@@ -667,7 +669,7 @@ def test_a_backup_is_whole_or_not_there(issued, tmp_path):
 
 def test_lifetimes(issued):
     text = issued.read("ca.crt") + issued.read("issued/alice.pem") + issued.read("crl.pem")
-    assert gateway_ca.lifetimes(text, NOW + DAY / 2) == [
+    assert _gateway_x509.lifetimes(text, NOW + DAY / 2) == [
         {
             "type": "certificate",
             "name": "example VPN CA",
@@ -693,14 +695,16 @@ def test_lifetimes(issued):
             "days_left": 1824,
         },
     ]
-    assert gateway_ca.lifetimes(text.replace("\n", "\r\n"), NOW)[0]["days_left"] == 3650
-    assert gateway_ca.lifetimes(text, NOW + 826 * DAY)[1]["days_left"] == -1
-    early = NOW - gateway_ca.BACKDATED
+    assert _gateway_x509.lifetimes(text.replace("\n", "\r\n"), NOW)[0]["days_left"] == 3650
+    assert _gateway_x509.lifetimes(text, NOW + 826 * DAY)[1]["days_left"] == -1
+    early = NOW - _gateway_x509.BACKDATED
     for now, begun in ((early, True), (early - timedelta(seconds=1), False)):
-        assert [item["begun"] for item in gateway_ca.lifetimes(text, now)] == [begun] * 3
-    assert gateway_ca.lifetimes("", NOW) == []
+        assert [item["begun"] for item in _gateway_x509.lifetimes(text, now)] == [begun] * 3
+    assert _gateway_x509.lifetimes("", NOW) == []
     with pytest.raises(ValueError, match=r"\w"):
-        gateway_ca.lifetimes("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", NOW)
+        _gateway_x509.lifetimes(
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", NOW
+        )
 
 
 def test_the_planner_takes_it(issued, edit):
@@ -708,12 +712,12 @@ def test_the_planner_takes_it(issued, edit):
     pillar = edit(
         {
             "vpn:pki:ca": issued.read("ca.crt"),
-            "vpn:pki:certificate": gateway_ca.pem(node.current),
+            "vpn:pki:certificate": _gateway_x509.pem(node.current),
             "vpn:pki:key": node.key,
             **{f"vpn:pki:{name}": text for name, text in issued.keys().items()},
         }
     )
-    assert gateway_plan.read(pillar)[1] == []
+    assert _gateway_plan.read(pillar)[1] == []
 
 
 def test_keys_of_openvpn(tmp_path, authority):
@@ -724,20 +728,20 @@ def test_keys_of_openvpn(tmp_path, authority):
     other.create("ec", 3650, 1825, v2=True)
     assert set(other.keys()) == {"tls_crypt_v2", "auth_token"}
     server = other.keys()["tls_crypt_v2"]
-    alice, bob = (gateway_ca.tls_crypt_v2_key(server, NOW) for _ in range(2))
+    alice, bob = (_gateway_x509.tls_crypt_v2_key(server, NOW) for _ in range(2))
     assert alice != bob
     assert unwrapped(server, alice) == b"\1" + int(NOW.timestamp()).to_bytes(8, "big")
 
 
 @pytest.mark.skipif(not shutil.which("openvpn"), reason="no openvpn here")
 def test_openvpn_makes_the_same_of_a_tls_crypt_v2_key(tmp_path):
-    server = gateway_ca.server_key("tls-crypt-v2")
+    server = _gateway_x509.server_key("tls-crypt-v2")
     (tmp_path / "server").write_text(server)
     command = ["openvpn", "--tls-crypt-v2", "server", "--genkey", "tls-crypt-v2-client", "client"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     client = (tmp_path / "client").read_text()
     assert unwrapped(server, client)[:1] == b"\1"
-    mine = gateway_ca.tls_crypt_v2_key(server, NOW)
+    mine = _gateway_x509.tls_crypt_v2_key(server, NOW)
     assert [len(line) for line in mine.splitlines()] == [len(line) for line in client.splitlines()]
     assert mine.splitlines()[0] == client.splitlines()[0]
 
@@ -747,11 +751,11 @@ def test_openvpn_makes_the_same_of_a_tls_crypt_v2_key(tmp_path):
 def test_openssl_agrees(tmp_path, algorithm):
     # openssl has no clock but that of the machine.
     now = datetime.now(timezone.utc).replace(microsecond=0)
-    authority = gateway_ca.Authority(tmp_path / "example", now)
+    authority = _gateway_ca.Authority(tmp_path / "example", now)
     authority.create(algorithm, 3650, 1825)
     for name, kind in (("gw1", "server"), ("alice", "client")):
         authority.issue(name, kind, None, **DAYS)
-        (tmp_path / name).write_text(gateway_ca.pem(authority.issued(name).current))
+        (tmp_path / name).write_text(_gateway_x509.pem(authority.issued(name).current))
 
     def verify(name, purpose):
         folder = authority.folder

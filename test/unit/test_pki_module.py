@@ -1,18 +1,24 @@
 """What users call to have certificates, with Salt's dunders played by the test."""
 
+import getpass
 import itertools
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
-import gateway_ca
-import gateway_plan
+import _gateway_authorities
+import _gateway_plan
+import _gateway_vpn_profiles
+import _gateway_x509
 import pytest
 import salt.exceptions
+import salt.pillar
+import salt.utils.minions
 from salt.exceptions import CommandExecutionError
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
@@ -41,8 +47,8 @@ def host(loaded, monkeypatch, tmp_path, edit):
     )
     monkeypatch.setattr(loaded, "__opts__", system.opts, raising=False)
     monkeypatch.setattr(loaded, "__pillar__", system.pillar, raising=False)
-    monkeypatch.setattr(loaded, "_now", lambda: system.now)
-    monkeypatch.setattr(loaded.sys, "stdin", None)
+    monkeypatch.setattr(_gateway_authorities, "now", lambda: system.now)
+    monkeypatch.setattr(sys, "stdin", None)
     return system
 
 
@@ -120,8 +126,8 @@ def test_a_folder_that_cannot_be_made(loaded, host, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(loaded.os, "makedirs", refuse)
-    monkeypatch.setattr(loaded.getpass, "getuser", lambda: "salt")
+    monkeypatch.setattr(os, "makedirs", refuse)
+    monkeypatch.setattr(getpass, "getuser", lambda: "salt")
     with pytest.raises(CommandExecutionError, match=r"as root: install -d -m 700 -o salt /.*/gate"):
         loaded.create_ca("example")
 
@@ -185,9 +191,9 @@ def test_a_server_that_is_no_minion(pki, host, tmp_path):
     assert "known are gw4. " in pki.issue_server("gw15", directory=str(host.base))["warning"]
 
 
-def test_the_clock_has_whole_seconds(load):
+def test_the_clock_has_whole_seconds():
     """As certificates do: what is compared with one must not be newer by a part of a second."""
-    now = load("_modules/gateway_pki.py")._now()
+    now = _gateway_authorities.now()
     assert now.microsecond == 0
     assert timedelta(0) <= datetime.now(timezone.utc) - now < timedelta(minutes=1)
 
@@ -228,10 +234,10 @@ def test_any_call_renews_a_crl_that_is_due(pki, host, tmp_path, function):
         "issue": lambda: pki.issue_client("bob"),
     }
     text = (host.base / "example/crl.pem").read_text()
-    assert gateway_ca.lifetimes(text, host.now)[0]["days_left"] == 875
+    assert _gateway_x509.lifetimes(text, host.now)[0]["days_left"] == 875
     calls[function]()
     text = (host.base / "example/crl.pem").read_text()
-    assert gateway_ca.lifetimes(text, host.now)[0]["days_left"] == 1825
+    assert _gateway_x509.lifetimes(text, host.now)[0]["days_left"] == 1825
 
 
 # The passphrase
@@ -258,8 +264,8 @@ def test_a_passphrase_in_a_file(loaded, host, secret):
 
 def test_a_passphrase_at_the_terminal(loaded, host, monkeypatch):
     answers = ["correct horse", "correct horse", "correct horse", "one", "another"]
-    monkeypatch.setattr(loaded.sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(loaded.getpass, "getpass", lambda _: answers.pop(0))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(getpass, "getpass", lambda _: answers.pop(0))
     loaded.create_ca("example", encrypt=True)
     loaded.issue_client("alice")
     with pytest.raises(CommandExecutionError, match="two different passphrases"):
@@ -298,22 +304,22 @@ def test_a_due_crl_waits_for_the_passphrase_and_says_so(loaded, host, secret, ca
     host.opts["gateway_pki"] = {"passphrase_file": str(secret)}
     caplog.clear()
     text = loaded.pillar("example", "gw1")["crl"]
-    assert gateway_ca.lifetimes(text, host.now)[0]["days_left"] == 1825
+    assert _gateway_x509.lifetimes(text, host.now)[0]["days_left"] == 1825
     assert not caplog.text
 
 
 # The gateways' part
 
 
-def test_a_gateways_pillar(pki, edit):
+def test_a_gateways_pillar(pki, edit, read_pillar):
     pki.issue_server("gw2")
     found = {name: pki.pillar("example", name) for name in ("gw1", "gw2")}
     for name, material in found.items():
         expected = ["auth_token", "ca", "certificate", "crl", "key", "tls_crypt"]
         assert sorted(material) == expected
-        assert gateway_ca.lifetimes(material["certificate"], NOW)[0]["name"] == name
+        assert _gateway_x509.lifetimes(material["certificate"], NOW)[0]["name"] == name
         assert material["certificate"].count("BEGIN") == 1
-    sites = [gateway_plan.read(edit({"vpn:pki": found[name]})) for name in found]
+    sites = [read_pillar(edit({"vpn:pki": found[name]})) for name in found]
     assert [errors for _, errors in sites] == [[], []]
     assert len({site and site.digest for site, _ in sites}) == 1
     for material in ("auth_token", "ca", "crl", "tls_crypt"):
@@ -321,19 +327,19 @@ def test_a_gateways_pillar(pki, edit):
     assert found["gw1"]["key"] != found["gw2"]["key"]
 
 
-def test_a_tls_crypt_key_for_each_client(loaded, host, edit):
+def test_a_tls_crypt_key_for_each_client(loaded, host, edit, read_pillar):
     loaded.create_ca("example", tls_crypt_v2=True)
     loaded.issue_server("gw1")
     loaded.issue_client("alice")
     material = loaded.pillar("example", "gw1")
     assert {"tls_crypt", "tls_crypt_v2"} & set(material) == {"tls_crypt_v2"}
-    assert gateway_plan.read(edit({"vpn:pki": material}))[1] == []
+    assert read_pillar(edit({"vpn:pki": material}))[1] == []
     text = loaded.profile("alice")
     assert options(text)[-1] == "<tls-crypt-v2>"
     assert "OpenVPN tls-crypt-v2 client key" in text
     assert material["tls_crypt_v2"].splitlines()[1] not in text
     # While clients move over the gateways take either kind.
-    (host.base / "example/tls-crypt.key").write_text(gateway_ca.static_key())
+    (host.base / "example/tls-crypt.key").write_text(_gateway_x509.static_key())
     assert {"tls_crypt", "tls_crypt_v2"} <= set(loaded.pillar("example", "gw1"))
     assert options(loaded.profile("alice"))[-1] == "<tls-crypt-v2>"
 
@@ -360,7 +366,7 @@ def test_a_pillar_without_a_certificate_says_why(pki, caplog, edit, site, node, 
     assert list(found) == ["error"]
     assert message in found["error"]
     assert message in caplog.text
-    described, errors = gateway_plan.read(edit({"vpn:pki": found}))
+    described, errors = _gateway_plan.read(edit({"vpn:pki": found}))
     assert errors == []
     assert described
     assert described.vpn_error == found["error"]
@@ -396,8 +402,8 @@ def test_a_gateway_whose_certificate_is_over_keeps_it(pki, host, edit):
     host.now = NOW + timedelta(days=826)
     found = pki.pillar("example", "gw1")
     assert "error" not in found
-    assert gateway_ca.lifetimes(found["certificate"], host.now)[0]["days_left"] == -1
-    assert gateway_plan.read(edit({"vpn:pki": found}))[1] == []
+    assert _gateway_x509.lifetimes(found["certificate"], host.now)[0]["days_left"] == -1
+    assert _gateway_plan.read(edit({"vpn:pki": found}))[1] == []
 
 
 @pytest.mark.parametrize("file", ["tls-crypt.key", "ca.crt", "crl.pem", "issued/gw1.pem"])
@@ -525,10 +531,10 @@ def test_clients_spread_over_the_gateways(loaded):
     remotes = [
         (f"gw{n}", f"198.51.100.{n}", port, "udp") for n in (1, 2, 3) for port in (443, 1194)
     ]
-    first = [loaded._in_order(remotes, f"client-{n}")[0][0][0] for n in range(300)]
+    first = [_gateway_vpn_profiles.in_order(remotes, f"client-{n}")[0][0][0] for n in range(300)]
     for node in ("gw1", "gw2", "gw3"):
         assert 70 < first.count(node) < 130
-    ordered, _ = loaded._in_order(remotes, "alice")
+    ordered, _ = _gateway_vpn_profiles.in_order(remotes, "alice")
     assert sorted(ordered) == sorted(remotes)
     # The next to try is never on the gateway that has just failed.
     assert all(one[0] != other[0] for one, other in itertools.pairwise(ordered))
@@ -578,8 +584,8 @@ def test_a_profile_of_the_masters_view(pki, host, monkeypatch, edit):
         def compile_pillar(self):
             return {"gateway": pillar}
 
-    monkeypatch.setattr(pki.salt.pillar, "Pillar", Pillar)
-    monkeypatch.setattr(pki.salt.utils.minions, "get_minion_data", lambda *_: (None, None, None))
+    monkeypatch.setattr(salt.pillar, "Pillar", Pillar)
+    monkeypatch.setattr(salt.utils.minions, "get_minion_data", lambda *_: (None, None, None))
     assert "remote 198.51.100.3 1194 udp" in options(pki.profile("alice"))
     pillar = None
     monkeypatch.setattr(Pillar, "compile_pillar", lambda _: {})
@@ -651,7 +657,7 @@ def test_openvpn_reads_a_profile(pki, host, tmp_path, edit, changes, v2):
     host.pillar["gateway"] = edit(changes)
     pki.issue_client("phone")
     if v2:
-        key = gateway_ca.server_key("tls-crypt-v2")
+        key = _gateway_x509.server_key("tls-crypt-v2")
         (host.base / "example/tls-crypt-v2.key").write_text(key)
     path = pki.profile("phone", file=str(tmp_path / "phone.ovpn"))
     # Nothing answers in a network namespace of its own: it goes through its list of remotes.

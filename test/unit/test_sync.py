@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 from types import SimpleNamespace
 
-import gateway_rules
+import _gateway_kernel
+import _gateway_machine
+import _gateway_rules
+import _gateway_sync
 import pytest
 
 ADDRESS = {"public:virtual_ip": "198.51.100.10"}
@@ -46,7 +50,7 @@ def test_off(plan, changes):
     found = plan(changes)
     assert found["sync"] == {"enabled": False, "undecided": changes == ADDRESS}
     assert not SYSCTLS.keys() & found["kernel"].keys()
-    rules = gateway_rules.ruleset(found)
+    rules = _gateway_rules.ruleset(found)
     assert "3780" not in rules["v4"] + rules["v6"]
 
 
@@ -179,7 +183,7 @@ def test_it_is_decided_before_everything_else(plan):
         },
         "firewall:raw6": {"filter": {"INPUT": ["-j ACCEPT"]}},
     }
-    rules = gateway_rules.ruleset(plan({**LINK, **raw}))
+    rules = _gateway_rules.ruleset(plan({**LINK, **raw}))
     lines = {
         chain: [
             line
@@ -219,7 +223,7 @@ def test_it_is_decided_before_everything_else(plan):
 
 def test_so_it_is_where_the_rules_cannot_be_loaded(plan):
     """The nodes still hear each other, and nobody else is let in."""
-    rules = gateway_rules.ruleset(plan(LINK))
+    rules = _gateway_rules.ruleset(plan(LINK))
     for family in "46":
         usual, closed = (rules[f"{kind}{family}"].splitlines() for kind in ("v", "closed"))
         told = [line for line in usual if "3780" in line or "! -i eth3" in line]
@@ -229,7 +233,6 @@ def test_so_it_is_where_the_rules_cannot_be_loaded(plan):
 
 # --------------------------------------------------------------------------------------------------
 # The status
-
 
 COUNTERS = """\
 cache internal:
@@ -260,17 +263,17 @@ message tracking:
 @pytest.fixture
 def node(load, monkeypatch, tmp_path, plan):
     """What gateway.status says of state sync on a node whose conntrackd says COUNTERS."""
-    module = load("_modules/gateway.py")
-    paths = {name: tmp_path / name for name in ("SYNC_REPORT", "UPTIME", "CONNECTIONS")}
-    for name, path in paths.items():
-        monkeypatch.setattr(module, name, str(path))
+    places = {
+        "SYNC_REPORT": _gateway_sync,
+        "UPTIME": _gateway_machine,
+        "CONNECTIONS": _gateway_kernel,
+    }
+    paths = {name: tmp_path / name for name in places}
+    for name, room in places.items():
+        monkeypatch.setattr(room, name, str(paths[name]))
     said = {"conntrackd": COUNTERS}
 
-    def run_all(command, **_):
-        answer = said.get(command[0])
-        return {"retcode": 0 if answer else 1, "stdout": answer or ""}
-
-    monkeypatch.setattr(module, "__salt__", {"cmd.run_all": run_all}, raising=False)
+    monkeypatch.setattr(_gateway_machine, "output", lambda tool, *_: said.get(tool) or "")
     paths["UPTIME"].write_text("5000.12 9000.5\n")
     paths["CONNECTIONS"].write_text("260\n")
 
@@ -279,8 +282,9 @@ def node(load, monkeypatch, tmp_path, plan):
         paths["SYNC_REPORT"].write_text(json.dumps({**usual, "uptime": 4999, **changes}))
 
     def status(changes=LINK):
-        problems: list[str] = []
-        return module._sync_status(plan(changes), problems), problems
+        here = _gateway_machine.Here(links={}, role="MASTER", drained=False)
+        facts, problems = _gateway_sync.status(plan(changes), here)
+        return facts["sync"], problems
 
     report()
     return SimpleNamespace(report=report, status=status, said=said, paths=paths)
@@ -495,3 +499,38 @@ def test_check(root, tool, tmp_path, said, accepted):
     assert (done.returncode == 0) is accepted
     assert "/run/conntrackd.ctl" not in used.read_text()
     assert accepted or said in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------
+# What is written
+
+
+def test_conntrackd(render):
+    """The nodes send to each other; what is the nodes' own stays where it is."""
+    ends = {}
+    for node in ("gw1", "gw2"):
+        found = render("link of their own", node=node)
+        text = re.sub(r"(?m)^\s*#.*\n", "", found.files["/etc/conntrackd/conntrackd.conf"])
+        words = dict(re.findall(r"(?m)^ {8}(\w+) (\S+)$", text))
+        assert words["Port"] == "3780"
+        assert words["DisableExternalCache"] == "yes"
+        ends[node] = (words["Interface"], words["IPv4_address"], words["IPv4_Destination_Address"])
+        [ignored] = re.findall(r"Address Ignore \{(.*?)\}", text, re.DOTALL)
+        addresses = re.findall(r"IPv4_address (\S+)", ignored)
+        assert addresses == [*found.plan["sync"]["ignored"], "172.17.0.1"]
+        assert text.count("{") == text.count("}")
+        watcher = found.files["/etc/systemd/system/gateway-sync.service"]
+        assert "ExecStart=/usr/lib/gateway/sync 198.51.100.1\n" in watcher
+    assert ends == {
+        "gw1": ("eth3", "10.78.0.1", "10.78.0.2"),
+        "gw2": ("eth4", "10.78.0.2", "10.78.0.1"),
+    }
+
+
+@pytest.mark.parametrize("site", ["example", "public virtual IP"])
+def test_without_state_sync_nothing_of_it_is_there(render, site):
+    """conntrackd itself is stopped only if it was ours."""
+    found = render(site)
+    assert "/etc/conntrackd/conntrackd.conf" not in found.files
+    assert found.ids["no state sync"]["ours"].endswith("/conntrackd.service.d/gateway.conf")
+    assert "kernel modules" not in found.ids

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 SCRIPT = "gateway/openvpn/files/vpn-session"
 NOBODY = 65534 if os.geteuid() == 0 else None  # root may read everything
 

@@ -5,8 +5,9 @@ gateway's own DNS and time.
 
 Each 20 ms it sends to HOST an echo request, a SYN and a datagram, and a question for a name and for
 the time to each ADDRESS. Prints `{}` when it has begun, and when its standard input ends a line of
-JSON: how many rounds there were, and how often it got which answer. What HOST itself gets, whose
-answers may go another way, HOST has to say.
+JSON: how many rounds there were, how often it got which answer, and when it got the first and the
+last one, in seconds from the beginning. What HOST itself gets, whose answers may go another way,
+HOST has to say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections import Counter
 
 INTERVAL = 0.02
@@ -46,6 +48,8 @@ def main() -> None:
     host, *addresses = sys.argv[1:]
     asked = datagrams(host, addresses)
     heard: Counter[str] = Counter()
+    when: dict[str, tuple[float, float]] = {}
+    begin = time.monotonic()
     echo = subprocess.Popen(
         ["ping", "-q", "-n", "-i", str(INTERVAL), host], stdout=subprocess.PIPE, text=True
     )
@@ -68,13 +72,15 @@ def main() -> None:
                 sock.send(text)
                 sock.recv(512)
                 heard[what] += 1
+                now = round(time.monotonic() - begin, 2)
+                when[what] = when.get(what, (now,))[0], now
             except OSError:
                 pass
     echo.send_signal(2)
     said = echo.communicate()[0]
     received = next(line for line in said.splitlines() if "received" in line).split()[3]
     heard[f"echo {host}"] += int(received)
-    print(json.dumps({"rounds": rounds, "heard": +heard}))
+    print(json.dumps({"rounds": rounds, "heard": +heard, "when": when}))
 
 
 main()

@@ -1,0 +1,291 @@
+"""This node's interfaces, addresses and routes beside what the pillar says of them."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Mapping
+from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
+from typing import Any
+
+import _gateway_machine
+import _gateway_values
+from _gateway_machine import Facts, Here, Links, Plan, Routes
+
+KEEPALIVED = "/etc/keepalived/keepalived.conf"
+# Where the first file names systemd-resolved, the second one has the servers that it asks.
+RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+RESOLVED = "127.0.0.53"
+# The kernel is asked for its route to this address (a DNS root server). Nothing is sent to it.
+FAR_AWAY = "198.41.0.4"
+
+
+def sides(plan: Plan) -> dict[str, tuple[str, str | None, str | None]]:
+    """Interface, this node's address (if the pillar has one) and network (likewise), by side."""
+    sides = {
+        side: (plan[side]["interface"], plan["node"][side], plan[side]["network"])
+        for side in ("internal", "public")
+    }
+    if plan["node"]["sync"]:
+        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"], None)
+    return sides
+
+
+def interface_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
+    """Where the pillar says what each side's interface is called on this node."""
+    name = plan["node"]["name"]
+    section = {"internal": "internal", "public": "public", "sync": "state_sync"}
+    return {
+        side: f"gateway:nodes:{name}:{side}_interface"
+        if f"{side}_interface" in pillar["nodes"][name]
+        else f"gateway:{section[side]}:interface"
+        for side in sides(plan)
+    }
+
+
+def errors(plan: Plan, here: Here) -> list[str]:
+    """What the pillar says of this node's interfaces and the node itself does not have."""
+    return [
+        *_interface_errors(plan, here.links, here.interface_keys),
+        *_advertisement_errors(plan),
+    ]
+
+
+def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
+    """It has nothing to show, and says where an address that moves is the node's own."""
+    return {}, _virtual_ip_errors(plan, here.links)
+
+
+def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[str]:
+    errors = []
+    for side, (interface, address, network) in sides(plan).items():
+        if not os.path.exists(f"{_gateway_machine.INTERFACES}/{interface}"):
+            have = ", ".join(sorted(os.listdir(_gateway_machine.INTERFACES)))
+            errors.append(f"{keys[side]}: this node has no interface {interface}, only {have}")
+            continue
+        key = f"gateway:nodes:{plan['node']['name']}:{side}"
+        if address and address not in _gateway_machine.addresses_on(links, interface):
+            errors.append(f"{key}: {address} is not on this node's interface {interface}")
+        elif address and network:
+            errors += [f"{key}: {fault}" for fault in _reach(links, interface, address, network)]
+    return errors + _virtual_ip_errors(plan, links)
+
+
+def _reach(links: Links, interface: str, address: str, network: str) -> list[str]:
+    """Why the hosts of a side's network are not reached directly."""
+    own = f"{address}/{_gateway_machine.addresses_on(links, interface)[address]['prefixlen']}"
+    # Some clouds give the address a /32 and a route for the network.
+    if _gateway_machine.holds(IPv4Interface(own).network, network) or any(
+        _gateway_machine.holds(found, network)
+        for found, device in _gateway_machine.routes_on_link()
+        if device == interface
+    ):
+        return []
+    return [
+        f"this node has {own} on {interface}, which does not reach {network}; give it the prefix"
+        f" length of the network, or the network a route over {interface}"
+    ]
+
+
+def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
+    """
+    An address that moves, and that a node has by itself. It would take itself for the primary
+    before keepalived starts, and after keepalived has given the address away.
+    """
+    configured = _gateway_machine.text(KEEPALIVED) or ""
+    errors = []
+    for instance in plan["vrrp"]["instances"]:
+        moving = {"virtual_ip": [instance["virtual_ip"]], "addresses": instance["addresses"]}
+        for key, address in [(key, each) for key, found in moving.items() for each in found]:
+            for interface in links:
+                length = _gateway_machine.prefix_length(links, interface, address)
+                own = f"{address}/{length}"
+                if length is None or _is_keepalived_s(configured, own, interface):
+                    continue
+                errors.append(
+                    f"gateway:{instance['name']}:{key}: this node has {own} on {interface}, and not"
+                    " by keepalived; take it out of what configures the interface"
+                )
+    return errors
+
+
+def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
+    """Whether keepalived's configuration, ours or one of before, has just this address there."""
+    names = (address, address.removesuffix("/32"))
+    for line in configuration.splitlines():
+        words = re.sub("[{}]", " ", line).split()
+        device = words[words.index("dev") + 1 :][:1] if "dev" in words else []
+        if any(name in words for name in names) and device in ([], [interface]):
+            return True
+    return False
+
+
+def warnings(plan: Plan, here: Here) -> list[str]:
+    """Where this node's addresses, routes and resolv.conf do not go with the pillar."""
+    links = here.links
+    for interface, address, _ in sides(plan).values():
+        if interface not in links or (
+            address and address not in _gateway_machine.addresses_on(links, interface)
+        ):
+            return []  # the rest would follow from that
+    routes = _gateway_machine.routes_on_link()
+    return [
+        *_size_warnings(plan, links),
+        *_overlap_warnings(plan, routes),
+        *_way_out_warnings(plan, here.interface_keys),
+        *_peer_warnings(plan, links, routes),
+        *_lease_warnings(plan, links),
+        *_resolver_warnings(plan, links),
+    ]
+
+
+def _size_warnings(plan: Plan, links: Links) -> list[str]:
+    """A network that is larger on the node than in the pillar."""
+    found = []
+    for side, (interface, address, network) in sides(plan).items():
+        length = _gateway_machine.prefix_length(links, interface, address)
+        if network and length is not None and length < ip_network(network).prefixlen:
+            found.append(
+                f"gateway:{side}:network: {network} here, but this node has {address}/{length} on"
+                f" {interface}"
+            )
+    return found
+
+
+def _overlap_warnings(plan: Plan, routes: Routes) -> list[str]:
+    """Another interface that takes what is meant for a network of the site."""
+    networks: list[tuple[str, str, str | None]] = [
+        (f"gateway:{side}:network", network, interface)
+        for side, (interface, _, network) in sides(plan).items()
+        if network
+    ]
+    for server in plan["vpn"]["servers"]:
+        networks.append((f"gateway:vpn:servers:{server['name']}:network", server["network"], None))
+    networks += [("gateway:vpn:clients", network, None) for network in plan["vpn"]["networks"]]
+    return [
+        f"{key}: {found}, a part of {network}, is on this node's interface {device}, and packets"
+        " for it go there"
+        for key, network, interface in networks
+        for found, device in routes
+        if device != interface
+        # A tunnel has routes for its own networks, also the tunnel of a server that has been
+        # renamed since.
+        and not device.startswith(_gateway_values.DEVICE_PREFIX)
+        and found.subnet_of(IPv4Network(network))
+    ]
+
+
+def _way_out_warnings(plan: Plan, keys: dict[str, str]) -> list[str]:
+    public = plan["public"]["interface"]
+    route = json.loads(
+        _gateway_machine.output("ip", "-json", "-4", "route", "get", FAR_AWAY) or "[{}]"
+    )[0]
+    if route.get("dev") == public:
+        return []
+    leads = f"this node's way to the internet is {route['dev']}" if route.get("dev") else ""
+    leads = leads or "this node has no route to the internet (no default route)"
+    return [f"{keys['public']}: {leads}; it should lead through {public}"]
+
+
+def _peer_warnings(plan: Plan, links: Links, routes: Routes) -> list[str]:
+    """The ends of the nodes' own link, whose network the pillar does not know."""
+    if not plan["sync"]["enabled"]:
+        return []
+    interface, peer = plan["sync"]["interface"], plan["sync"]["peer"]
+    own = _gateway_machine.addresses_on(links, interface).get(plan["node"]["sync"])
+    networks = [network for network, device in routes if device == interface]
+    if own:
+        networks.append(IPv4Interface(f"{own['local']}/{own['prefixlen']}").network)
+    if any(_gateway_machine.holds(network, peer) for network in networks):
+        return []
+    return [
+        f"gateway:nodes:{plan['node']['name']}:sync: the peer's address, {peer}, is in no network"
+        f" of this node's interface {interface}"
+    ]
+
+
+def _lease_warnings(plan: Plan, links: Links) -> list[str]:
+    interface, address, _ = sides(plan)["internal"]
+    if not (
+        plan["dhcp"]["enabled"]
+        and _gateway_machine.addresses_on(links, interface).get(address or "", {}).get("dynamic")
+    ):
+        return []
+    return [
+        f"gateway:nodes:{plan['node']['name']}:internal: this node has {address} by DHCP, and the"
+        " gateways are the DHCP server; after an outage of both nobody could give it"
+    ]
+
+
+def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
+    """Without forwarders dnsmasq asks whom resolv.conf names, and that may be the pair itself."""
+    if plan["dns"]["forwarders"] or any(_asks_others(*pair) for pair in plan["dns"]["settings"]):
+        return []
+    servers = _nameservers(RESOLVERS[0])
+    if RESOLVED in servers:
+        servers = _nameservers(RESOLVERS[1])
+    own = {plan["internal"]["virtual_ip"], plan["public"]["virtual_ip"]}
+    own |= {address for link in links for address in _gateway_machine.addresses_on(links, link)}
+    own |= {peer[side] for peer in plan["peers"] for side in ("internal", "public")}
+    ourselves = [server for server in servers if _is_ourselves(server, own)]
+    key = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node"
+    if set(servers) > set(ourselves):
+        return [f"{key} names {each}, which is the gateway itself" for each in ourselves]
+    named = f"only the gateway itself ({', '.join(ourselves)})" if ourselves else "nobody"
+    return [f"{key} names {named}: names outside of the site are not found"]
+
+
+def _asks_others(keyword: str, value: str) -> bool:
+    """Whether a setting says whom dnsmasq is to ask; not if it is for some names only."""
+    if keyword == "server":
+        return not value.startswith("/")
+    return keyword in ("resolv-file", "no-resolv", "conf-file", "conf-dir")
+
+
+def _nameservers(path: str) -> list[str]:
+    rows = [line.split() for line in (_gateway_machine.text(path) or "").splitlines()]
+    found = [row[1] for row in rows if row[:1] == ["nameserver"] and len(row) > 1]
+    return [server for server in found if _is_address(server)]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def _is_ourselves(server: str, own: set[str]) -> bool:
+    """On the loopback interface a server of somebody else may listen; ours does not."""
+    if not ip_address(server).is_loopback:
+        return server in own
+    try:
+        socket.create_connection((server, 53), 0.5).close()
+    except OSError:
+        return True
+    return False
+
+
+def forecasts(plan: Plan, here: Here) -> list[str]:
+    """Links without a carrier. Of a running node the health monitor says it."""
+    found = []
+    for side, (interface, _, _) in sides(plan).items():
+        flags = here.links.get(interface, {}).get("flags", ["UP"])
+        if "UP" not in flags or "NO-CARRIER" in flags:
+            what = "has no carrier" if "UP" in flags else "is down"
+            found.append(f"{here.interface_keys[side]}: {interface} {what}")
+    return found
+
+
+def _advertisement_errors(plan: Plan) -> list[str]:
+    """Who has IPv6 from a router on the public side would lose it without a word."""
+    if plan["public"]["accept_ra"] is not None:
+        return []
+    command = ["ip", "-json", "-6", "route", "show", "default", "dev", plan["public"]["interface"]]
+    routes = json.loads(_gateway_machine.output(*command) or "[]")
+    return [
+        "gateway:public:accept_ra: this node has a default route of IPv6 from an advertisement of"
+        f" {route.get('gateway')}; say true if it is to keep it, and false if not"
+        for route in routes
+        if route.get("protocol") == "ra"
+    ]
