@@ -27,10 +27,7 @@ LEFTOVER = re.compile(r"\.|.*(~|\.(dpkg|ucf|rpm)[a-z-]*)\Z")  # of editors and p
 
 
 def followed_unit(value: object) -> str:
-    unit = values.unit(value, values.FOLLOWING)
-    if unit.startswith(OURS):
-        raise ValueError(f"{unit} is the formula's own")
-    return unit
+    return values.unit(value, values.FOLLOWING)
 
 
 def check_units(
@@ -43,7 +40,7 @@ def check_units(
     """
     for unit in site.follow_virtual_ip:
         name = unit.rsplit(".", 1)[0]
-        if name in own:
+        if name in own or name.startswith(OURS):
             reader.fault(reader.claims["unit", unit], f"{unit} is the formula's own")
     for number, unit in enumerate(site.health.services):
         if unit in (*site.follow_virtual_ip, *followers):
