@@ -177,8 +177,9 @@ def service_unit(
 def opening(what: str, proto: str, port: int, *sources: str, version: int = 0) -> dict[str, Any]:
     """What the firewall lets in for a service of the node's, from whom, and why.
 
-    ``sources``: ``inside`` (the internal side, and VPN clients), ``hosts`` (those of the internal
-    side), ``new hosts`` (without an address yet) and ``public``. ``version`` is of IP; 0 for both.
+    ``sources``: ``inside`` (the internal side, networks with its rights, and VPN clients),
+    ``hosts`` (of the internal side and those networks), ``others`` (hosts of the other networks),
+    ``new hosts`` (without an address yet) and ``public``. ``version`` is of IP; 0 for both.
     """
     return {"what": what, "proto": proto, "port": port, "from": list(sources), "version": version}
 

@@ -8,6 +8,7 @@ from _gateway_keys import Items, Kind
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Host,
+    LocalNetwork,
     Network,
     Node,
     Target,
@@ -36,10 +37,17 @@ def claim_aliases(reader: Reader, aliases: dict[str, str], domain: str | None) -
         reader.claim("host name", alias.removesuffix(f".{domain}"), path)
 
 
-def own_names(internal: Network, public: Network, nodes: tuple[Node, ...]) -> set[str]:
+def own_names(
+    internal: Network,
+    public: Network,
+    networks: tuple[LocalNetwork, ...],
+    nodes: tuple[Node, ...],
+) -> set[str]:
     """What the gateways are called, and the virtual IPs."""
     own = {name for node in nodes for name in (node.name.lower(), node.label, *node.aliases)}
-    return {name for name in (*own, *internal.aliases, *public.aliases) if name}
+    aliases = {*internal.aliases, *public.aliases}
+    aliases |= {alias for network in networks for alias in network.aliases}
+    return {name for name in own | aliases if name}
 
 
 class Names:
@@ -55,6 +63,7 @@ class Names:
         own: set[str],
         servers: tuple[VpnServer, ...],
         clients: dict[str, tuple[str, ...]],
+        networks: tuple[LocalNetwork, ...],
     ) -> None:
         self.reader = reader
         self.domain = domain
@@ -73,6 +82,8 @@ class Names:
             # "any".
             if zone != "vpn" or servers:
                 self._learn(zone, "zone")
+        for network in networks:
+            self._learn(network.name, "zone")
         for server in servers:
             self._learn(server.name, "server")
         for client in clients:
@@ -175,7 +186,7 @@ class Names:
 
 def _either(kinds: tuple[str, ...]) -> str:
     names = {
-        "zone": "internal, public or vpn",
+        "zone": "internal, public, vpn or a network",
         "server": "a VPN server",
         "client": "a VPN client",
         "group": "a group",

@@ -362,7 +362,7 @@ def _firewall(site: Site, node: Node) -> dict[str, Any]:
 def _inside(site: Site) -> tuple[Target, ...]:
     """Who may go to the internet through the pair unless a rule says otherwise."""
     servers = [Target("server", server.name) for server in site.vpn_servers if server.full_tunnel]
-    return (Target("zone", "internal"), *servers)
+    return (*(Target("zone", local.name) for local in site.local), *servers)
 
 
 def plan_rules(
@@ -403,12 +403,13 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         return [{"address": address} for address in site.client_addresses[target.name]]
     if target.name == "public":
         return [{"interface": node.public_interface}]
-    if target.name == "internal":
-        network = str(site.internal.network)
-        return [
-            {"interface": node.internal_interface, "address": network},
-            {"interface": node.internal_interface, "family": 6},
-        ]
+    for local in site.local:
+        if target.name == local.name:
+            interface = node.interface_in(local.name)
+            return [
+                *({"interface": interface, "address": str(each)} for each in local.all_networks),
+                {"interface": interface, "family": 6},
+            ]
     # A peer's VPN clients arrive on the internal interface, so their address decides and not the
     # interface.
     return [

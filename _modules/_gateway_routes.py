@@ -1,4 +1,4 @@
-"""Routes between the nodes' VPN subnets."""
+"""Routes between the nodes' VPN subnets, and to networks behind routers inside."""
 
 import json
 from typing import Any

@@ -190,7 +190,8 @@ def _icmp(pen: Pen, gateway: Gateway) -> None:
     if gateway.version == 4:
         return
     believed = [gateway.public] if gateway.plan["public"]["accept_ra"] else []
-    for interface, kind in product((gateway.internal, gateway.public), ICMP6_LINK):
+    links = (*gateway.trusted, *gateway.untrusted, gateway.public)
+    for interface, kind in product(links, ICMP6_LINK):
         if kind == ADVERTISEMENT and interface not in believed:
             continue
         # Routers do not pass on link-local addresses, nor anything with all of its hops left.
@@ -201,7 +202,7 @@ def _icmp(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def _no_internal_addresses(pen: Pen, gateway: Gateway) -> None:
     pen.note("The public side knows no internal addresses.")
-    for network in (gateway.network, *gateway.vpn_networks):
+    for network in (*gateway.local_networks, *gateway.vpn_networks):
         pen.refuse("drop", f"-i {gateway.public} -d {network}")
 
 
@@ -224,13 +225,38 @@ def _services(pen: Pen, gateway: Gateway) -> None:
 def _zone(zone: str, gateway: Gateway) -> list[str]:
     """Matches for those who may come in to a service (``opening`` of _gateway_machine)."""
     if zone == "inside":
-        return [f"-i {interface}" for interface in gateway.inside]
+        return [f"-i {interface}" for interface in (*gateway.trusted, *gateway.devices)]
     if zone == "new hosts":
-        return [f"-i {gateway.internal} -s 0.0.0.0"]
+        return [f"-i {local['interface']} -s 0.0.0.0" for local in gateway.local]
     if zone == "public":
         return [f"-i {gateway.public}"]
     # Clients of a peer's VPN come in by the internal interface too: this is not for them.
-    return [gateway.from_internal]
+    trusted = zone == "hosts"
+    return [
+        source
+        for local in gateway.local
+        if local["trusted"] is trusted
+        for source in gateway.from_local(local)
+    ]
+
+
+@ipv4
+def _only_there(pen: Pen, gateway: Gateway) -> None:
+    for local in gateway.local:
+        if local["isolated"]:
+            pen.add(f"-i {local['interface']} -j {PREFIX}ISOLATED")
+
+
+@ipv4
+def _isolated(pen: Pen, gateway: Gateway) -> None:
+    """From an isolated network the gateway has the addresses that it has there (chain ISOLATED)."""
+    isolated = [local for local in gateway.local if local["isolated"]]
+    for local, address in product(isolated, ("virtual_ip", "address")):
+        pen.add(f"-i {local['interface']} -d {local[address]} -j RETURN")
+    if isolated:
+        pen.note("DHCP asks everybody.")
+        pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
+        pen.refuse("drop")
 
 
 def _echo(pen: Pen, gateway: Gateway) -> None:
@@ -297,7 +323,9 @@ def _egress(pen: Pen, gateway: Gateway) -> None:
     out = f"-o {gateway.public}"
     if gateway.firewall["egress"] == "allow":
         pen.note("The internet.")
-        pen.add(gateway.from_internal, out, "-j ACCEPT")
+        for local in gateway.local:
+            for source in gateway.from_local(local):
+                pen.add(source, out, "-j ACCEPT")
     if gateway.firewall["egress_allowed"]:
         # They may name any address, and are for who lives behind the gateway all the same.
         pen.note("What may leave.")
@@ -338,7 +366,7 @@ def _repair(pen: Pen, gateway: Gateway) -> None:
     pen.note("Whoever may repair it.")
     for rule in gateway.firewall["input"]:
         _ssh_of_rule(pen, gateway, rule)
-    for interface in gateway.inside:
+    for interface in (*gateway.trusted, *gateway.devices):
         pen.add(f"-i {interface} {_ssh(gateway)} -j ACCEPT")
     _ssh_from_outside(pen, gateway, _members(gateway, CLOSED_MEMBERS))
 
@@ -389,6 +417,9 @@ POLICY: Policy = {
         _gateway_vpn_rules.untracked_one_way,
     ),
     ("raw", "OUTPUT"): (_untracked_own_adverts, _gateway_sync.untracked_to_peer, raw),
+    ("raw", "ONEWAY"): (_gateway_vpn_rules.one_way_of_trusted,),
+    ("raw", "ONEWAY2"): (_gateway_vpn_rules.one_way_of_others,),
+    ("raw", "BRANCH"): (_gateway_vpn_rules.one_way_of_branches,),
     ("mangle", "PREROUTING"): (raw, _seen),
     ("mangle", "FORWARD"): (
         bridged("RETURN"),
@@ -418,6 +449,7 @@ POLICY: Policy = {
         _no_internal_addresses,
         _gateway_vpn_rules.only_from_inside,
         _input_rules,
+        _only_there,
         _services,
         _echo_and_ssh,
         _own_dhcp,
@@ -434,13 +466,19 @@ POLICY: Policy = {
         _forward_rules,
         _gateway_nat.forwarded,
         _egress,
+        _gateway_vpn_rules.trusted,
         _gateway_vpn_rules.servers,
         _gateway_vpn_rules.behind_clients,
         _no_other_forward,
         _gateway_sync.nothing_passes,
     ),
     ("filter", "OUTPUT"): (raw,),
+    ("filter", "ISOLATED"): (_isolated,),
     ("filter", "EGRESS"): (_egress_rules,),
+    ("filter", "TRANSLATED"): (_gateway_nat.translated,),
+    ("filter", "LOCAL"): (_gateway_nat.into_local,),
+    ("filter", "TRUSTED"): (_gateway_vpn_rules.into_trusted,),
+    ("filter", "HAIRPIN"): (_gateway_vpn_rules.hairpin,),
     **_FROM_INSIDE,
 }
 

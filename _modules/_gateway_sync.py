@@ -207,7 +207,9 @@ def _sync(site: Site, node: Node) -> dict[str, Any]:
     (peer,) = site.peers(node)
     addresses = [
         *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
+        *(each for node in site.nodes for each in node.addresses.values()),
         *(side.virtual_ip for side in (site.internal, site.public)),
+        *(network.virtual_ip for network in site.networks),
         *site.public.addresses,
     ]
     return {
