@@ -219,7 +219,20 @@ def table(machine):
         if verb == machine.broken:
             return {"retcode": 2, "stdout": "", "stderr": "RTNETLINK answers: no"}
         match command:
-            case ["ip", "-N", "-json", "-4", "route", "show", "table", "main"]:
+            case ["ip", "-N", "-json", "-4", "rule", "show"]:
+                shown = [
+                    {"priority": 121, "iif": iif, "table": number, "protocol": "121"}
+                    for iif, number in machine.rules.items()
+                ]
+                shown += [{"priority": 119, "iif": "lo", "protocol": "119"}, {"table": "254"}]
+                return {"retcode": 0, "stdout": json.dumps(shown), "stderr": ""}
+            case ["ip", "rule", verb, "pref", "121", "iif", iif, "lookup", number, *rest]:
+                assert rest == ["protocol", "121"]
+                assert (verb == "add") == (iif not in machine.rules)
+                machine.rules[iif] = number
+                if verb == "del":
+                    del machine.rules[iif]
+            case ["ip", "-N", "-json", "-4", "route", "show", "table", "all"]:
                 found = [
                     {"dst": dst.removesuffix("/32")}
                     # As `ip` has it: one that a person added is of none.
