@@ -197,7 +197,8 @@ def openings(plan: Plan) -> list[dict[str, Any]]:
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:
-    return [service_unit("gateway-dns", watched=True)]
+    others = [service_unit("gateway-dns-others", watched=True)] if plan["dns"]["others"] else []
+    return [service_unit("gateway-dns", watched=True), *others]
 
 
 def _dns(site: Site, node: Node) -> dict[str, Any]:

@@ -347,6 +347,8 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
         (_priority(site, other) for other in site.nodes if other is not node), default=0
     )
     failover = site.failover
+    counted = _gateway_nodes.networks_counted(len(site.nodes), len(site.networks))
+    most_lost = _gateway_nodes.NETWORK_PENALTY * counted
     return {
         "services": list(site.health.services),
         "public": {
@@ -370,6 +372,7 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
             }
             for network in site.networks
         ],
+        "networks_counted": counted,
         "virtual_ip": str(site.internal.virtual_ip),
         "announced": _announced(site, node),
         "preempt": failover.preempt,
@@ -377,6 +380,8 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
         "advert": max(1, int(failover.advert_interval * 80)),
         "penalties": {
             **{name: number * step for name, number in _gateway_nodes.PENALTIES.items()},
+            "drained": (_gateway_nodes.PENALTIES["drained"] + most_lost) * step,
+            "network": _gateway_nodes.NETWORK_PENALTY * step,
             # While it is not yet known whether the peer can take over: just below a healthy peer
             # that is still cold, and above a peer with a fault.
             "draining": _priority(site, node) - (lowest_peer - step - 1),

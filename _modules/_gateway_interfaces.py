@@ -26,6 +26,8 @@ def sides(plan: Plan) -> dict[str, tuple[str, str | None, str | None]]:
         side: (plan[side]["interface"], plan["node"][side], plan[side]["network"])
         for side in ("internal", "public")
     }
+    for network in plan["networks"]:
+        sides[network["name"]] = (network["interface"], network["address"], network["network"])
     if plan["node"]["sync"]:
         sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"], None)
     return sides

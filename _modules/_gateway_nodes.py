@@ -25,8 +25,18 @@ HIGHEST_ID = 200
 # Steps by which a node's priority is lowered. One step is as large as the number of nodes, so that
 # it outweighs all differences of rank. Each penalty outweighs the sum of those before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
+# Each lost network beyond the first one, so that the node that has lost fewer is better also while
+# it is cold. What is left of the priorities says how many of these count (``networks_counted``).
+NETWORK_PENALTY = 2
 # With this many nodes the last one, with all penalties, still has a priority of 1.
 MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
+
+
+def networks_counted(nodes: int, networks: int) -> int:
+    """Of how many lost networks beyond the first one it counts that they are lost: of all where
+    there is room for it, with two nodes of 54."""
+    room = (HIGHEST_PRIORITY - 1) // nodes - sum(PENALTIES.values())
+    return max(0, min(networks - 1, room // NETWORK_PENALTY))
 
 
 OWN_SIDES = ("gateway:internal:network", "gateway:public:network")  # keys of their networks

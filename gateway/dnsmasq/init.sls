@@ -45,6 +45,8 @@ dns unit:
     - template: jinja
     - context:
         sandbox: {{ sandbox | tojson }}
+        whose: ''
+        file: dns.conf
 
 dns service:
   gateway_service.running:
@@ -60,7 +62,49 @@ dns service:
       - gateway: dns names that are ours alone
       - gateway: dns configuration
       - gateway: dns unit
-{%- if plan.dhcp.enabled %}
+{%- if plan.dns.others %}
+
+dns configuration for others:
+  gateway.checked_file:
+    - name: /etc/gateway/dns-others.conf
+    - source: salt://gateway/dnsmasq/files/dns-others.conf.jinja
+    - check: dnsmasq --test -C
+    - require:
+      - gateway: configuration checks change nothing
+      - pkg: dnsmasq package
+
+dns unit for others:
+  gateway.file:
+    - name: /etc/systemd/system/gateway-dns-others.service
+    - source: salt://gateway/dnsmasq/files/gateway-dns.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
+        whose: ' for networks without the names of the site'
+        file: dns-others.conf
+
+dns service for others:
+  gateway_service.running:
+    - name: gateway-dns-others
+    - reads:
+      - /etc/gateway/dns-others.conf
+      - /etc/systemd/system/gateway-dns-others.service
+    - require:
+      - gateway: dns configuration for others
+      - gateway: dns unit for others
+{%- else %}
+
+no dns service for others:
+  gateway_service.off:
+    - name: gateway-dns-others
+
+no dns files for others:
+  file.absent:
+    - names: {{ os.others_files }}
+    - require:
+      - gateway_service: no dns service for others
+{%- endif %}
+{%- if plan.dhcp.enabled or plan.networks | selectattr('dhcp.enabled') | list %}
 
 dhcp reservations:
   gateway.file:
