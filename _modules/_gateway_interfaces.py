@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 import _gateway_machine
 import _gateway_values
@@ -20,29 +20,58 @@ RESOLVED = "127.0.0.53"
 FAR_AWAY = "198.41.0.4"
 
 
-def sides(plan: Plan) -> dict[str, tuple[str, str | None, str | None]]:
-    """Interface, this node's address (if the pillar has one) and network (likewise), by side."""
+class Side(NamedTuple):
+    """One of a node's interfaces in the pillar: its name here, the node's own address (if the
+    pillar has one), the network (likewise); the section that describes it, and the key of the
+    address in the node's section."""
+
+    interface: str
+    address: str | None
+    network: str | None
+    section: str
+    address_key: str
+
+    @property
+    def interface_key(self) -> str:
+        """The key in the node's section that says what the interface is called there."""
+        if self.section.startswith("networks:"):
+            return self.section.replace("networks:", "interfaces:")
+        return f"{self.address_key}_interface"
+
+
+def sides(plan: Plan) -> dict[str, Side]:
+    """All of them, by side: internal, public, the further networks by their names, and sync."""
     sides = {
-        side: (plan[side]["interface"], plan["node"][side], plan[side]["network"])
+        side: Side(plan[side]["interface"], plan["node"][side], plan[side]["network"], side, side)
         for side in ("internal", "public")
     }
-    for network in plan["networks"]:
-        sides[network["name"]] = (network["interface"], network["address"], network["network"])
+    for each in plan["networks"]:
+        sides[each["name"]] = Side(
+            each["interface"],
+            each["address"],
+            each["network"],
+            f"networks:{each['name']}",
+            f"addresses:{each['name']}",
+        )
     if plan["node"]["sync"]:
-        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"], None)
+        sides["sync"] = Side(
+            plan["sync"]["interface"], plan["node"]["sync"], None, "state_sync", "sync"
+        )
     return sides
 
 
 def interface_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
     """Where the pillar says what each side's interface is called on this node."""
     name = plan["node"]["name"]
-    section = {"internal": "internal", "public": "public", "sync": "state_sync"}
-    return {
-        side: f"gateway:nodes:{name}:{side}_interface"
-        if f"{side}_interface" in pillar["nodes"][name]
-        else f"gateway:{section[side]}:interface"
-        for side in sides(plan)
-    }
+    keys = {}
+    for side, found in sides(plan).items():
+        own: Any = pillar["nodes"][name]
+        for part in found.interface_key.split(":"):
+            own = own.get(part) if isinstance(own, Mapping) else None
+        keys[side] = f"gateway:{found.section}:interface"
+        if own is not None:
+            keys[side] = f"gateway:nodes:{name}:{found.interface_key}"
+    return keys
 
 
 def errors(plan: Plan, here: Here) -> list[str]:
@@ -60,12 +89,13 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
 
 def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[str]:
     errors = []
-    for side, (interface, address, network) in sides(plan).items():
+    for side, found in sides(plan).items():
+        interface, address, network, *_ = found
         if not os.path.exists(f"{_gateway_machine.INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(_gateway_machine.INTERFACES)))
             errors.append(f"{keys[side]}: this node has no interface {interface}, only {have}")
             continue
-        key = f"gateway:nodes:{plan['node']['name']}:{side}"
+        key = f"gateway:nodes:{plan['node']['name']}:{found.address_key}"
         if address and address not in _gateway_machine.addresses_on(links, interface):
             errors.append(f"{key}: {address} is not on this node's interface {interface}")
         elif address and network:
@@ -97,15 +127,23 @@ def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
     configured = _gateway_machine.text(KEEPALIVED) or ""
     errors = []
     for instance in plan["vrrp"]["instances"]:
-        moving = {"virtual_ip": [instance["virtual_ip"]], "addresses": instance["addresses"]}
-        for key, address in [(key, each) for key, found in moving.items() for each in found]:
+        moving = [
+            (f"{instance['name']}:virtual_ip", instance["virtual_ip"]),
+            *((f"{instance['name']}:addresses", each) for each in instance["addresses"]),
+        ]
+        if instance["name"] == "internal":
+            moving += [
+                (f"networks:{each['name']}:virtual_ip", each["virtual_ip"])
+                for each in plan["networks"]
+            ]
+        for key, address in moving:
             for interface in links:
                 length = _gateway_machine.prefix_length(links, interface, address)
                 own = f"{address}/{length}"
                 if length is None or _is_keepalived_s(configured, own, interface):
                     continue
                 errors.append(
-                    f"gateway:{instance['name']}:{key}: this node has {own} on {interface}, and not"
+                    f"gateway:{key}: this node has {own} on {interface}, and not"
                     " by keepalived; take it out of what configures the interface"
                 )
     return errors
@@ -125,7 +163,7 @@ def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
 def warnings(plan: Plan, here: Here) -> list[str]:
     """Where this node's addresses, routes and resolv.conf do not go with the pillar."""
     links = here.links
-    for interface, address, _ in sides(plan).values():
+    for interface, address, *_ in sides(plan).values():
         if interface not in links or (
             address and address not in _gateway_machine.addresses_on(links, interface)
         ):
@@ -144,12 +182,12 @@ def warnings(plan: Plan, here: Here) -> list[str]:
 def _size_warnings(plan: Plan, links: Links) -> list[str]:
     """A network that is larger on the node than in the pillar."""
     found = []
-    for side, (interface, address, network) in sides(plan).items():
+    for interface, address, network, section, _ in sides(plan).values():
         length = _gateway_machine.prefix_length(links, interface, address)
         if network and length is not None and length < ip_network(network).prefixlen:
             found.append(
-                f"gateway:{side}:network: {network} here, but this node has {address}/{length} on"
-                f" {interface}"
+                f"gateway:{section}:network: {network} here, but this node has {address}/{length}"
+                f" on {interface}"
             )
     return found
 
@@ -157,9 +195,9 @@ def _size_warnings(plan: Plan, links: Links) -> list[str]:
 def _overlap_warnings(plan: Plan, routes: Routes) -> list[str]:
     """Another interface that takes what is meant for a network of the site."""
     networks: list[tuple[str, str, str | None]] = [
-        (f"gateway:{side}:network", network, interface)
-        for side, (interface, _, network) in sides(plan).items()
-        if network
+        (f"gateway:{side.section}:network", side.network, side.interface)
+        for side in sides(plan).values()
+        if side.network
     ]
     for server in plan["vpn"]["servers"]:
         networks.append((f"gateway:vpn:servers:{server['name']}:network", server["network"], None))
@@ -207,7 +245,7 @@ def _peer_warnings(plan: Plan, links: Links, routes: Routes) -> list[str]:
 
 
 def _lease_warnings(plan: Plan, links: Links) -> list[str]:
-    interface, address, _ = sides(plan)["internal"]
+    interface, address, *_ = sides(plan)["internal"]
     if not (
         plan["dhcp"]["enabled"]
         and _gateway_machine.addresses_on(links, interface).get(address or "", {}).get("dynamic")
@@ -227,6 +265,7 @@ def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
     if RESOLVED in servers:
         servers = _nameservers(RESOLVERS[1])
     own = {plan["internal"]["virtual_ip"], plan["public"]["virtual_ip"]}
+    own |= {network["virtual_ip"] for network in plan["networks"]}
     own |= {address for link in links for address in _gateway_machine.addresses_on(links, link)}
     own |= {peer[side] for peer in plan["peers"] for side in ("internal", "public")}
     ourselves = [server for server in servers if _is_ourselves(server, own)]
@@ -271,7 +310,7 @@ def _is_ourselves(server: str, own: set[str]) -> bool:
 def forecasts(plan: Plan, here: Here) -> list[str]:
     """Links without a carrier. Of a running node the health monitor says it."""
     found = []
-    for side, (interface, _, _) in sides(plan).items():
+    for side, (interface, *_) in sides(plan).items():
         flags = here.links.get(interface, {}).get("flags", ["UP"])
         if "UP" not in flags or "NO-CARRIER" in flags:
             what = "has no carrier" if "UP" in flags else "is down"

@@ -143,7 +143,7 @@ def read_networks(top: Section, domain: str | None) -> tuple[LocalNetwork, ...]:
             dhcp=NO_DHCP,
         )
         claim_aliases(reader, aliases, domain)
-        if entry.name in Names.ZONES:
+        if entry.name in (*Names.ZONES, "sync"):
             reader.fault(section.path, "is what rules call something else; take another name")
         if network.trusted and network.isolated:
             reader.fault(section.at("isolated"), "what is trusted is not isolated")

@@ -19,9 +19,7 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
     # The node on which a client is connected has longer prefixes for its networks (files/vpn-
     # routes).
     destinations = [
-        (str(server.subnet(peer)), peer)
-        for server in site.vpn_servers
-        for peer in site.peers(node)
+        (str(server.subnet(peer)), peer) for server in site.vpn_servers for peer in site.peers(node)
     ] + [
         (str(network), peer)
         for network in _gateway_vpn_clients.client_networks(site)

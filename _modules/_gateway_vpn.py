@@ -201,9 +201,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         # The servers' whole networks and not the nodes' subnets, so that a new node does not change
         # what is pushed.
         "pushes": [
-            _gateway_vpn_clients.push_route(network)
-            for network in reachable
-            if network != subnet
+            _gateway_vpn_clients.push_route(network) for network in reachable if network != subnet
         ]
         + (_push_everything(server) if server.full_tunnel else [])
         + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
