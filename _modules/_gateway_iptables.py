@@ -29,6 +29,8 @@ CHAINS = {
     ),
 }
 PREFIX = "GATEWAY-"
+# What is refused in a chain of these is logged as if it were in one that leads there.
+LOGGED_AS = {"SOURCES": "source", "TRANSLATED": "forward", "ISOLATED": "input"}
 # multiport(8 of iptables-extensions): 15 ports, and a range counts as two.
 MULTIPORT = 15
 # IPSET_MAXNAMELEN is 32 with the closing zero.
@@ -229,7 +231,7 @@ class Pen:
     def refuse(self, how: str, *match: str) -> None:
         """The end of a chain for some packets: logged if wished, and dropped or rejected."""
         if self.gateway.log:
-            self.log(self.chain.lower().removesuffix("s"), *match)
+            self.log(LOGGED_AS.get(self.chain, self.chain.lower()), *match)
         if how == "reject":
             self.reject("", *match)
         else:

@@ -434,11 +434,12 @@ def forwarded(pen: Pen, gateway: Gateway) -> None:
 def translated(pen: Pen, gateway: Gateway) -> None:
     """Connections from outside that table nat has led to a host (chain TRANSLATED)."""
     for entry in gateway.plan["nat"]["one_to_one"]:
-        pen.note(f"{entry['key']} translates; what may come in is for forward rules to say.")
+        # It translates; what may come in through it is for forward rules to say.
         pen.refuse("drop", f"-m conntrack --ctorigdst {entry['address']}")
     pen.add(f"-j {PREFIX}LOCAL")
 
 
+@ipv4
 def into_local(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to a host behind the gateway (chain LOCAL)."""
     for local in gateway.local:

@@ -68,6 +68,8 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
 
 
 def _way_back_problems(plan: Plan, live: dict[tuple[str, int | None], str | None]) -> list[str]:
+    if not plan["ways_back"]:
+        return []
     rules = json.loads(_gateway_machine.output("ip", "-N", "-json", "-4", "rule", "show") or "[]")
     looked_up = {(rule.get("iif"), rule.get("table")) for rule in rules}
     return [

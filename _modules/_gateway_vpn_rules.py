@@ -155,7 +155,8 @@ def one_way_of_others(pen: Pen, gateway: Gateway) -> None:
 
 
 def _untracked(pen: Pen, gateway: Gateway, trusted: bool) -> None:
-    for local in gateway.local:
+    needed = gateway.plan["routes"] or gateway.plan["inside_routes"]
+    for local in gateway.local if needed else []:
         for source in gateway.from_local(local) if local["trusted"] is trusted else []:
             pen.add(source, "-j CT --notrack")
 
@@ -164,7 +165,8 @@ def _untracked(pen: Pen, gateway: Gateway, trusted: bool) -> None:
 def one_way_of_branches(pen: Pen, gateway: Gateway) -> None:
     """What networks behind clients send to trusted ones (chain BRANCH of table raw). What is for
     the node itself it sees in both directions."""
-    for network in _trusted(gateway) if gateway.client_networks else []:
+    needed = gateway.client_networks and gateway.plan["routes"]
+    for network in _trusted(gateway) if needed else []:
         pen.add(f"-d {network}", "-m addrtype ! --dst-type LOCAL -j CT --notrack")
 
 
@@ -182,7 +184,8 @@ def accepted_one_way(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def hairpin(pen: Pen, gateway: Gateway) -> None:
     """What leaves by the interface by which it has come (chain HAIRPIN)."""
-    for local in gateway.local:
+    needed = gateway.plan["routes"] or gateway.plan["inside_routes"]
+    for local in gateway.local if needed else []:
         way = f"-i {local['interface']} -o {local['interface']}"
         if local["trusted"]:
             pen.add(way, "-m conntrack --ctstate UNTRACKED -j ACCEPT")

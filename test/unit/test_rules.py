@@ -479,7 +479,8 @@ def test_flows(router, site, flow, expected):
 # keeps the untracked direction back.
 IDLE = {
     "-s 10.8.0.0/24 -o eth1 -j MASQUERADE",
-    "-i eth0 -o eth0 -d 10.8.1.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT",
+    "-d 10.8.1.0/24 -j GATEWAY-HAIRPIN",
+    "-i eth0 -o eth0 -m conntrack --ctstate UNTRACKED -j ACCEPT",
     "-i vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-o vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-i eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",

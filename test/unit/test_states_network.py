@@ -212,6 +212,7 @@ def table(machine):
         ["10.77.0.0/24", None, "2"],
     ]
     machine.broken = None
+    machine.rules = {}
 
     def ip(command, python_shell, ignore_retcode):
         assert python_shell is False
