@@ -27,8 +27,8 @@ import _gateway_sync
 
 # The files that the formula has in _states: a part of them is not enough.
 STATES = (
-    *("_gateway_vpn_client_files", "_gateway_state", "gateway", "gateway_firewall"),
-    *("gateway_network", "gateway_openvpn", "gateway_service"),
+    *("_gateway_crl", "_gateway_state", "_gateway_vpn_client_files", "gateway"),
+    *("gateway_firewall", "gateway_network", "gateway_openvpn", "gateway_service"),
 )
 
 
