@@ -8,7 +8,7 @@ include:
   - gateway.valid
 
 {%- if plan %}
-{%- set ruleset = salt['gateway.ruleset']() %}
+{%- set ruleset = pillar.gateway_run.ruleset %}
 
 firewall packages:
   pkg.installed:

@@ -694,7 +694,9 @@ class Lab:
             Host(name).write("/root/.ssh/authorized_keys", public, 0o600)
             ports = {port.network: port for port in TOPOLOGY[name].ports}
             address = ports["mgmt"].address.partition("/")[0]
-            roster[name] = {"host": address, "user": "root", "minion_opts": {"id": name}}
+            # A node has none of the master's files; those of the lab have them for masterless runs.
+            options = {"id": name, "file_roots": {}, "pillar_roots": {}}
+            roster[name] = {"host": address, "user": "root", "minion_opts": options}
         master.write("/etc/salt/roster", json.dumps(roster, indent=1))
 
     def _minions_answer(self) -> bool:

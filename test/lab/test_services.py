@@ -9,7 +9,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok, snapshot
+from conftest import GATEWAYS, ok
 from lab import SALT_SERIES, Host, Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -360,45 +360,3 @@ def test_a_minion_of_every_series(site: Lab, series: str) -> None:
     finally:
         gw1.run(become.format(SALT_SERIES))
         site.wait_minions()
-
-
-@pytest.mark.long
-def test_salt_ssh(site: Lab) -> None:
-    """The same over salt-ssh: functions, and an apply that finds nothing to do."""
-    master = site.host("master")
-    # There the pillar is made without the master's modules.
-    with pki.brought_by_the_user(site):
-        ok(site.apply())
-        for function in ("gateway.digest", "gateway.validate", "gateway.routes", "gateway.plan"):
-            answer = checks.local(master, f"salt-ssh -i --out=json gw1 {function}", "gw1")
-            assert answer == site.salt("gw1", function)["gw1"]
-        results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
-        assert checks.failures(results) == {}
-        assert checks.changes(results).keys() == WITHOUT_MASTER
-        # What takes the rules away compares them too, by a script that has to be brought along.
-        clean = "salt-ssh -i --out=json gw1 state.apply gateway.firewall.clean test=True"
-        results = checks.local(master, clean, "gw1")
-        assert checks.failures(results) == {}
-        assert "diff" in checks.changes(results)["no firewall rules of ours"]
-        # Without the formula's states nothing is done, not the half of it that Salt's own could.
-        before = snapshot(site, "gw1")
-        ours = "/srv/formula/_states"
-        cached = "/var/cache/salt/master/extmods/states/*gateway*.py"
-        # The master keeps the list of its files for 20 s, and salt-ssh on the node what it brought.
-        forget = "salt-run fileserver.clear_file_list_cache"
-        site.host("gw1").run("rm -r /var/tmp/.root_*_salt")
-        master.run(f"mv {ours} {ours}.away; rm -f {cached}; {forget}", timeout=60)
-        try:
-            for sls in ("gateway", "gateway.openvpn", "gateway.clean"):
-                for test in (" test=True", ""):
-                    command = f"salt-ssh -i --out=json gw1 state.apply {sls}{test}"
-                    results = checks.local(master, command, "gw1")
-                    state, *others = sorted(results.values(), key=lambda s: s["__run_num__"])
-                    assert "the formula's own states are not here" in state["name"]
-                    assert (state["result"], state["changes"]) == (False, {})
-                    # In test mode Salt goes on with the rest of a clean.
-                    assert not others or (test and sls == "gateway.clean")
-        finally:
-            master.run(f"mv {ours}.away {ours}; {forget}", timeout=60)
-        assert snapshot(site, "gw1") == before
-    converge(site)

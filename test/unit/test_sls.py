@@ -3,10 +3,12 @@
 import importlib
 import inspect
 import json
+import logging
 import re
 import shutil
 import subprocess
 from pathlib import PurePath
+from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -378,8 +380,25 @@ def test_files_are_made_of_the_plan_and_their_context(root):
         assert not list(jinja2.meta.find_referenced_templates(parsed)), path
 
 
-def test_over_ssh_nothing_is_synced(render):
-    assert render("example", "gateway", __master_opts__={}).synced == 0
+def test_over_ssh_a_state_is_asked_and_nothing_synced(render):
+    """What Jinja calls over salt-ssh runs on the node without the pillar; a state has it."""
+    usual = render("example")
+    stubs: dict[str, Any] = {"gateway.prepared": None}
+    found = render("example", stubs=stubs, __master_opts__={})
+    assert found.synced == 0
+    assert found.files["/etc/gateway/dns.conf"] == usual.files["/etc/gateway/dns.conf"]
+    state = {"changes": {}, "comment": "this node lacks it"}
+    answer = {"local": {"return": {"module_|-x_|-x_|-run": state}}}
+    stubs["state.single"] = lambda *_, **__: answer
+    logging.disable()  # Salt keeps what it logs, and shows it after the last test
+    try:
+        with pytest.raises(AssertionError, match="this node lacks it"):
+            render("example", stubs=stubs, __master_opts__={})
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_with_a_master_modules_are_synced(render):
     assert render("example", "gateway", id="gw1").synced == 2
 
 
@@ -387,7 +406,8 @@ def test_over_ssh_nothing_is_synced(render):
 @pytest.mark.parametrize("sls", [*SLSES, *(f"{sls}.clean" for sls in SLSES)])
 def test_without_the_formula_s_states_nothing_is_touched(render, sls, changes):
     """With states of Salt's own, and in test mode too, where it shows a name and no comment."""
-    stubs = {"gateway.has_states": lambda: False}
+    answer = {"lacking": True, "errors": [], "plan": {}, "ruleset": {}}
+    stubs = {"gateway.prepared": lambda supported: answer}
     found = render("example", sls, changes=changes, stubs=stubs).low
     assert (found[0]["state"], found[0]["fun"]) == ("test", "fail_without_changes")
     for words in (found[0]["name"], found[0]["comment"]):
