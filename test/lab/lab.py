@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from engine import (
+    DEBIAN,
     LAB,
     LAB_NAME,
     OUT,
@@ -652,7 +653,7 @@ class Lab:
     def _definition(node: str) -> str:
         """Return a digest of everything that makes a lab with this image of gateways what it is."""
         parts = [build_context(), (LAB / "compose.yml").read_bytes()]
-        parts.append(f"{TOPOLOGY}{SALT_SERIES}{node}".encode())
+        parts.append(f"{TOPOLOGY}{DEBIAN}{SALT_SERIES}{node}".encode())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def _remove_hosts(self) -> None:
