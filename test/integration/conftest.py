@@ -1,97 +1,155 @@
-"""What the tests of one converged gateway share. kitchen.yml says how it came to be."""
+"""The site that a suite of Test Kitchen made, and how tests ask it. test/kitchen/site makes it."""
+
+from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import testinfra
 
-SALT_CALL = "salt-call --config-dir=/tmp/kitchen/etc/salt --id=gw1 --out=json --log-level=error"
+INSTANCE = os.environ.get("KITCHEN_INSTANCE", "single")
+SUITE = os.environ.get("KITCHEN_SUITE", "single")
+GATEWAYS = ("gw1",) if SUITE == "single" else ("gw1", "gw2")
+TOOLS = "/srv/test/lab/files"
+
+collect_ignore = {
+    "single": ["test_pair.py", "test_pair_full.py"],
+    "pair": ["test_pair_full.py"],
+    "pair-full": [],
+}[SUITE]
 
 
-def eventually(ask, seconds=20):
-    """Ask until there is an answer and return it; the last one when time is up."""
+def eventually(
+    ask: Callable[[], Any], wanted: Callable[[Any], object] = bool, seconds: float = 20
+) -> Any:
+    """Ask until the answer is as wanted and return it; the last answer when time is up."""
     end = time.monotonic() + seconds
-    while not (answer := ask()) and time.monotonic() < end:
+    while not wanted(answer := ask()) and time.monotonic() < end:
         time.sleep(0.2)
     return answer
 
 
-@pytest.fixture(scope="module")
-def salt(host):
-    """Salt's functions on the gateway: `salt("gateway.status")`."""
+def container(name: str) -> Any:
+    """Return testinfra's host for a container of the site: gw1, gw2 or site."""
+    return testinfra.get_host(f"docker://gateway-kitchen-{INSTANCE}-{name}")
 
-    def call(function, *arguments):
-        done = host.run(" ".join([SALT_CALL, function, *arguments]))
+
+class Gateway:
+    """A gateway: `host` is testinfra's, `salt` calls functions as Kitchen does."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"gw{number}"
+        self.internal = f"10.77.0.{number + 1}"
+        self.public = f"198.51.100.{number + 1}"
+        self.tunnel = f"10.8.{number - 1}"
+        self.host = container(self.name)
+
+    def salt(self, function: str, *arguments: str) -> Any:
+        """Return what a function of Salt returns on the gateway."""
+        call = "salt-call --config-dir=/tmp/kitchen/etc/salt --out=json --log-level=error"
+        done = self.host.run(f"{call} --id={self.name} {function} {' '.join(arguments)}")
         assert done.stdout.startswith("{"), done.stdout + done.stderr
         return json.loads(done.stdout)["local"]
 
-    return call
+    def problems(self) -> Any:
+        """Return what the gateway's status complains about."""
+        return self.salt("gateway.status")["problems"]
 
+    def has(self, address: str) -> bool:
+        """Tell whether the gateway has an address now."""
+        return bool(self.host.check_output(f"ip -brief address show to {address}"))
 
-@pytest.fixture(scope="module", autouse=True)
-def problems(salt):
-    """What the gateway's status complains about, when it had time to settle after the converge."""
-    answers = []
-
-    def settled():
-        answers.append(salt("gateway.status")["problems"])
-        return not answers[-1]
-
-    eventually(settled, 60)
-    return answers[-1]
+    def set_cables(self, setting: str) -> None:
+        """Set its cables in the switches `down`, which is its sudden death for all others, or `up`."""
+        for network in ("lan", "wan", "sync"):
+            container("site").check_output(f"ip link set {self.name}-{network} {setting}")
 
 
 class Neighbour:
-    """A machine beside the gateway: a network namespace of its container."""
+    """A machine beside the gateways: a network namespace of the site's container."""
 
-    def __init__(self, host, name):
-        self.host = host
+    def __init__(self, name: str) -> None:
         self.name = name
+        self.site = container("site")
 
-    def run(self, command):
+    def run(self, command: str) -> str:
         """Run a command there and return its output, whatever became of it."""
-        return self.host.run(f"ip netns exec {self.name} {command}").stdout.strip()
+        return str(self.site.run(f"ip netns exec {self.name} {command}").stdout).strip()
 
-    def start(self, unit, command):
+    def start(self, unit: str, command: str) -> None:
         """Start a daemon there, anew if it is left from an interrupted run; `stop` ends it."""
         self.stop(unit)
         inside = f"hostname {self.name}; exec {command}"
-        self.host.check_output(
+        self.site.check_output(
             f"systemd-run --quiet --collect --unit={unit}"
             f" ip netns exec {self.name} unshare --uts sh -c %s",
             inside,
         )
 
-    def stop(self, *units):
+    def stop(self, *units: str) -> None:
         """End daemons that were started here."""
-        self.host.run("systemctl stop " + " ".join(units))
+        self.site.run("systemctl stop " + " ".join(units))
 
-    def get(self, url):
+    def get(self, url: str) -> str:
         """Return the page, which is `<server> saw <client address>`; "" without an answer."""
         return self.run(f"curl -s --max-time 4 {url}")
 
-    def resolve(self, name, server):
+    def resolve(self, name: str, server: str) -> str:
         """Return what a name server says of a name; "" without an answer."""
         answer = self.run(f"dig +short +time=1 +tries=2 @{server} {name}")
         return "" if answer.startswith(";") else answer
 
+    def offers(self, mac: str) -> list[tuple[str, str]]:
+        """Return who offers a DHCP lease to this MAC, and which address."""
+        found = json.loads(self.run(f"python3 {TOOLS}/lab/dhcp_offers.py eth0 {mac} 2"))
+        return [(offer["server"], offer["address"]) for offer in found]
 
-@pytest.fixture(scope="module")
-def backend(host):
-    """The host behind the gateway, with a web server."""
-    machine = Neighbour(host, "backend01")
-    machine.start("backend01-web", "python3 /srv/test/lab/files/lab/services.py")
+
+@pytest.fixture(scope="session")
+def gateways() -> dict[str, Gateway]:
+    """The gateways that are on, by name."""
+    return {name: Gateway(int(name[2:])) for name in GATEWAYS}
+
+
+@pytest.fixture(scope="session")
+def gw1(gateways: dict[str, Gateway]) -> Gateway:
+    """The primary."""
+    return gateways["gw1"]
+
+
+@pytest.fixture(scope="session")
+def gw2(gateways: dict[str, Gateway]) -> Gateway:
+    """The secondary."""
+    return gateways["gw2"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled(gateways: dict[str, Gateway]) -> None:
+    """The gateways had time to settle after the converge."""
+    for gateway in gateways.values():
+        eventually(gateway.problems, lambda problems: not problems, 60)
+
+
+@pytest.fixture(scope="session")
+def backend() -> Iterator[Neighbour]:
+    """The host behind the gateways, with a web server."""
+    machine = Neighbour("backend01")
+    machine.start("backend01-web", f"python3 {TOOLS}/lab/services.py")
     eventually(lambda: machine.get("http://localhost"))
     yield machine
     machine.stop("backend01-web")
 
 
-@pytest.fixture(scope="module")
-def internet(host):
-    """The other side: a web server, and the gateway's name server."""
-    machine = Neighbour(host, "internet")
-    machine.start("internet-web", "python3 /srv/test/lab/files/lab/services.py")
-    names = "/srv/test/lab/files/etc/lab/internet-dns.conf"
+@pytest.fixture(scope="session")
+def internet() -> Iterator[Neighbour]:
+    """The other side: a web server, and the gateways' name server."""
+    machine = Neighbour("internet")
+    machine.start("internet-web", f"python3 {TOOLS}/lab/services.py")
+    names = f"{TOOLS}/etc/lab/internet-dns.conf"
     machine.start("internet-dns", f"dnsmasq --keep-in-foreground --pid-file= --conf-file={names}")
     eventually(lambda: machine.get("http://localhost"))
     yield machine
@@ -99,15 +157,22 @@ def internet(host):
 
 
 @pytest.fixture
-def vpn_client(internet):
-    """The address in the tunnel of a VPN client on the internet; None without a tunnel."""
-    pki = "/etc/openvpn/pki"
-    internet.start(
-        "vpn-client",
-        "openvpn --client --nobind --dev tun0 --remote 198.51.100.2 1194 udp"
-        f" --remote-cert-tls server --ca {pki}/ca.crt --tls-crypt {pki}/tls-crypt.key"
-        f" --cert {pki}/client.crt --key {pki}/client.key",
-    )
-    address = eventually(lambda: internet.run("ip -brief -4 address show dev tun0"))
-    yield address.split()[2].split("/")[0] if address else None
+def connect(internet: Neighbour) -> Iterator[Callable[[Gateway], str]]:
+    """Connects a VPN client on the internet through a gateway: its address in the tunnel, or ""."""
+
+    def address() -> str:
+        found = internet.run("ip -brief -4 address show dev tun0").split()
+        return found[2].split("/")[0] if len(found) > 2 else ""
+
+    def connected(gateway: Gateway) -> str:
+        pki = "/etc/openvpn/pki"
+        internet.start(
+            "vpn-client",
+            f"openvpn --client --nobind --dev tun0 --remote {gateway.public} 1194 udp"
+            f" --remote-cert-tls server --ca {pki}/ca.crt --tls-crypt {pki}/tls-crypt.key"
+            f" --cert {pki}/client.crt --key {pki}/client.key",
+        )
+        return str(eventually(address))
+
+    yield connected
     internet.stop("vpn-client")
