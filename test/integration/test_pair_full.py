@@ -40,19 +40,21 @@ def test_sessions_outlive_the_primary(
     in_charge(gw1)
     assert eventually(heard, lambda now: now == [True, True], 30) == [True, True]
     said: list[str] = []
-    ask = f"python3 {TOOLS}/lab/sessions.py {INTERNET} 7007 {SESSIONS} 14 0.1"
-    asking = threading.Thread(target=lambda: said.append(backend.run(ask)))
+    # It ends at the end of its input.
+    ask = f"sleep 16 | python3 {TOOLS}/lab/sessions.py {INTERNET} 7007 {SESSIONS} 14 0.1"
+    asking = threading.Thread(target=lambda: said.append(backend.run(f"sh -c '{ask}'")))
     asking.start()
     time.sleep(6)  # until the peer knows of them all
     gw1.set_cables("down")
     try:
+        in_charge(gw2)
         asking.join()
     finally:
         gw1.set_cables("up")
         in_charge(gw1)
     result = json.loads(said[0].splitlines()[-1])
     assert (result["alive"], result["deaths"]) == (SESSIONS, {})
-    assert 0.1 < max(result["stalls"]) < 3
+    assert max(result["stalls"]) < 3
 
 
 def test_a_rule_keeps_the_backend_from_a_port(backend: Neighbour, internet: Neighbour) -> None:
