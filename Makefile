@@ -25,7 +25,7 @@ help:
 	@echo 'make docs              write the reference of the pillar and its schema from the keys'
 	@echo 'make golden            write the whole configurations that unit tests compare anew'
 	@echo 'make versions          whether the daemons of other systems take what the formula writes'
-	@echo 'make kitchen           one gateway in Test Kitchen (needs kitchen-docker, kitchen-salt)'
+	@echo 'make kitchen           Test Kitchen: a gateway, a pair (needs Docker, Ruby and bundler)'
 	@echo 'make up | down         set the lab up, to stay, and for demo and test to use | remove it'
 	@echo 'make shell HOST=gw1    a shell on master, gw1, gw2, backend01, internet or laptop'
 	@echo 'make clean             remove everything that these made'
@@ -92,7 +92,8 @@ versions:
 	python3 test/versions/versions.py $(VERSIONS_ARGS)
 
 kitchen: $(VENV)/ready
-	kitchen test
+	bundle check || bundle install
+	bundle exec kitchen test $(KITCHEN_ARGS)
 
 bench: $(VENV)/ready
 	$(PYTHON) test/bench/plan.py
