@@ -25,7 +25,6 @@ from typing import Any
 
 LAB = Path(__file__).resolve().parent
 OUT = LAB / "out"
-STATE = OUT / "state.json"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CODENAMES = {"12": "bookworm", "13": "trixie"}
 DEBIAN = os.environ.get("DEBIAN", "12")  # one of them, for all machines
@@ -33,6 +32,7 @@ BASE_IMAGE = f"gateway-lab-base:{DEBIAN}"
 SALT_VERSIONS = {"3006": "3006.28", "3007": "3007.15", "3008": "3008.3"}
 SALT_SERIES = os.environ.get("SALT_SERIES", "3008")  # one of them
 LAB_NAME = os.environ.get("LAB_NAME", "gateway-lab")  # another one for a second lab beside it
+STATE = OUT / f"{LAB_NAME}.json"
 TOOLS = {  # what the lab calls, and Debian's package of it
     "dockerd": "docker.io",
     "docker-compose": "docker-compose",

@@ -77,6 +77,7 @@ def test_a_wrong_pillar_names_every_error_and_changes_nothing(fresh: Lab) -> Non
         assert "Traceback" not in text
 
 
+@pytest.mark.core
 def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:
     before = {name: snapshot(fresh, name) for name in GATEWAYS}
     predicted = ok(fresh.apply(test=True))
@@ -90,6 +91,7 @@ def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:
         assert len(changed) > 30
 
 
+@pytest.mark.core
 def test_a_second_apply_changes_nothing(fresh: Lab) -> None:
     converge(fresh)
     before = {name: snapshot(fresh, name) for name in GATEWAYS}
@@ -179,6 +181,7 @@ REJECTED = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("daemon", REJECTED)
 def test_what_a_daemon_rejects_is_not_applied(site: Lab, pillar: Change, daemon: str) -> None:
     """The state fails with the daemon's own words; old file and running daemon stay."""

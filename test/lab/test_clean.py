@@ -78,6 +78,7 @@ def settled(lab: Lab, name: str) -> list[str]:
     return found[1]
 
 
+@pytest.mark.core
 def test_clean_leaves_nothing_of_ours_and_all_else_as_it_was(fresh: Lab) -> None:
     gw2 = fresh.host("gw2")
     before = snapshot(fresh, "gw2")

@@ -16,11 +16,13 @@ Change = Callable[..., dict[str, Any]]
 SERIES = ("3006", "3007", "3008")
 
 
+@pytest.mark.core
 def test_internet_through_nat(site: Lab) -> None:
     page = checks.http(site.host("backend01"), f"http://{checks.INTERNET}/")
     assert page == "internet saw 198.51.100.2"
 
 
+@pytest.mark.core
 def test_the_nodes_own_traffic_is_not_translated(site: Lab) -> None:
     """Whichever node has the virtual IP, each one reaches the internet as itself."""
     for name, public in checks.PUBLIC.items():
@@ -30,11 +32,13 @@ def test_the_nodes_own_traffic_is_not_translated(site: Lab) -> None:
         )
 
 
+@pytest.mark.core
 def test_port_forward(site: Lab) -> None:
     page = checks.http(site.host("laptop"), "http://198.51.100.2:443/")
     assert page == "backend01 saw 198.51.100.50"
 
 
+@pytest.mark.core
 def test_the_public_side_gets_no_further_than_the_forwards(site: Lab) -> None:
     """A neighbour on the public network who routes to us reaches neither the LAN nor its DNS."""
     laptop = site.host("laptop")
@@ -46,6 +50,7 @@ def test_the_public_side_gets_no_further_than_the_forwards(site: Lab) -> None:
         laptop.run("ip route del 10.77.0.0/24")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
 def test_dns(site: Lab, server: str) -> None:
     backend = site.host("backend01")
@@ -135,6 +140,7 @@ def test_names_that_are_ours(site: Lab, pillar: Change) -> None:
         internet.run("systemctl stop lab-5335; rm -f /run/lab-5335.conf")
 
 
+@pytest.mark.core
 def test_dhcp_gives_the_reservation_and_the_site_s_options(site: Lab) -> None:
     lease = checks.lease(site)
     assert lease["fixed-address"] == checks.BACKEND
@@ -146,6 +152,7 @@ def test_dhcp_gives_the_reservation_and_the_site_s_options(site: Lab) -> None:
     assert backend.run(["getent", "hosts", "www"]).stdout.split()[0] == checks.BACKEND
 
 
+@pytest.mark.core
 def test_dhcp_is_answered_by_one_server(site: Lab) -> None:
     reserved = site.dhcp_offers(checks.BACKEND_MAC, seconds=2)
     assert [(o["server"], o["address"]) for o in reserved] == [("10.77.0.2", checks.BACKEND)]
@@ -154,6 +161,7 @@ def test_dhcp_is_answered_by_one_server(site: Lab) -> None:
     assert dynamic[0]["address"].startswith("10.77.0.1")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
 def test_time(site: Lab, server: str) -> None:
     backend = site.host("backend01")
@@ -203,6 +211,7 @@ def test_time_by_ntpsec(site: Lab, pillar: Change) -> None:
     lan_time_without_uplink(site, "ntpsec")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_vpn(site: Lab, name: str) -> None:
     """Through each gateway, also the one without the virtual IP, opened from either side."""
@@ -223,12 +232,14 @@ def test_vpn(site: Lab, name: str) -> None:
         assert "dhcp-option DOMAIN example.internal" in tunnel.log
 
 
+@pytest.mark.core
 def test_routes_to_the_peers(site: Lab) -> None:
     routes = {"gw1": "10.8.1.0/24 via 10.77.0.3", "gw2": "10.8.0.0/24 via 10.77.0.2"}
     for name, route in routes.items():
         assert site.host(name).run("ip route show proto 119").stdout.startswith(f"{route} dev eth0")
 
 
+@pytest.mark.core
 def test_status_and_the_other_functions(site: Lab) -> None:
     status = site.salt("gw*", "gateway.status")
     assert status["gw1"]["vrrp"]["internal"] == {"virtual_ip": "10.77.0.1", "role": "MASTER"}
@@ -247,6 +258,7 @@ def test_status_and_the_other_functions(site: Lab) -> None:
         ok(site.apply("gw2"), "gw2")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_services_may_do_only_what_they_need(site: Lab, name: str) -> None:
     """That they have what they need is what all other tests here show."""
