@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import checks
 import pytest
@@ -75,10 +76,14 @@ network:
     "/etc/cloud/cloud.cfg": "preserve_hostname: false\nmanage_etc_hosts: true\n",
     "/etc/network/interfaces.d/50-cloud-init": "auto eth0\niface eth0 inet dhcp\n",
 }
+# Milliseconds. The monitor sees that the uplink is gone, and the peer takes over; each takes longer
+# where much else runs. Without that it would be the two seconds for which the uplink is away.
+UPLINK = 1000
 # What the manager has, and whom the node asks for names.
 THEIRS = """
-find /etc/netplan /etc/cloud /etc/network /etc/ufw -type f -exec sha256sum {} +
-readlink /etc/resolv.conf; grep -v '^#' /run/systemd/resolve/resolv.conf; networkctl --no-legend
+find /etc/netplan /etc/cloud /etc/network/interfaces.d /etc/ufw -type f -exec sha256sum {} +
+readlink /etc/resolv.conf; grep -v '^#' /run/systemd/resolve/resolv.conf
+networkctl --no-legend list 'eth*'
 """
 
 
@@ -126,15 +131,23 @@ def well(lab: Lab) -> None:
 
 def test_ifupdown(site: Lab) -> None:
     """Who takes a card down hands over to the peer; when it is back, so is all that was there."""
-    with managed(site, "ifupdown", IFUPDOWN):
+    with managed(site, "ifupdown", IFUPDOWN) as gw1:
         ok(site.apply("gw1"), "gw1")
         well(site)
-        for command in (
-            "systemctl restart networking",
-            "ifdown eth0; sleep 1; ifup eth0",
-            "ifdown eth1; sleep 1; ifup eth1",
+        for command, limit in (
+            ("systemctl restart networking", 400),
+            ("ifdown eth0; sleep 1; ifup eth0", 400),
+            ("ifdown eth1; sleep 2; ifup eth1", UPLINK),
         ):
-            assert under_probe(site, command).longest_outage_ms() <= 400, command
+            assert under_probe(site, command).longest_outage_ms() <= limit, command
+        # Who wants to lose nothing drains the node.
+        with site.probe() as probe:
+            time.sleep(0.5)
+            assert site.salt("gw1", "gateway.drain")
+            gw1.run("systemctl restart networking; sleep 2")
+            assert site.salt("gw1", "gateway.undrain")
+            wait_for_primary(site)
+        assert probe.result.outages() == []
         well(site)
 
 
@@ -149,12 +162,12 @@ def test_networkmanager(site: Lab) -> None:
         ):
             result = under_probe(site, command)
             assert result.received == result.sent, command
-        for command in (
-            "nmcli device reapply eth0; nmcli device reapply eth1",
-            "nmcli connection up lan",
-            "nmcli connection up wan",
+        for command, limit in (
+            ("nmcli device reapply eth0; nmcli device reapply eth1", 400),
+            ("nmcli connection up lan", 400),
+            ("nmcli connection up wan", UPLINK),
         ):
-            assert under_probe(site, command).longest_outage_ms() <= 400, command
+            assert under_probe(site, command).longest_outage_ms() <= limit, command
         well(site)
 
 
@@ -196,7 +209,8 @@ def names_are_found(lab: Lab, gw1: Host) -> None:
             ("www.example.net", checks.INTERNET),
             ("www.example.internal", checks.BACKEND),
         ):
-            assert checks.resolve(backend, name, server) == address
+            ask = partial(checks.resolve, backend, name, server)
+            assert checks.eventually(ask, address.__eq__, 10) == address
     finally:
         gw1.run("systemctl start systemd-resolved")
 

@@ -383,8 +383,12 @@ def test_dns_asks_whom_resolved_asks(render, settings, expected):
     """Without forwarders, where the stub of systemd-resolved is all that resolv.conf names."""
     stubs = {"gateway.resolver_file": lambda: RESOLVED}
     changes = {"dns:forwarders": [], "dns:settings": settings}
-    found = lines(render("example", changes=changes, stubs=stubs), "/etc/gateway/dns.conf")
+    site = render("example", changes=changes, stubs=stubs)
+    found = lines(site, "/etc/gateway/dns.conf")
     assert [line for line in found if "resolv" in line] == expected
+    # dnsmasq does not start where the folder is missing.
+    made = "ExecStartPre=mkdir -p /run/systemd/resolve"
+    assert made in lines(site, "/etc/systemd/system/gateway-dns.service")
     found = lines(render("example", stubs=stubs), "/etc/gateway/dns.conf")
     assert [line for line in found if "resolv" in line] == ["no-resolv"]
 
