@@ -38,6 +38,7 @@ def fresh(lab: Lab) -> Lab:
     return lab
 
 
+@pytest.mark.long
 def test_a_lab_that_is_up_can_be_applied(lab: Lab) -> None:
     """`make up` brings the certificates that the pillar asks the master for."""
     master = lab.host("master")
@@ -181,7 +182,6 @@ REJECTED = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("daemon", REJECTED)
 def test_what_a_daemon_rejects_is_not_applied(site: Lab, pillar: Change, daemon: str) -> None:
     """The state fails with the daemon's own words; old file and running daemon stay."""
@@ -331,6 +331,7 @@ def test_keys_of_the_authority_reach_the_daemon_and_nothing_else(site: Lab) -> N
         assert all(key not in said for key in secrets)
 
 
+@pytest.mark.long
 def test_certificates_of_one_s_own(site: Lab) -> None:
     """pillar.example as it is: paths on the gateways. The VPN works, in and out of it."""
     with pki.brought_by_the_user(site):

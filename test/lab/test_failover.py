@@ -134,7 +134,6 @@ def test_a_reboot_restores_everything_without_salt(site: Lab, name: str) -> None
     assert site.salt(name, "gateway.status")[name]["problems"] == []
 
 
-@pytest.mark.core
 def test_a_public_virtual_ip(site: Lab, pillar: Change) -> None:
     """It is the LAN's address in the internet and that of the forwards, on whichever node."""
     backend, laptop = site.host("backend01"), site.host("laptop")

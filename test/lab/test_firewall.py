@@ -130,7 +130,6 @@ def test_the_public_side_finds_nothing_but_vpn_and_the_forwards(site: Lab, name:
     assert len(inside["refused"]) == 65535 - 2
 
 
-@pytest.mark.core
 def test_the_public_side_gets_no_way_in(site: Lab) -> None:
     """Also not if it knows the internal network and routes to it."""
     laptop, backend = site.host("laptop"), site.host("backend01")

@@ -9,7 +9,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok, snapshot
+from conftest import GATEWAYS, converge, ok, snapshot, wait_for_primary
 from lab import SALT_SERIES, Host, Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -353,7 +353,8 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
 
 @pytest.mark.parametrize("series", [series for series in SERIES if series != SALT_SERIES])
 def test_a_minion_of_every_series(site: Lab, series: str) -> None:
-    """It gets modules, states and their libraries from the master, and has nothing to do."""
+    """It gets modules, states and their libraries from the master, and has nothing to do; then it
+    takes all away, and does all of it from nothing."""
     gw1 = site.host("gw1")
     ok(site.apply())  # a node that was applied without a master has nobody who tells it
     digest = site.salt("gw1", "gateway.digest")
@@ -369,6 +370,11 @@ def test_a_minion_of_every_series(site: Lab, series: str) -> None:
         results = ok(site.apply("gw1"), "gw1")["gw1"]
         assert checks.changes(results) == {}
         assert site.salt("gw1", "gateway.digest") == digest
+        ok(site.apply("gw1", "gateway.clean"), "gw1")
+        assert len(checks.changes(ok(site.apply("gw1"), "gw1")["gw1"])) > 30
+        assert checks.changes(ok(site.apply("gw1"), "gw1")["gw1"]) == {}
+        wait_for_primary(site)
+        assert site.salt("gw1", "gateway.status")["gw1"]["problems"] == []
     finally:
         gw1.run(become.format(SALT_SERIES))
         site.wait_minions()
