@@ -13,7 +13,7 @@ import _gateway_values
 from _gateway_machine import Facts, Here, Links, Plan, Routes
 
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
-# Where the first file names the stub of systemd-resolved, the second one has the servers that it asks.
+# Where the first file names the stub of systemd-resolved, the second one has whom that asks.
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 RESOLVED = "127.0.0.53"
 # The kernel is asked for its route to this address (a DNS root server). Nothing is sent to it.
