@@ -218,12 +218,16 @@ def names_are_found(lab: Lab, gw1: Host) -> None:
 def netplan_takes_nothing_away(lab: Lab, gw1: Host) -> None:
     """Neither by itself nor by what it does when something has changed."""
     began = gw1.run("date +%s").stdout.strip()
-    for command in (
-        "netplan apply",
-        "systemctl restart systemd-networkd",
-        "sed -i s/cloud.example/other.example/ /etc/netplan/*.yaml; netplan apply",
-        "sed -i s/other.example/cloud.example/ /etc/netplan/*.yaml; netplan apply",
+    # To reconfigure an interface, older ones take its own addresses away for some 30 ms, whatever
+    # KeepConfiguration says. The peer takes over.
+    version = int(gw1.run("systemctl --version").stdout.split()[1])
+    netplan = 5 if version >= 257 else 400
+    for command, limit in (
+        ("netplan apply", netplan),
+        ("systemctl restart systemd-networkd", 5),
+        ("sed -i s/cloud.example/other.example/ /etc/netplan/*.yaml; netplan apply", netplan),
+        ("sed -i s/other.example/cloud.example/ /etc/netplan/*.yaml; netplan apply", netplan),
     ):
-        assert under_probe(lab, command).outages() == [], command
+        assert under_probe(lab, command).longest_outage_ms() <= limit, command
     said = gw1.run(f"journalctl -u keepalived --since @{began} -o cat").stdout
-    assert "BACKUP" not in said
+    assert "BACKUP" not in said or version < 257
