@@ -18,6 +18,7 @@ _gateway_libraries.forget_changed()
 import _gateway_applied
 import _gateway_drain
 import _gateway_firewall
+import _gateway_interfaces
 import _gateway_nodes
 import _gateway_pem
 import _gateway_plan
@@ -341,6 +342,20 @@ def sync_ignored(**kwargs):
     """
     _called(kwargs)
     return _gateway_sync.ignored(plan())
+
+
+def resolver_file():
+    """
+    The file with the DNS servers that this node asks: /etc/resolv.conf, or systemd-resolved's list
+    where that names only its stub.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.resolver_file
+    """
+    return _gateway_interfaces.resolver_file()
 
 
 def pem(material, **kwargs):

@@ -10,6 +10,8 @@ include:
   - gateway.follow
 
 {%- if plan %}
+{#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
+{%- set resolver = salt['gateway.resolver_file']() %}
 
 dnsmasq package:
   pkg.installed:
@@ -33,6 +35,8 @@ dns configuration:
   gateway.checked_file:
     - name: /etc/gateway/dns.conf
     - source: salt://gateway/dnsmasq/files/dns.conf.jinja
+    - context:
+        resolver: {{ resolver }}
     - check: dnsmasq --test -C
     - require:
       - gateway: configuration checks change nothing
@@ -45,6 +49,7 @@ dns unit:
     - template: jinja
     - context:
         sandbox: {{ sandbox | tojson }}
+        resolver: {{ resolver }}
 
 dns service:
   gateway_service.running:

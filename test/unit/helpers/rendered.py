@@ -287,6 +287,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 *execution_module.plan()["sync"]["ignored"],
                 "172.17.0.1",
             ],
+            "gateway.resolver_file": lambda: "/etc/resolv.conf",
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
             "cp.list_master": lambda prefix: [],
             "saltutil.sync_modules": sync,
