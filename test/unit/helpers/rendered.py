@@ -265,12 +265,11 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             __pillar__={"gateway": pillar}, __opts__={"id": node}, __context__={}
         )
 
-        def sync(refresh):
-            assert refresh is False
-            synced.append(1)
-            return []
+        def get_file(source, copy, saltenv, makedirs):
+            assert (source.startswith("salt://_"), saltenv, makedirs) == (True, "base", True)
+            synced.append(copy)
 
-        synced: list[int] = []
+        synced: list[str] = []
         return {
             "gateway.plan": execution_module.plan,
             "gateway.has_states": lambda: True,
@@ -282,9 +281,8 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 "172.17.0.1",
             ],
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
-            "cp.list_master": lambda prefix: [],
-            "saltutil.sync_modules": sync,
-            "saltutil.sync_states": sync,
+            "cp.list_master": lambda saltenv, prefix: [],
+            "cp.get_file": get_file,
         }, synced
 
     def rendered(each_site, sls="gateway", node="gw1", changes=None, stubs=None, **opts):
@@ -295,6 +293,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             pillar = edit(changes) if changes else pillar
             calls, synced = functions(pillar, node)
             calls |= stubs or {}
+            calls = {name: call for name, call in calls.items() if call}  # None: it is not there
             opts = {"grains": {"os_family": "Debian"}} | opts
             low = compiler.compile(sls, calls, **opts)
             files = {
@@ -306,7 +305,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 low=low,
                 ids={chunk["__id__"]: chunk for chunk in low},
                 files=files,
-                synced=len(synced),
+                synced=synced,
                 plan=calls["gateway.plan"]() if read_pillar(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
