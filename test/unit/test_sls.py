@@ -134,6 +134,7 @@ INTERNAL = {
         "watch_in",
         "reload",
         "force_reload_modules",
+        "aggregate",
     ),
 }
 
@@ -344,6 +345,13 @@ def served(folder, copies):
         "file.file_exists": there.__contains__,
         "file.get_hash": get_hash,
     }
+
+
+def test_with_state_aggregate_no_package_comes_before_the_firewall(each_site):
+    """What aggregates first takes all later packages along, and Debian starts what it installs."""
+    [firewall, *others] = [chunk for chunk in each_site.low if chunk["state"] == "pkg"]
+    assert (firewall["__id__"], firewall["aggregate"]) == ("firewall packages", False)
+    assert not any("aggregate" in chunk for chunk in others)
 
 
 def test_new_modules_are_loaded_before_anything_else(render, tmp_path):
