@@ -13,6 +13,8 @@ include:
 firewall packages:
   pkg.installed:
     - pkgs: {{ os.packages + (os.set_packages if ruleset.sets else []) }}
+    # With `state_aggregate` all other packages, and what they start, would come before the rules.
+    - aggregate: False
     - failhard: True
 
 firewall loader:

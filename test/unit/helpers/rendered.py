@@ -265,10 +265,9 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             __pillar__={"gateway": pillar}, __opts__={"id": node}, __context__={}
         )
 
-        def sync(refresh):
-            assert refresh is False
-            synced.append(1)
-            return []
+        def get_file(source, copy, saltenv, makedirs):
+            assert (source.startswith("salt://_"), saltenv, makedirs) == (True, "base", True)
+            synced.append(copy)
 
         def single(fun, name, test, **functions):
             """Over salt-ssh: a state that calls functions on the node."""
@@ -277,7 +276,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             state = {"changes": {function: prepared(pillar, **arguments)}}
             return {"local": {"return": {"module_|-x_|-x_|-run": state}}}
 
-        synced: list[int] = []
+        synced: list[str] = []
         return {
             "state.single": single,
             "gateway.plan": execution_module.plan,
@@ -289,9 +288,8 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             ],
             "gateway.resolver_file": lambda: "/etc/resolv.conf",
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
-            "cp.list_master": lambda prefix: [],
-            "saltutil.sync_modules": sync,
-            "saltutil.sync_states": sync,
+            "cp.list_master": lambda saltenv, prefix: [],
+            "cp.get_file": get_file,
         }, synced
 
     def prepared(pillar, supported):
@@ -310,6 +308,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             pillar = edit(changes) if changes else pillar
             calls, synced = functions(pillar, node)
             calls |= stubs or {}
+            calls = {name: call for name, call in calls.items() if call}  # None: it is not there
             opts = {"grains": {"os_family": "Debian"}} | opts
             low = compiler.compile(sls, calls, **opts)
             files = {
@@ -321,7 +320,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 low=low,
                 ids={chunk["__id__"]: chunk for chunk in low},
                 files=files,
-                synced=len(synced),
+                synced=synced,
                 plan=calls["gateway.plan"]() if read_pillar(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
