@@ -1,7 +1,6 @@
-"""The formula as people have it in their Salt: where files and pillar come from, and who calls it.
-
-Whatever the way, both gateways are applied, people behind them notice it, and a second apply has
-nothing to do. Each begins with minions that know nothing of the formula.
+"""The formula as people have it in their Salt: where its files and its pillar come from, and who
+calls it. Whatever the way, both gateways are applied, people behind them notice it, and a second
+apply has nothing to do. Each begins with minions that know nothing of the formula.
 
 More ways have tests elsewhere: masterless, salt-ssh and minions of each series in test_services.py,
 a first `test=True` in test_apply.py.
@@ -21,6 +20,7 @@ import pytest
 import yaml
 from conftest import GATEWAYS, converge, have_formula, ok, snapshot
 from lab import Lab
+from test_services import SERIES
 
 Apply = Callable[[], dict[str, Any]]
 # What each way brings, for people to see: a host more, with a name.
@@ -93,6 +93,21 @@ def other_formulas(lab: Lab, top: dict[str, Any]) -> Iterator[None]:
             lab.host(name).run("rm -f /etc/lab-motd")
 
 
+@contextmanager
+def repository(lab: Lab, name: str, fill: str) -> Iterator[str]:
+    """A git repository on the master, with branch main and tag 1.0; its address."""
+    master, folder = lab.host("master"), f"/srv/git/{name}"
+    commit = "git -c user.name=lab -c user.email=lab@example.internal commit -qm lab"
+    master.run(
+        f"rm -rf {folder} && mkdir -p {folder} && cd {folder} && git init -q -b main . && {fill}"
+        f" && git add -A && {commit} && git tag 1.0 && git clone -q --bare . {folder}.git"
+    )
+    try:
+        yield f"file://{folder}.git"
+    finally:
+        master.run(["rm", "-r", "/srv/git"])
+
+
 def both(value: Any) -> dict[str, Any]:
     """The same for each gateway."""
     return dict.fromkeys(GATEWAYS, value)
@@ -119,8 +134,44 @@ def twice(lab: Lab, apply: Apply) -> None:
     assert {name: checks.changes(second[name]) for name in GATEWAYS} == both({})
 
 
+def printed(lab: Lab, command: str) -> dict[str, Any]:
+    """What a command on the master prints as JSON: one object, or one for each minion."""
+    done = lab.host("master").run(command, check=False, timeout=300)
+    decoder, text = json.JSONDecoder(), done.stdout.strip()
+    found: dict[str, Any] = {}
+    assert text.startswith("{"), done.stdout + done.stderr
+    while text:
+        answer, end = decoder.raw_decode(text)
+        found |= answer
+        text = text[end:].strip()
+    return found
+
+
 # --------------------------------------------------------------------------------------------------
 # Where the formula comes from
+
+
+@pytest.mark.long
+def test_gitfs_beside_another_formula_on_bare_servers(printer: Lab) -> None:
+    """A tag of its repository, two folders of file_roots, a top file, packages in one go."""
+    lab, top = printer, {"base": {"gw*": ["motd", "gateway"]}}
+    with other_formulas(lab, top), repository(lab, "gateway", f"{COPY} .") as address:
+        settings = {
+            "fileserver_backend": ["roots", "gitfs"],
+            "gitfs_remotes": [{address: [{"base": "1.0"}]}],
+            "file_roots": {"base": ["/srv/nothing", OTHERS]},
+            "state_aggregate": True,
+        }
+        with master_with(lab, **settings):
+            lab.renew(*GATEWAYS)
+            before = {name: snapshot(lab, name) for name in GATEWAYS}
+            preview = ok(lab.salt("gw*", "state.highstate", "test=True", timeout=300))
+            for name in GATEWAYS:
+                assert snapshot(lab, name) == before[name]
+                assert len(checks.changes(preview[name])) > 30
+            twice(lab, lambda: lab.salt("gw*", "state.highstate", timeout=300))
+            assert lab.host("gw2").run("cat /etc/lab-motd").stdout == "a gateway\n"
+            assert lab.salt("gw*", "gateway.validate") == both([])
 
 
 @pytest.mark.long
@@ -156,6 +207,34 @@ def test_an_environment_of_its_own(printer: Lab) -> None:
             results = ok(lab.salt("gw*", "state.highstate", timeout=300))
             assert "priority 250" in gw1.run("cat /etc/keepalived/keepalived.conf").stdout
         assert checks.changes(results["gw1"]) == {}
+
+
+@pytest.mark.long
+def test_a_package_of_salt_s_package_manager(printer: Lab) -> None:
+    """`spm` of each series builds it of the repository and installs the whole formula."""
+    lab, gw1 = printer, printer.host("gw1")
+    package = "/srv/spm_build/gateway-202611-1.spm"
+    install = f"spm build /srv/repo-copy && spm -y local install {package}"
+    copy = f"rm -rf /srv/repo-copy && mkdir /srv/repo-copy && {COPY} /srv/repo-copy &&"
+    copy += (
+        " cd /srv/repo && cp FORMULA README.md CHANGELOG.md LICENSE pillar.example /srv/repo-copy"
+    )
+    gone = "rm -rf /srv/spm /srv/spm_build /srv/repo-copy /var/cache/salt/spm"
+    try:
+        for series in SERIES:
+            gw1.run(
+                f"{gone}; {copy} && PATH=/opt/salt/{series}/bin:$PATH && {install}", timeout=120
+            )
+            for folder in ("_modules", "_states", "gateway"):
+                different = f"diff -r -x README.md /srv/spm/salt/{folder} /srv/repo-copy/{folder}"
+                assert gw1.run(different).stdout == ""
+            gw1.run("cmp /srv/spm/pillar/gateway.sls.orig /srv/repo/pillar.example")
+        lab.host("master").run(f"{copy} && {install}", timeout=120)
+        with master_with(lab, file_roots={"base": ["/srv/spm/salt"]}):
+            twice(lab, lab.apply)
+    finally:
+        for name in ("gw1", "master"):
+            lab.host(name).run(gone)
 
 
 @pytest.mark.parametrize("folder", ["_modules", "_states"])
@@ -194,32 +273,162 @@ def certificates(lab: Lab) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_external_pillars(printer: Lab) -> None:
-    """The site from a command, certificates and keys from a tree of files."""
+@pytest.mark.parametrize("source", ["cmd_yaml", "git"])
+def test_external_pillars(printer: Lab, source: str) -> None:
+    """The site from a command or a repository, certificates and keys from a tree of files."""
     lab, master = printer, printer.host("master")
     site = yaml.safe_load(lab.example())
     del site["gateway"]["vpn"]["pki"]
     site["gateway"]["hosts"] |= PRINTER["gateway"]["hosts"]
-    master.write("/srv/site.yaml", json.dumps(site))
+    text = json.dumps(site)
     for path, content in certificates(lab).items():
         master.write(f"/srv/tree/{path}", content, 0o600)
-    externals = [{"cmd_yaml": "cat /srv/site.yaml"}, {"file_tree": {"root_dir": "/srv/tree"}}]
-    nothing = {"base": ["/srv/nothing"]}
+    master.write("/srv/site.yaml", text)
+    fill = "cp /srv/site.yaml gateway.sls && echo \"base: {'gw*': [gateway]}\" >top.sls"
     try:
-        with master_with(lab, pillar_roots=nothing, ext_pillar=externals):
-            twice(lab, lab.apply)
-            assert lab.salt("gw*", "gateway.validate") == both([])
-            digests = lab.salt("gw*", "gateway.digest")
-            assert digests["gw1"] == digests["gw2"]
-            with pki.Tunnel(lab, checks.PUBLIC["gw2"]) as tunnel:
-                page = checks.http(lab.host("laptop"), f"http://{checks.BACKEND}/")
-                assert page == f"backend01 saw {tunnel.address}"
+        with repository(lab, "pillar", fill) as address:
+            first: dict[str, Any] = {"git": [{f"main {address}": [{"env": "base"}]}]}
+            if source == "cmd_yaml":
+                first = {"cmd_yaml": "cat /srv/site.yaml"}
+            externals = [first, {"file_tree": {"root_dir": "/srv/tree"}}]
+            nothing = {"base": ["/srv/nothing"]}
+            with master_with(lab, pillar_roots=nothing, ext_pillar=externals):
+                if source == "git":
+                    master.run("salt-run git_pillar.update", timeout=60)
+                twice(lab, lab.apply)
+                assert lab.salt("gw*", "gateway.validate") == both([])
+                digests = lab.salt("gw*", "gateway.digest")
+                assert digests["gw1"] == digests["gw2"]
+                with pki.Tunnel(lab, checks.PUBLIC["gw2"]) as tunnel:
+                    page = checks.http(lab.host("laptop"), f"http://{checks.BACKEND}/")
+                    assert page == f"backend01 saw {tunnel.address}"
     finally:
         master.run("rm -rf /srv/tree /srv/site.yaml")
 
 
+@pytest.mark.long
+def test_an_environment_of_the_pillar(printer: Lab) -> None:
+    """`pillarenv=prod` for a run, and in the minion's configuration for all calls."""
+    lab, master = printer, printer.host("master")
+    lab.set_pillar({})
+    master.run("cp -r /srv/pillar /srv/pillar-prod")
+    master.write("/srv/pillar-prod/overrides.sls", json.dumps(PRINTER))
+    master.write("/srv/pillar-prod/top.sls", "prod: {'gw*': [site, overrides]}\n")
+    configured = "/etc/salt/minion.d/way.conf"
+    try:
+        with master_with(lab, pillar_roots={"prod": ["/srv/pillar-prod"]}):
+            twice(lab, lambda: lab.apply(pillarenv="prod"))
+            restart_minions(lab, f"echo 'pillarenv: prod' >{configured}")
+            assert checks.changes(ok(lab.apply())["gw1"]) == {}
+            status = lab.salt("gw*", "gateway.status")
+            assert [status[name]["problems"] for name in GATEWAYS] == [[], []]
+    finally:
+        restart_minions(lab, f"rm -f {configured}")
+        master.run("rm -rf /srv/pillar-prod")
+
+
 # --------------------------------------------------------------------------------------------------
 # Who calls it
+
+ORCHESTRATION = """
+first gateway:
+  salt.state:
+    - tgt: gw1
+    - sls: gateway
+
+second gateway:
+  salt.state:
+    - tgt: gw2
+    - sls: gateway
+    - require:
+      - salt: first gateway
+"""
+
+
+def orchestrated(lab: Lab) -> dict[str, Any]:
+    """What `state.orchestrate` returns, for each state of it."""
+    answer = printed(lab, "salt-run --out=json state.orchestrate orchestration")
+    [results] = answer["data"].values()
+    return {state["__id__"]: state for state in results.values()}
+
+
+@pytest.mark.long
+def test_orchestrate(printer: Lab) -> None:
+    """One gateway after the other; the second one only where the first one went well."""
+    lab, sls = printer, "/srv/formula/orchestration.sls"
+    names = {"gw1": "first gateway", "gw2": "second gateway"}
+    lab.host("master").write(sls, ORCHESTRATION)
+
+    def apply() -> dict[str, Any]:
+        states = orchestrated(lab)
+        assert [states[name]["result"] for name in names.values()] == [True, True]
+        return {
+            minion: (states[name]["changes"] or {"ret": {minion: {}}})["ret"][minion]
+            for minion, name in names.items()
+        }
+
+    try:
+        twice(lab, apply)
+        lab.set_pillar({"gateway": {"internal": {"virtual_ip": "10.78.0.1"}}})
+        states = orchestrated(lab)
+        assert [states[name]["result"] for name in names.values()] == [False, False]
+        assert "requisite failed" in states["second gateway"]["comment"]
+    finally:
+        lab.host("master").run(["rm", sls])
+
+
+@pytest.mark.long
+def test_called_on_the_node_and_in_batches(printer: Lab) -> None:
+    """`salt-call` on each gateway, with its master; then `salt --batch`, the way to take one after
+    the other without an orchestration."""
+    lab = printer
+
+    def on_the_nodes() -> dict[str, Any]:
+        call = "salt-call --out=json state.apply gateway"
+        return {name: checks.local(lab.host(name), call) for name in GATEWAYS}
+
+    twice(lab, on_the_nodes)
+    lab.set_pillar({})
+    command = "salt --batch 1 --out=json 'gw*' state.apply gateway"
+    assert "dns names" in checks.changes(ok(printed(lab, command))["gw2"])
+    assert checks.changes(ok(printed(lab, command))["gw1"]) == {}
+
+
+TOP_MASTER = """
+interface: 127.0.0.2
+pki_dir: /etc/salt-top/pki
+cachedir: /var/cache/salt-top
+sock_dir: /run/salt-top
+pidfile: /run/salt-top.pid
+log_file: /var/log/salt-top
+auto_accept: True
+order_masters: True
+worker_threads: 2
+"""
+
+
+@pytest.mark.long
+def test_syndic(printer: Lab) -> None:
+    """A master of masters, which has neither the formula nor the pillar."""
+    lab, master = printer, printer.host("master")
+    master.write("/etc/salt-top/master", TOP_MASTER)
+    master.run("systemd-run --quiet --unit lab-top salt-master -c /etc/salt-top")
+    salt = "salt -c /etc/salt-top --out=json --static --timeout 60 'gw*'"
+    try:
+        with master_with(lab, syndic_master="127.0.0.2"):
+            master.run("systemd-run --quiet --unit lab-syndic salt-syndic")
+
+            def ping() -> dict[str, Any]:
+                return printed(lab, f"{salt} test.ping")
+
+            everybody = both(True)
+            assert checks.eventually(ping, lambda said: said == everybody, 90) == everybody
+            twice(lab, lambda: printed(lab, f"{salt} state.apply gateway"))
+            status = printed(lab, f"{salt} gateway.status")
+            assert [status[name]["problems"] for name in GATEWAYS] == [[], []]
+            master.run("systemctl stop lab-syndic")
+    finally:
+        master.run("systemctl stop lab-syndic lab-top; rm -rf /etc/salt-top /var/cache/salt-top")
 
 
 @pytest.mark.long
