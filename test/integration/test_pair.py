@@ -31,14 +31,17 @@ def test_each_says_the_same_of_the_site(gateways: dict[str, Gateway]) -> None:
 def outage(backend: Neighbour, during: Callable[[], None]) -> float:
     """How long the internet was away from the backend, in seconds, from `during` on for 8 s."""
     said: list[str] = []
-    ask = f"ping -D -n -i 0.05 -w 9 {INTERNET}"
+    ask = f"sh -c 'ping -D -n -i 0.05 -w 9 {INTERNET}; date +[%s.%N]'"
     asking = threading.Thread(target=lambda: said.append(backend.run(ask)))
     asking.start()
     time.sleep(1)
     during()
     asking.join()
-    times = [float(line[1 : line.index("]")]) for line in said[0].splitlines() if " from " in line]
-    assert times, said[0]
+    *lines, end = said[0].splitlines()
+    answers = [line for line in lines if " from " in line]
+    assert answers, said[0]
+    # To the end as well: it may not have come back.
+    times = [float(line[1 : line.index("]")]) for line in [*answers, end]]
     return max(after - before for before, after in itertools.pairwise(times))
 
 
