@@ -40,7 +40,7 @@ find /etc /run /usr/lib /var/lib \( -name '*gateway*' -o -name '*vrrp*' \) -not 
 grep -rlE 'Managed by Salt|GATEWAY-' /etc /usr/lib/systemd /var/lib --exclude-dir=salt
 systemctl list-unit-files --no-legend '*gateway*'
 systemctl list-units --all --no-legend --plain '*gateway*' 'keepalived*'
-{ iptables-save; ip6tables-save; ipset save; } | grep -E 'GATEWAY|gateway|10\.8\.|77'
+{ iptables-save; ip6tables-save; ipset save; } | grep -E 'GATEWAY|gateway|10\.8\.|10\.77\.'
 ip route show proto 119; ip rule show | grep 119; ip -6 rule show | grep 119
 ip -brief link show | grep vpn; ip address show to 10.77.0.1
 """

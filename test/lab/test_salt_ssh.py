@@ -114,12 +114,12 @@ def test_certificates_over_salt_ssh(site: Lab, series: str) -> None:
         assert ssh.apply() == {}
         keys_are_where_they_belong(site, ssh)
         with Tunnel(site, ADDRESS, name=visitor) as tunnel:
+            address = tunnel.address
             page = checks.http(tunnel.client, f"http://{checks.BACKEND}/")
-            assert page == f"backend01 saw {tunnel.address}"
+            assert page == f"backend01 saw {address}"
             ssh.pki("revoke", visitor)
             changes = ssh.apply()
-            ended = {f"{visitor} {tunnel.address}": "revoked"}
-            assert changes["openvpn sessions of main"] == ended
+            assert changes["openvpn sessions of main"] == {f"{visitor} {address}": "revoked"}
 
 
 def keys_are_where_they_belong(site: Lab, ssh: OverSsh) -> None:
