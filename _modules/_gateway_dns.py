@@ -81,7 +81,8 @@ _DNS = by_name(
         "Whom the gateways ask. With another port than 53 `ADDRESS#PORT`, in quotes:"
         " `'127.0.0.1#5335'`. No address of the gateways. `gateway.validate` names one in"
         " `resolv.conf` too, and says where nobody else is left to ask.",
-        said="those of the node's `/etc/resolv.conf`",
+        said="those of the node's `/etc/resolv.conf`; where that names systemd-resolved, whom that"
+        " asks",
     ),
     Key(
         "public_domain",

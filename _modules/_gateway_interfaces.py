@@ -13,7 +13,7 @@ import _gateway_values
 from _gateway_machine import Facts, Here, Links, Plan, Routes
 
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
-# Where the first file names systemd-resolved, the second one has the servers that it asks.
+# Where the first file names the stub of systemd-resolved, the second one has whom that asks.
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 RESOLVED = "127.0.0.53"
 # The kernel is asked for its route to this address (a DNS root server). Nothing is sent to it.
@@ -261,9 +261,7 @@ def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
     """Without forwarders dnsmasq asks whom resolv.conf names, and that may be the pair itself."""
     if plan["dns"]["forwarders"] or any(_asks_others(*pair) for pair in plan["dns"]["settings"]):
         return []
-    servers = _nameservers(RESOLVERS[0])
-    if RESOLVED in servers:
-        servers = _nameservers(RESOLVERS[1])
+    servers = _nameservers(resolver_file())
     own = {plan["internal"]["virtual_ip"], plan["public"]["virtual_ip"]}
     own |= {network["virtual_ip"] for network in plan["networks"]}
     own |= {address for link in links for address in _gateway_machine.addresses_on(links, link)}
@@ -274,6 +272,12 @@ def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
         return [f"{key} names {each}, which is the gateway itself" for each in ourselves]
     named = f"only the gateway itself ({', '.join(ourselves)})" if ourselves else "nobody"
     return [f"{key} names {named}: names outside of the site are not found"]
+
+
+def resolver_file() -> str:
+    """The file with the DNS servers that this node asks."""
+    stub, servers = RESOLVERS
+    return servers if RESOLVED in _nameservers(stub) and os.path.exists(servers) else stub
 
 
 def _asks_others(keyword: str, value: str) -> bool:

@@ -50,6 +50,7 @@ def _material(name: str) -> Kind:
     words = f"path or PEM {', '.join(others)} or {last}" if others else f"path or PEM {last}"
 
     def parse(value: object) -> tuple[str | None, str | None]:
+        value = _decoded(value)
         if isinstance(value, str) and values.PATH_PATTERN.fullmatch(value):
             return value, None
         if not is_pem(value, name):
@@ -172,7 +173,13 @@ def is_pem(value: object, name: str, alone: bool = True) -> bool:
     return bool(set(found) & set(labels)) and known and whole
 
 
+def _decoded(value: object) -> object:
+    """A value as text where it is the content of a file, as the pillar file_tree gives it."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
 def _lines(value: object) -> str:
+    value = _decoded(value)
     return "" if not isinstance(value, str) else value.replace("\r\n", "\n").rstrip() + "\n"
 
 

@@ -18,6 +18,7 @@ _gateway_libraries.forget_changed()
 import _gateway_applied
 import _gateway_drain
 import _gateway_firewall
+import _gateway_interfaces
 import _gateway_nodes
 import _gateway_pem
 import _gateway_plan
@@ -27,8 +28,14 @@ import _gateway_sync
 
 # The files that the formula has in _states: a part of them is not enough.
 STATES = (
-    *("_gateway_vpn_client_files", "_gateway_state", "gateway", "gateway_firewall"),
-    *("gateway_network", "gateway_openvpn", "gateway_service"),
+    *("_gateway_crl", "_gateway_state", "_gateway_vpn_client_files", "gateway"),
+    *("gateway_firewall", "gateway_network", "gateway_openvpn", "gateway_service"),
+)
+# What salt-ssh has on a node is in a folder of this name.
+SALT_SSH_FOLDER = "running_data"
+WITHOUT_PILLAR = (
+    "gateway: missing, because salt-ssh gives no pillar to a function that is called by itself;"
+    " it does with: salt-ssh ... state.single module.run name=gateway...."
 )
 
 
@@ -97,6 +104,8 @@ def _site():
     if cached is None or cached[0] is not pillar:
         with _no_garbage():
             cached = (pillar, *_gateway_plan.read(pillar))
+        if pillar is None and os.path.basename(__opts__.get("root_dir") or "") == SALT_SSH_FOLDER:
+            cached = (pillar, None, [WITHOUT_PILLAR])
         __context__["gateway.site"] = cached
         __context__["gateway.plans"] = {}
         __context__["gateway.kept"] = {}
@@ -190,6 +199,34 @@ def has_states(**kwargs):
         f"{__opts__['extension_modules']}/states",
     ]
     return any(all(os.path.exists(f"{folder}/{name}.py") for name in STATES) for folder in folders)
+
+
+def prepared(supported=True, **kwargs):
+    """
+    What an apply has to know of this node before its first state, in one answer: ``lacking`` (the
+    formula's states are not here), ``errors`` (what ``validate`` says without warnings), ``plan``
+    and ``ruleset``, which are empty where one of the former is not. For gateway/map.jinja.
+
+    supported
+        Whether the formula knows this node's system. On another one nothing is looked at, and there
+        is neither an error nor a plan.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.prepared
+    """
+    lacking = not has_states(**kwargs)
+    known = supported and not lacking
+    errors = validate(warnings=False, **kwargs) if known else []
+    good = known and not errors
+    return {
+        "lacking": lacking,
+        "errors": errors,
+        "plan": plan() if good else {},
+        "ruleset": ruleset() if good else {},
+    }
 
 
 def plan(node=None, **kwargs):
@@ -305,6 +342,20 @@ def sync_ignored(**kwargs):
     """
     _called(kwargs)
     return _gateway_sync.ignored(plan())
+
+
+def resolver_file():
+    """
+    The file with the DNS servers that this node asks: /etc/resolv.conf, or systemd-resolved's list
+    where that names only its stub.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.resolver_file
+    """
+    return _gateway_interfaces.resolver_file()
 
 
 def pem(material, **kwargs):

@@ -305,7 +305,7 @@ def networkd(name, interfaces):
     wanted = {}
     for file in filter(None, map(_networkd_file, interfaces)):
         # "static" would be less than what the user has asked for.
-        more = _networkd_keeps(file) in ("yes", "true", "1", "on", "y", "t", "dhcp")
+        more = _networkd_keeps(file) in ("yes", "true", "1", "on", "y", "t", "dhcp", "dynamic")
         path = f"{NETWORKD}/{os.path.basename(file)}.d/gateway.conf"
         wanted[path] = (
             f"# {state.OURS}.\n[Network]\nKeepConfiguration={'yes' if more else 'static'}\n"

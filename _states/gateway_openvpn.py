@@ -11,22 +11,15 @@ import tempfile
 import time
 from datetime import datetime, timezone
 
+import _gateway_crl as revocation
 import _gateway_state as state
 import _gateway_vpn_client_files as client_files
 from salt.exceptions import CommandExecutionError
 
 # A long-running minion would go on with the libraries that it loaded first.
-for library in (state, client_files):
+for library in (state, client_files, revocation):
     if os.stat(library.__file__).st_mtime_ns != library.WRITTEN:
         importlib.reload(library)
-
-# Salt's own Python has cryptography. Over salt-ssh the node's Python does the work, which may have
-# none or an old one.
-try:
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-except ImportError:
-    x509 = None
 
 STATUS = "/run/openvpn-server"  # its unit writes there, and leaves the file behind
 CLIENTS = "/etc/gateway/openvpn"
@@ -123,12 +116,6 @@ def clients(name, server):
 # Revocation lists
 
 
-def _need_cryptography():
-    lists = getattr(x509, "CertificateRevocationList", None)
-    if not hasattr(lists, "next_update_utc"):
-        raise CommandExecutionError("a revocation list takes Python's cryptography, 42 or newer")
-
-
 def _rendered(source, material):
     """
     PEM text of the pillar by way of a template: it may be secret, so nothing stays on the disk. In
@@ -156,35 +143,25 @@ def _material(name, source=None, path=None):
 
 
 def _crls(text):
-    """
-    The revocation lists in a PEM text, one for each CA: OpenVPN reads them all. Raises
-    CommandExecutionError where there is none, or where one is broken.
-    """
-    _need_cryptography()
-    begin, end = "-----BEGIN X509 CRL-----", "-----END X509 CRL-----"
-    blocks = re.findall(f"{begin}.*?{end}", text, re.DOTALL)
+    """The revocation lists in a PEM text. Raises CommandExecutionError where one is broken."""
     try:
-        if not blocks or text.count(begin) != len(blocks):
-            raise ValueError("its PEM text has no beginning or no end")
-        return [x509.load_pem_x509_crl(block.encode()) for block in blocks]
-    except (ValueError, UnsupportedAlgorithm) as error:
+        return revocation.read(text)
+    except ValueError as error:
         raise CommandExecutionError(f"this is no revocation list: {error}") from error
 
 
 def _crl_errors(crl, authorities):
     """With such a list OpenVPN would refuse every client."""
-    issuer = [ca for ca in authorities if ca.subject == crl.issuer]
-    if not any(crl.is_signature_valid(ca.public_key()) for ca in issuer):
+    if not crl.is_of(authorities):
         yield "the revocation list is not of the CA in gateway:vpn:pki:ca"
     now = datetime.now(timezone.utc)
-    begin, end = crl.last_update_utc, crl.next_update_utc
-    if end and end < now:
-        yield f"the revocation list is out of date since {end:%Y-%m-%d %H:%M} UTC"
-    if begin > now:
+    if crl.end and crl.end < now:
+        yield f"the revocation list is out of date since {crl.end:%Y-%m-%d %H:%M} UTC"
+    if crl.begin > now:
         yield (
-            f"the revocation list is not valid before {begin:%Y-%m-%d %H:%M} UTC, and this node's"
-            f" clock says {now:%Y-%m-%d %H:%M}: one of the two is wrong, that clock or the clock of"
-            " the machine that made the list"
+            f"the revocation list is not valid before {crl.begin:%Y-%m-%d %H:%M} UTC, and this"
+            f" node's clock says {now:%Y-%m-%d %H:%M}: one of the two is wrong, that clock or the"
+            " clock of the machine that made the list"
         )
 
 
@@ -202,9 +179,7 @@ def crl(name, source, path=None, ca=None):
     try:
         text = _material("crl", source, path)
         authority = _material("ca", source, ca)
-        _need_cryptography()
-        authorities = x509.load_pem_x509_certificates(authority.encode())
-        errors = [error for crl in _crls(text) for error in _crl_errors(crl, authorities)]
+        errors = [error for crl in _crls(text) for error in _crl_errors(crl, authority)]
     except (CommandExecutionError, OSError, ValueError) as error:
         errors = [str(error)]
     if errors:
@@ -342,7 +317,7 @@ def sessions(name, server, notes, crl=None):
         return state.unchanged(name)
     try:
         lists = _crls(_material("crl", **crl)) if crl else []
-        revoked = {entry.serial_number for each in lists for entry in each}
+        revoked = {serial for each in lists for serial in each.serials}
         with _Management(name) as management:
             sessions = management.sessions()
     except (CommandExecutionError, OSError) as error:

@@ -178,7 +178,8 @@ def _change(name, changes, verb, start, target):
 
 def off(name, ours=None):
     """
-    A unit of systemd's does not run and does not start at boot; there may be none.
+    A unit of systemd's does not run and does not start at boot; there may be none. That it has
+    failed is forgotten: systemd would show it so until the next boot, also without its file.
 
     ours
         The file without which the unit is somebody else's and stays as it is.
@@ -193,12 +194,18 @@ def off(name, ours=None):
             changes["stopped"] = True
         if unit["UnitFileState"] == "enabled":
             changes["disabled"] = True
+        if unit["ActiveState"] == "failed":
+            changes["failure forgotten"] = True
 
     def act():
         if "stopped" in changes:
             state.run(__salt__, "systemctl", "stop", name)
         if "disabled" in changes:
             state.run(__salt__, "systemctl", "disable", name)
+        # What is stopped at its work has failed only now.
+        (now,) = state.show_units(__salt__, [name])
+        if now["ActiveState"] == "failed":
+            state.run(__salt__, "systemctl", "reset-failed", name)
 
     return state.result(
         __opts__, name, changes, "It is off.", "The unit would be stopped or disabled.", act

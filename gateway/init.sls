@@ -17,8 +17,9 @@ nothing of older versions:
     - older: [/run/gateway/keepalived-beat]
     - require:
       - sls: gateway.isolated
+      # What is not wanted may have nothing but its clean.sls.
 {%- for service in services %}
-      - sls: gateway.{{ service }}
+      - sls: gateway.{{ service }}*
 {%- endfor %}
 
 # What `gateway.status` and a drain go by while the pillar is wrong, and compare it with otherwise.

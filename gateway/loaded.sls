@@ -10,8 +10,8 @@ gateway modules:
     - force_reload_modules: True
 {%- endif %}
 {%- if lacking %}
-{%- set words = "Nothing was changed: the formula's own states are not here. On a Salt master: salt '*' saltutil.sync_all."
-                ~ " For salt-ssh: salt-run saltutil.sync_all" %}
+{%- set words = "Nothing was changed: the formula's own states are not here. Its folders _modules and _states have to lie"
+                ~ " beside gateway in the file_roots of environment " ~ saltenv ~ ". For salt-ssh: salt-run saltutil.sync_all" %}
 
 # Whoever cleans would do half of it. In test mode Salt shows another comment, but the name.
 gateway without its own states:

@@ -78,6 +78,7 @@ TESTED = {
         "test_states.py test_states_network.py test_states_service.py test_states_openvpn.py"
         " test_states_firewall.py"
     ),
+    "_states/_gateway_crl.py": "test_states_openvpn.py",
     "_states/_gateway_vpn_client_files.py": "test_states_openvpn.py test_openvpn.py",
     "_states/gateway.py": "test_states.py",
     "_states/gateway_firewall.py": "test_states_firewall.py",

@@ -10,6 +10,8 @@ include:
   - gateway.follow
 
 {%- if plan %}
+{#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
+{%- set resolver = salt['gateway.resolver_file']() %}
 
 dnsmasq package:
   pkg.installed:
@@ -33,6 +35,8 @@ dns configuration:
   gateway.checked_file:
     - name: /etc/gateway/dns.conf
     - source: salt://gateway/dnsmasq/files/dns.conf.jinja
+    - context:
+        resolver: {{ resolver }}
     - check: dnsmasq --test -C
     - require:
       - gateway: configuration checks change nothing
@@ -47,6 +51,7 @@ dns unit:
         sandbox: {{ sandbox | tojson }}
         whose: ''
         file: dns.conf
+        resolver: {{ resolver }}
 
 dns service:
   gateway_service.running:
@@ -68,6 +73,8 @@ dns configuration for others:
   gateway.checked_file:
     - name: /etc/gateway/dns-others.conf
     - source: salt://gateway/dnsmasq/files/dns-others.conf.jinja
+    - context:
+        resolver: {{ resolver }}
     - check: dnsmasq --test -C
     - require:
       - gateway: configuration checks change nothing
@@ -82,6 +89,7 @@ dns unit for others:
         sandbox: {{ sandbox | tojson }}
         whose: ' for networks without the names of the site'
         file: dns-others.conf
+        resolver: {{ resolver }}
 
 dns service for others:
   gateway_service.running:

@@ -8,11 +8,13 @@ include:
   - gateway.valid
 
 {%- if plan %}
-{%- set ruleset = salt['gateway.ruleset']() %}
+{%- set ruleset = pillar.gateway_run.ruleset %}
 
 firewall packages:
   pkg.installed:
     - pkgs: {{ os.packages + (os.set_packages if ruleset.sets else []) }}
+    # With `state_aggregate` all other packages, and what they start, would come before the rules.
+    - aggregate: False
     - failhard: True
 
 firewall loader:

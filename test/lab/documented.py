@@ -21,7 +21,7 @@ NOT_RUN = {
     "git clone https://git.example.com/gateway-formula.git /srv/formulas/gateway-formula": (
         "the lab has no way out, and the address is an example"
     ),
-    "docker image rm gateway-lab-client gateway-lab-node gateway-lab-test-node gateway-lab-base": (
+    "docker image rm $(docker image ls --format '{{.Repository}}:{{.Tag}}' 'gateway-lab*')": (
         "it is for the machine that the lab is on, and removes what the lab is made of"
     ),
 }

@@ -25,12 +25,14 @@ from typing import Any
 
 LAB = Path(__file__).resolve().parent
 OUT = LAB / "out"
-STATE = OUT / "state.json"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-BASE_IMAGE = "gateway-lab-base"
+CODENAMES = {"12": "bookworm", "13": "trixie"}
+DEBIAN = os.environ.get("DEBIAN", "12")  # one of them, for all machines
+BASE_IMAGE = f"gateway-lab-base:{DEBIAN}"
 SALT_VERSIONS = {"3006": "3006.28", "3007": "3007.15", "3008": "3008.3"}
 SALT_SERIES = os.environ.get("SALT_SERIES", "3008")  # one of them
 LAB_NAME = os.environ.get("LAB_NAME", "gateway-lab")  # another one for a second lab beside it
+STATE = OUT / f"{LAB_NAME}.json"
 TOOLS = {  # what the lab calls, and Debian's package of it
     "dockerd": "docker.io",
     "docker-compose": "docker-compose",
@@ -191,7 +193,7 @@ def compose(*arguments: str, timeout: float = 120) -> None:
     """Run Docker Compose on the lab's description, with the gateways' image that was built last."""
     project = ["--project-name", LAB_NAME, "--file", str(LAB / "compose.yml")]
     environment = {**os.environ, "SALT_SERIES": SALT_SERIES, "LAB_NAME": LAB_NAME}
-    environment["NODE"] = read_state().get("node", "node")
+    environment |= {"DEBIAN": DEBIAN, "NODE": read_state().get("node", "node")}
     run([*compose_command(), *project, *arguments], timeout=timeout, env=environment)
 
 
@@ -225,17 +227,17 @@ def image_label(image: str) -> str:
 
 
 def make_base_image() -> None:
-    """Get Debian 12: from the container registry, else built with debootstrap."""
+    """Get a bare Debian: from the container registry, else built with debootstrap."""
     if run(["docker", "image", "inspect", BASE_IMAGE], check=False).returncode == 0:
         return
     with step("base image"):
-        pull = ["timeout", "60", "docker", "pull", "-q", "debian:12"]
+        pull = ["timeout", "60", "docker", "pull", "-q", f"debian:{DEBIAN}"]
         if run(pull, check=False, timeout=70).returncode == 0:
-            run(["docker", "tag", "debian:12", BASE_IMAGE])
+            run(["docker", "tag", f"debian:{DEBIAN}", BASE_IMAGE])
             return
-        root = OUT / "base"
+        root = OUT / f"base-{DEBIAN}"
         shutil.rmtree(root, ignore_errors=True)
-        run(["debootstrap", "--variant=minbase", "bookworm", str(root)], timeout=900)
+        run(["debootstrap", "--variant=minbase", CODENAMES[DEBIAN], str(root)], timeout=900)
         run(["sh", "-c", f"tar -C {root} -c . | docker import - {BASE_IMAGE}"], timeout=300)
         shutil.rmtree(root)
 
@@ -245,8 +247,8 @@ def build_images(node: str) -> None:
     built from just these files."""
     context = build_context()
     for target in (node, "client"):
-        image = f"{LAB_NAME}-{target}"
-        arguments = {"SALT": SALT_VERSIONS[SALT_SERIES]}
+        image = f"{LAB_NAME}-{target}:{DEBIAN}"
+        arguments = {"DEBIAN": DEBIAN, "SALT": SALT_VERSIONS[SALT_SERIES]}
         if target == "test-node":
             arguments["SALTS"] = " ".join(SALT_VERSIONS.values())
         whole = context + json.dumps(arguments).encode()
@@ -254,7 +256,7 @@ def build_images(node: str) -> None:
         if image_label(image) == digest:
             continue
         make_base_image()
-        log = OUT / f"build-{target}.log"
+        log = OUT / f"build-{target}-{DEBIAN}.log"
         with step(f"image {image}", partial(build_step, log)), log.open("w") as file:
             command = ["docker", "build", "--network=host", "--force-rm", "--target", target]
             for key, value in arguments.items():

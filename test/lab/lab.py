@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from engine import (
+    DEBIAN,
     LAB,
     LAB_NAME,
     OUT,
@@ -652,7 +653,7 @@ class Lab:
     def _definition(node: str) -> str:
         """Return a digest of everything that makes a lab with this image of gateways what it is."""
         parts = [build_context(), (LAB / "compose.yml").read_bytes()]
-        parts.append(f"{TOPOLOGY}{SALT_SERIES}{node}".encode())
+        parts.append(f"{TOPOLOGY}{DEBIAN}{SALT_SERIES}{node}".encode())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def _remove_hosts(self) -> None:
@@ -694,7 +695,9 @@ class Lab:
             Host(name).write("/root/.ssh/authorized_keys", public, 0o600)
             ports = {port.network: port for port in TOPOLOGY[name].ports}
             address = ports["mgmt"].address.partition("/")[0]
-            roster[name] = {"host": address, "user": "root", "minion_opts": {"id": name}}
+            # A node has none of the master's files; those of the lab have them for masterless runs.
+            options = {"id": name, "file_roots": {}, "pillar_roots": {}}
+            roster[name] = {"host": address, "user": "root", "minion_opts": options}
         master.write("/etc/salt/roster", json.dumps(roster, indent=1))
 
     def _minions_answer(self) -> bool:

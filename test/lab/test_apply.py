@@ -38,6 +38,7 @@ def fresh(lab: Lab) -> Lab:
     return lab
 
 
+@pytest.mark.long
 def test_a_lab_that_is_up_can_be_applied(lab: Lab) -> None:
     """`make up` brings the certificates that the pillar asks the master for."""
     master = lab.host("master")
@@ -77,6 +78,7 @@ def test_a_wrong_pillar_names_every_error_and_changes_nothing(fresh: Lab) -> Non
         assert "Traceback" not in text
 
 
+@pytest.mark.core
 def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:
     before = {name: snapshot(fresh, name) for name in GATEWAYS}
     predicted = ok(fresh.apply(test=True))
@@ -90,6 +92,7 @@ def test_the_first_apply_does_what_test_mode_said(fresh: Lab) -> None:
         assert len(changed) > 30
 
 
+@pytest.mark.core
 def test_a_second_apply_changes_nothing(fresh: Lab) -> None:
     converge(fresh)
     before = {name: snapshot(fresh, name) for name in GATEWAYS}
@@ -328,6 +331,7 @@ def test_keys_of_the_authority_reach_the_daemon_and_nothing_else(site: Lab) -> N
         assert all(key not in said for key in secrets)
 
 
+@pytest.mark.long
 def test_certificates_of_one_s_own(site: Lab) -> None:
     """pillar.example as it is: paths on the gateways. The VPN works, in and out of it."""
     with pki.brought_by_the_user(site):

@@ -40,7 +40,7 @@ find /etc /run /usr/lib /var/lib \( -name '*gateway*' -o -name '*vrrp*' \) -not 
 grep -rlE 'Managed by Salt|GATEWAY-' /etc /usr/lib/systemd /var/lib --exclude-dir=salt
 systemctl list-unit-files --no-legend '*gateway*'
 systemctl list-units --all --no-legend --plain '*gateway*' 'keepalived*'
-{ iptables-save; ip6tables-save; ipset save; } | grep -E 'GATEWAY|gateway|10\.8\.|77'
+{ iptables-save; ip6tables-save; ipset save; } | grep -E 'GATEWAY|gateway|10\.8\.|10\.77\.'
 ip route show proto 119; ip rule show | grep 119; ip -6 rule show | grep 119
 ip -brief link show | grep vpn; ip address show to 10.77.0.1
 """
@@ -78,6 +78,7 @@ def settled(lab: Lab, name: str) -> list[str]:
     return found[1]
 
 
+@pytest.mark.core
 def test_clean_leaves_nothing_of_ours_and_all_else_as_it_was(fresh: Lab) -> None:
     gw2 = fresh.host("gw2")
     before = snapshot(fresh, "gw2")

@@ -77,11 +77,13 @@ def by_ssh(lab: Lab) -> Iterator[None]:
 
 @contextmanager
 def over_salt_ssh(lab: Lab) -> Iterator[None]:
-    """The certificates are files on the gateways."""
-    with by_ssh(lab), pki.brought_by_the_user(lab):
+    """Nodes where nobody has been over salt-ssh, and a master that has not brought modules."""
+    modules = "/var/cache/salt/master/extmods"
+    with by_ssh(lab):
+        lab.host("master").run(f"rm -rf {modules}")
         yield
     for name in ADDRESSES:
-        lab.host(name).run(f"rm -r {pki.ON_GATEWAY}")
+        lab.host(name).run("rm -r /var/tmp/.root_*_salt")
     converge(lab)
 
 
@@ -157,7 +159,8 @@ def afterwards_whole(lab: Lab) -> Iterator[None]:
 WORLDS: dict[str, World] = {
     "cp /srv/formulas/gateway-formula/pillar.example /srv/pillar/gateway.sls": without_formula,
     "salt gw1 gateway.drain": afterwards_whole,
-    "salt-run saltutil.sync_all": over_salt_ssh,
+    "salt-ssh 'gw*' test.ping": over_salt_ssh,
+    "salt-ssh 'gw*' state.single module.run name=gateway.status": by_ssh,
     "salt-call --local --id gw1 --file-root . --pillar-root pillar saltutil.sync_modules": checkout,
     "salt-key -d gw1": a_new_gateway,
     "salt gw2 state.apply gateway.clean test=True": afterwards_whole,

@@ -27,6 +27,7 @@ def primary_cut_off(lab: Lab) -> Iterator[None]:
         lab.rejoin("gw1")
 
 
+@pytest.mark.core
 def test_the_primary_vanishes_and_returns(site: Lab) -> None:
     """Internet within 400 ms, then everything else; the virtual IP goes back to the primary."""
     backend = site.host("backend01")
@@ -78,6 +79,7 @@ def test_vpn_through_the_primary_while_the_secondary_has_the_virtual_ip(site: La
             assert int(host.run(echo).stdout) == size
 
 
+@pytest.mark.core
 def test_an_apply_on_both_at_once_loses_no_packet(site: Lab, pillar: Change) -> None:
     """A benign change of everything: NAT loses nothing, a VPN session and its server live on."""
     backend, laptop = site.host("backend01"), site.host("laptop")
@@ -108,6 +110,7 @@ def everything_but_salt(lab: Lab, name: str) -> set[str]:
     return {line for line in snapshot(lab, name) if "salt" not in line}
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", [pytest.param("gw2", marks=pytest.mark.long), "gw1"])
 def test_a_reboot_restores_everything_without_salt(site: Lab, name: str) -> None:
     host = site.host(name)

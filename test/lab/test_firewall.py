@@ -428,12 +428,14 @@ FORWARDS = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("proto", "address", "port", "expected"), FORWARDS.values(), ids=FORWARDS)
 def test_forwards(rich: Lab, proto: str, address: str, port: int, expected: str) -> None:
     laptop = rich.host("laptop")
     assert checks.answer(laptop, PUBLIC_IPS[address], port, proto=proto) == expected
 
 
+@pytest.mark.core
 def test_forwards_see_the_client_s_address(rich: Lab) -> None:
     laptop = rich.host("laptop")
     for url in (
@@ -445,6 +447,7 @@ def test_forwards_see_the_client_s_address(rich: Lab) -> None:
         assert page(laptop, url) == f"backend01 saw {LAPTOP}", url
 
 
+@pytest.mark.core
 def test_hairpin(rich: Lab) -> None:
     """A host behind the pair reaches a forward by its public address."""
     backend = rich.host("backend01")
@@ -457,6 +460,7 @@ def test_hairpin(rich: Lab) -> None:
     assert checks.answer(backend, checks.VIRTUAL_IP, 8443, NEIGHBOUR) == "refused"
 
 
+@pytest.mark.core
 def test_outbound_addresses(rich: Lab) -> None:
     backend, laptop = rich.host("backend01"), rich.host("laptop")
     seen = {
@@ -474,6 +478,7 @@ def test_outbound_addresses(rich: Lab) -> None:
         laptop.run("ip route del 10.77.0.0/24")
 
 
+@pytest.mark.core
 def test_rules_for_the_gateway_itself(rich: Lab) -> None:
     laptop, internet, backend = (rich.host(name) for name in ("laptop", "internet", "backend01"))
     for name in GATEWAYS:
@@ -490,6 +495,7 @@ def test_rules_for_the_gateway_itself(rich: Lab) -> None:
     assert backend.run(dig.format(GUEST), check=False).returncode == 9  # no reply
 
 
+@pytest.mark.core
 def test_a_limit_counts_each_source_for_itself(rich: Lab) -> None:
     backend = rich.host("backend01")
     with listening(rich.host("gw1"), 9101):
@@ -499,6 +505,7 @@ def test_a_limit_counts_each_source_for_itself(rich: Lab) -> None:
         assert checks.answer(backend, checks.INTERNAL["gw1"], 9101, NEIGHBOUR) == "open"
 
 
+@pytest.mark.core
 def test_rules_for_what_is_forwarded(rich: Lab) -> None:
     backend, laptop = rich.host("backend01"), rich.host("laptop")
     assert checks.answer(backend, checks.INTERNET, 80, GUEST) == "refused"
@@ -516,6 +523,7 @@ def test_rules_for_what_is_forwarded(rich: Lab) -> None:
         assert checks.answer(laptop, checks.BACKEND, 80) == "open"
 
 
+@pytest.mark.core
 def test_further_addresses_follow_the_virtual_ip(rich: Lab) -> None:
     laptop = rich.host("laptop")
     with secondary_in_charge(rich):

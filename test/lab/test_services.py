@@ -9,18 +9,20 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, converge, ok, snapshot
+from conftest import GATEWAYS, ok, wait_for_primary
 from lab import SALT_SERIES, Host, Lab
 
 Change = Callable[..., dict[str, Any]]
 SERIES = ("3006", "3007", "3008")
 
 
+@pytest.mark.core
 def test_internet_through_nat(site: Lab) -> None:
     page = checks.http(site.host("backend01"), f"http://{checks.INTERNET}/")
     assert page == "internet saw 198.51.100.2"
 
 
+@pytest.mark.core
 def test_the_nodes_own_traffic_is_not_translated(site: Lab) -> None:
     """Whichever node has the virtual IP, each one reaches the internet as itself."""
     for name, public in checks.PUBLIC.items():
@@ -30,11 +32,13 @@ def test_the_nodes_own_traffic_is_not_translated(site: Lab) -> None:
         )
 
 
+@pytest.mark.core
 def test_port_forward(site: Lab) -> None:
     page = checks.http(site.host("laptop"), "http://198.51.100.2:443/")
     assert page == "backend01 saw 198.51.100.50"
 
 
+@pytest.mark.core
 def test_the_public_side_gets_no_further_than_the_forwards(site: Lab) -> None:
     """A neighbour on the public network who routes to us reaches neither the LAN nor its DNS."""
     laptop = site.host("laptop")
@@ -46,6 +50,7 @@ def test_the_public_side_gets_no_further_than_the_forwards(site: Lab) -> None:
         laptop.run("ip route del 10.77.0.0/24")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
 def test_dns(site: Lab, server: str) -> None:
     backend = site.host("backend01")
@@ -135,6 +140,7 @@ def test_names_that_are_ours(site: Lab, pillar: Change) -> None:
         internet.run("systemctl stop lab-5335; rm -f /run/lab-5335.conf")
 
 
+@pytest.mark.core
 def test_dhcp_gives_the_reservation_and_the_site_s_options(site: Lab) -> None:
     lease = checks.lease(site)
     assert lease["fixed-address"] == checks.BACKEND
@@ -146,6 +152,7 @@ def test_dhcp_gives_the_reservation_and_the_site_s_options(site: Lab) -> None:
     assert backend.run(["getent", "hosts", "www"]).stdout.split()[0] == checks.BACKEND
 
 
+@pytest.mark.core
 def test_dhcp_is_answered_by_one_server(site: Lab) -> None:
     reserved = site.dhcp_offers(checks.BACKEND_MAC, seconds=2)
     assert [(o["server"], o["address"]) for o in reserved] == [("10.77.0.2", checks.BACKEND)]
@@ -154,6 +161,7 @@ def test_dhcp_is_answered_by_one_server(site: Lab) -> None:
     assert dynamic[0]["address"].startswith("10.77.0.1")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("server", [checks.VIRTUAL_IP, *checks.INTERNAL.values()])
 def test_time(site: Lab, server: str) -> None:
     backend = site.host("backend01")
@@ -203,6 +211,7 @@ def test_time_by_ntpsec(site: Lab, pillar: Change) -> None:
     lan_time_without_uplink(site, "ntpsec")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_vpn(site: Lab, name: str) -> None:
     """Through each gateway, also the one without the virtual IP, opened from either side."""
@@ -223,12 +232,14 @@ def test_vpn(site: Lab, name: str) -> None:
         assert "dhcp-option DOMAIN example.internal" in tunnel.log
 
 
+@pytest.mark.core
 def test_routes_to_the_peers(site: Lab) -> None:
     routes = {"gw1": "10.8.1.0/24 via 10.77.0.3", "gw2": "10.8.0.0/24 via 10.77.0.2"}
     for name, route in routes.items():
         assert site.host(name).run("ip route show proto 119").stdout.startswith(f"{route} dev eth0")
 
 
+@pytest.mark.core
 def test_status_and_the_other_functions(site: Lab) -> None:
     status = site.salt("gw*", "gateway.status")
     assert status["gw1"]["vrrp"]["internal"] == {"virtual_ip": "10.77.0.1", "role": "MASTER"}
@@ -247,6 +258,7 @@ def test_status_and_the_other_functions(site: Lab) -> None:
         ok(site.apply("gw2"), "gw2")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_services_may_do_only_what_they_need(site: Lab, name: str) -> None:
     """That they have what they need is what all other tests here show."""
@@ -341,7 +353,8 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
 
 @pytest.mark.parametrize("series", [series for series in SERIES if series != SALT_SERIES])
 def test_a_minion_of_every_series(site: Lab, series: str) -> None:
-    """It gets modules, states and their libraries from the master, and has nothing to do."""
+    """It gets modules, states and their libraries from the master, and has nothing to do; then it
+    takes all away, and does all of it from nothing."""
     gw1 = site.host("gw1")
     ok(site.apply())  # a node that was applied without a master has nobody who tells it
     digest = site.salt("gw1", "gateway.digest")
@@ -357,48 +370,11 @@ def test_a_minion_of_every_series(site: Lab, series: str) -> None:
         results = ok(site.apply("gw1"), "gw1")["gw1"]
         assert checks.changes(results) == {}
         assert site.salt("gw1", "gateway.digest") == digest
+        ok(site.apply("gw1", "gateway.clean"), "gw1")
+        assert len(checks.changes(ok(site.apply("gw1"), "gw1")["gw1"])) > 30
+        assert checks.changes(ok(site.apply("gw1"), "gw1")["gw1"]) == {}
+        wait_for_primary(site)
+        assert site.salt("gw1", "gateway.status")["gw1"]["problems"] == []
     finally:
         gw1.run(become.format(SALT_SERIES))
         site.wait_minions()
-
-
-@pytest.mark.long
-def test_salt_ssh(site: Lab) -> None:
-    """The same over salt-ssh: functions, and an apply that finds nothing to do."""
-    master = site.host("master")
-    # There the pillar is made without the master's modules.
-    with pki.brought_by_the_user(site):
-        ok(site.apply())
-        for function in ("gateway.digest", "gateway.validate", "gateway.routes", "gateway.plan"):
-            answer = checks.local(master, f"salt-ssh -i --out=json gw1 {function}", "gw1")
-            assert answer == site.salt("gw1", function)["gw1"]
-        results = checks.local(master, "salt-ssh -i --out=json gw1 state.apply gateway", "gw1")
-        assert checks.failures(results) == {}
-        assert checks.changes(results).keys() == WITHOUT_MASTER
-        # What takes the rules away compares them too, by a script that has to be brought along.
-        clean = "salt-ssh -i --out=json gw1 state.apply gateway.firewall.clean test=True"
-        results = checks.local(master, clean, "gw1")
-        assert checks.failures(results) == {}
-        assert "diff" in checks.changes(results)["no firewall rules of ours"]
-        # Without the formula's states nothing is done, not the half of it that Salt's own could.
-        before = snapshot(site, "gw1")
-        ours = "/srv/formula/_states"
-        cached = "/var/cache/salt/master/extmods/states/*gateway*.py"
-        # The master keeps the list of its files for 20 s, and salt-ssh on the node what it brought.
-        forget = "salt-run fileserver.clear_file_list_cache"
-        site.host("gw1").run("rm -r /var/tmp/.root_*_salt")
-        master.run(f"mv {ours} {ours}.away; rm -f {cached}; {forget}", timeout=60)
-        try:
-            for sls in ("gateway", "gateway.openvpn", "gateway.clean"):
-                for test in (" test=True", ""):
-                    command = f"salt-ssh -i --out=json gw1 state.apply {sls}{test}"
-                    results = checks.local(master, command, "gw1")
-                    state, *others = sorted(results.values(), key=lambda s: s["__run_num__"])
-                    assert "the formula's own states are not here" in state["name"]
-                    assert (state["result"], state["changes"]) == (False, {})
-                    # In test mode Salt goes on with the rest of a clean.
-                    assert not others or (test and sls == "gateway.clean")
-        finally:
-            master.run(f"mv {ours}.away {ours}; {forget}", timeout=60)
-        assert snapshot(site, "gw1") == before
-    converge(site)

@@ -97,6 +97,7 @@ def vanish_and_return(lab: Lab) -> None:
     time.sleep(2)
 
 
+@pytest.mark.core
 def test_sessions_from_outside_outlive_the_primary(synced: Lab) -> None:
     """Through a port forward and through 1:1 NAT; those from inside are in the fault matrix."""
     with (

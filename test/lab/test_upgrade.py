@@ -114,6 +114,7 @@ def differences(wanted: list[str], found: list[str]) -> tuple[list[str], list[st
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_clean_removes_what_the_oldest_version_left(rich: Lab) -> None:
     apply_oldest(rich)
     ok(rich.apply("gw2", "gateway.clean"), "gw2")

@@ -275,6 +275,7 @@ def test_an_address_that_moves_to_another_client(site: Lab, pillar: Change) -> N
             assert tunnel.address == "10.8.0.7"
 
 
+@pytest.mark.long
 def test_a_revocation_list_that_would_lock_everybody_out(site: Lab, pillar: Change) -> None:
     """It stays out; the old one is in force."""
     ok(pillar(vpn(pki={"crl": pki.crl(site, "internet")})))
@@ -286,6 +287,7 @@ def test_a_revocation_list_that_would_lock_everybody_out(site: Lab, pillar: Chan
         refused(site, GW1, client="internet")
 
 
+@pytest.mark.long
 def test_revocation_lists_in_a_file_that_openvpn_cannot_read(site: Lab, pillar: Change) -> None:
     """Root's own file of two CAs' lists, the site's own last: OpenVPN reads what was made of it."""
     stranger = pki.library(
@@ -451,7 +453,7 @@ def accounts(site: Lab) -> Iterator[None]:
         site.host(name).run(f"userdel alice; rm /etc/pam.d/openvpn {HOW['script']}")
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", [pytest.param("pam", marks=pytest.mark.long), "script"])
 def test_passwords_and_tokens(site: Lab, pillar: Change, accounts: None, how: str) -> None:
     """Certificate and password are asked for; a move to the other gateway asks for none again."""
     secret = pki.read(site, "auth-token.key").splitlines()[1]
@@ -657,7 +659,9 @@ STOPS: dict[str, tuple[Callable[[Lab], Any], Callable[[Lab], Any]]] = {  # and h
 }
 
 
-@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize(
+    "how", ["its server", pytest.param("reboot", marks=pytest.mark.long), "drain"]
+)
 def test_a_gateway_that_is_stopped(site: Lab, how: str) -> None:
     """Its clients are back within 3 s; those of the other gateway notice nothing."""
     with Tunnel(site, GW2, GW1) as tunnel, Tunnel(site, GW1, client="internet") as other:

@@ -56,3 +56,20 @@ def test_dependabot_finds_what_is_pinned():
     for line in (ROOT / "test/requirements.txt").read_text().splitlines():
         requirement = line.partition("#")[0].strip()
         assert not requirement or re.fullmatch(r"[\w.-]+==[\w.]+", requirement), line
+
+
+def pins(path):
+    """Package and version of each line ``package==version``."""
+    return dict(re.findall(r"(?m)^([\w.-]+)==([\w.]+)", (ROOT / path).read_text()))
+
+
+def test_a_version_is_the_same_wherever_it_is_pinned():
+    """What the unit tests and the lab's machines have both; Salt's versions are engine.py's."""
+    tests, lab = pins("test/requirements.txt"), pins("test/lab/files/constraints.txt")
+    engine = (ROOT / "test/lab/engine.py").read_text()
+    series = dict(re.findall(r'"(\d{4})": "(\d{4}\.\d+)"', engine))
+    assert len(series) == 3
+    assert tests["salt"] == series["3008"]
+    assert {name for name in tests.keys() & lab.keys() if tests[name] != lab[name]} == set()
+    getting_started = (ROOT / "docs/getting-started.md").read_text()
+    assert all(version in getting_started for version in series.values())

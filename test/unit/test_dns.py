@@ -365,3 +365,47 @@ def test_dns_without_forwarders_asks_whom_the_node_asks(render):
     found = lines(render("minimal"), "/etc/gateway/dns.conf")
     assert not [line for line in found if line.startswith(("server=", "no-resolv"))]
     assert "dns-loop-detect" in found
+
+
+RESOLVED = "/run/systemd/resolve/resolv.conf"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [f"resolv-file={RESOLVED}"]),
+        ({"server": "/corp.example/192.0.2.53"}, [f"resolv-file={RESOLVED}"]),
+        # dnsmasq takes the newest of several files.
+        ({"resolv-file": "/etc/mine"}, ["resolv-file=/etc/mine"]),
+    ],
+)
+def test_dns_asks_whom_resolved_asks(render, settings, expected):
+    """Without forwarders, where the stub of systemd-resolved is all that resolv.conf names."""
+    stubs = {"gateway.resolver_file": lambda: RESOLVED}
+    changes = {"dns:forwarders": [], "dns:settings": settings}
+    site = render("example", changes=changes, stubs=stubs)
+    found = lines(site, "/etc/gateway/dns.conf")
+    assert [line for line in found if "resolv" in line] == expected
+    # dnsmasq does not start where the folder is missing.
+    made = "ExecStartPre=mkdir -p /run/systemd/resolve"
+    assert made in lines(site, "/etc/systemd/system/gateway-dns.service")
+    found = lines(render("example", stubs=stubs), "/etc/gateway/dns.conf")
+    assert [line for line in found if "resolv" in line] == ["no-resolv"]
+
+
+@pytest.mark.parametrize(
+    ("servers", "resolved", "expected"),
+    [
+        ("192.0.2.53", None, 0),
+        ("192.0.2.53", "192.0.2.54", 0),
+        ("127.0.0.1", "192.0.2.54", 0),
+        ("127.0.0.53", "192.0.2.54", 1),
+        ("127.0.0.53", None, 0),  # the stub of something else
+    ],
+)
+def test_the_file_with_whom_the_node_asks(module, node, servers, resolved, expected):
+    for file, names in zip(node.resolvers, (servers, resolved), strict=True):
+        file.unlink(missing_ok=True)
+        if names:
+            file.write_text(f"nameserver {names}\n")
+    assert module.resolver_file() == node.resolvers[expected]

@@ -130,6 +130,7 @@ def test_who_takes_rules_away_again_and_again_is_a_fault_of_the_node(guard, tmp_
     time.sleep(0.5)
     assert fault.exists()
     guard.wait(lambda: not fault.exists())
+    time.sleep(0.5)  # the monitor is told after that
     assert os.read(monitor, 100) == b"firewall\n"
     # What was before counts no more.
     guard.says(f"[ -e {tmp_path}/once ] && exit 0; : >{tmp_path}/once; exit 10")

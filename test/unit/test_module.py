@@ -167,7 +167,7 @@ def test_a_pillar_that_the_master_cannot_render(module, master):
     assert str(raised.value).splitlines() == ["The pillar has errors:", *master.pillar["_errors"]]
 
 
-@pytest.mark.parametrize("function", [*FUNCTIONS, *STEADY, "has_states"])
+@pytest.mark.parametrize("function", [*FUNCTIONS, *STEADY, "has_states", "prepared"])
 def test_unknown_arguments(module, node, function):
     with pytest.raises(SaltInvocationError, match="nod"):
         getattr(module, function)(nod="gw2")
@@ -187,6 +187,17 @@ ERRORS = [
 def test_all_errors_of_the_pillar(module, node, break_pillar):
     break_pillar(WRONG_PILLAR)
     assert module.validate() == ERRORS
+
+
+def test_a_function_that_salt_ssh_gives_no_pillar(module, node):
+    node.root_dir = "/var/tmp/.root_dd2a94_salt/running_data"
+    assert module.validate() == []
+    module.__pillar__ = {}
+    [error] = module.validate()
+    assert "state.single module.run name=gateway" in error
+    node.root_dir = "/"
+    module.__context__.clear()
+    assert module.validate() == ["gateway: missing; see pillar.example"]
 
 
 def test_the_shell_learns_that_something_is_wrong(module, node, break_pillar):
@@ -403,6 +414,20 @@ def test_whether_the_states_have_come_along(module, node, tmp_path, where):
             assert module.has_states() is False
             (folder / f"{name}.py").touch()
     assert module.has_states() is (where is not None)
+
+
+@pytest.mark.parametrize("what", ["good", "wrong pillar", "no states", "another system"])
+def test_what_an_apply_has_to_know(module, node, break_pillar, monkeypatch, what):
+    monkeypatch.setattr(module, "has_states", lambda: what != "no states")
+    if what == "wrong pillar":
+        break_pillar(WRONG_PILLAR)
+    good = what == "good"
+    assert module.prepared(supported=what != "another system") == {
+        "lacking": what == "no states",
+        "errors": ERRORS if what == "wrong pillar" else [],
+        "plan": module.plan() if good else {},
+        "ruleset": module.ruleset() if good else {},
+    }
 
 
 def test_no_state_file_is_forgotten(module, root):

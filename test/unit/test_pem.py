@@ -142,6 +142,7 @@ def test_a_reason_that_is_no_text(errors):
         SECRET,
         [pem("PRIVATE KEY")],
         {SECRET: None},
+        b"\xff" + SECRET.encode(),
     ],
     ids=[
         "cut off",
@@ -152,6 +153,7 @@ def test_a_reason_that_is_no_text(errors):
         "bare",
         "list",
         "mapping",
+        "bytes",
     ],
 )
 @pytest.mark.parametrize("where", ["vpn:pki:key", "vpn:pki:tls_crypt", "nodes:gw2:pki"])
@@ -160,6 +162,15 @@ def test_errors_never_show_a_key(errors, where, broken):
     assert len(found) == 1
     assert "is neither an absolute path nor PEM text" in found[0]
     assert SECRET not in found[0]
+
+
+@pytest.mark.parametrize("value", ["/etc/gw.key", PRIVATE_KEY.strip(), PRIVATE_KEY])
+def test_the_content_of_a_file_is_text(plan, module, break_pillar, value):
+    """The external pillar file_tree gives bytes."""
+    assert plan({"vpn:pki:key": value.encode()}) == plan({"vpn:pki:key": value})
+    if not value.startswith("/"):
+        break_pillar({"vpn:pki:key": value.encode()})
+        assert module.pem("key") == PRIVATE_KEY.strip()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_a_node_without_a_certificate(render):
     waits = [
         chunk["__id__"]
         for chunk in others(found.low)
-        if {"sls": "gateway.openvpn"} in chunk.get("require", [])
+        if {"sls": "gateway.openvpn*"} in chunk.get("require", [])
         or any(found.ids[i]["__sls__"] == "gateway.openvpn" for i in needed(found, chunk["__id__"]))
     ]
     assert waits == ["nothing of older versions"]

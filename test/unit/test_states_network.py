@@ -592,7 +592,13 @@ def test_where_networkd_manages_neither_there_is_nothing(machine, networkd):
 
 @pytest.mark.parametrize(
     ("said", "ours"),
-    [("yes", "yes"), ("dhcp", "yes"), ("static", "static"), ("dhcp-on-stop", "static")],
+    [
+        ("yes", "yes"),
+        ("dhcp", "yes"),
+        ("dynamic", "yes"),  # systemd 257 and later
+        ("static", "static"),
+        ("dhcp-on-stop", "static"),
+    ],
 )
 @pytest.mark.parametrize("place", ["wan.network", "wan.network.d/admin.conf"])
 def test_who_keeps_more_than_we_need_goes_on(machine, networkd, said, ours, place):

@@ -292,7 +292,15 @@ def authority():
     return make
 
 
-def test_revocation_list(machine, templates, authority):
+@pytest.fixture(params=["cryptography", "openssl"])
+def reader(request, module, monkeypatch):
+    """What reads revocation lists: over salt-ssh the node's Python may have no cryptography."""
+    if request.param == "openssl":
+        monkeypatch.setattr(module.revocation, "x509", None)
+    return request.param
+
+
+def test_revocation_list(machine, templates, authority, reader):
     ca, name = authority(), str(machine.folder / "crl.pem")
     # Two certificates of the CA: the list is of the second.
     templates.pem = {"ca": authority().pem + ca.pem, "crl": ca.revoke(7)}
@@ -331,7 +339,7 @@ def test_revocation_list_at_a_path_that_openvpn_cannot_read(machine, templates, 
 
 
 @pytest.mark.parametrize("wrong", [None, "expired", "not valid yet", "not its CA's", "cut off"])
-def test_every_list_of_every_ca_is_checked(machine, templates, authority, wrong):
+def test_every_list_of_every_ca_is_checked(machine, templates, authority, reader, wrong):
     """OpenVPN reads them all, each for its own CA."""
     one, two, name = authority("one"), authority("two"), str(machine.folder / "crl.pem")
     second = {
@@ -349,19 +357,32 @@ def test_revocation_list_without_what_reads_it(machine, module, templates, autho
     """Over salt-ssh, with a Python of the node's that has no cryptography, or an old one."""
     ca, name = authority(), machine.folder / "crl.pem"
     templates.pem = {"ca": ca.pem, "crl": ca.revoke(7)}
+    monkeypatch.setenv("PATH", str(machine.folder))
     for found in (None, SimpleNamespace(CertificateRevocationList=object)):
-        monkeypatch.setattr(module, "x509", found)
+        monkeypatch.setattr(module.revocation, "x509", found)
         ret = machine.run("crl", str(name), "salt://pem")
         assert ret["result"] is False
-        assert "takes Python's cryptography, 42 or newer" in ret["comment"]
+        assert "takes Python's cryptography, 42 or newer, or the program openssl" in ret["comment"]
+        assert "no revocation list" not in ret["comment"]
     assert not name.exists()
+
+
+@pytest.mark.parametrize("serial", [7, 2**158 + 11])
+def test_both_readers_say_the_same(module, authority, monkeypatch, serial):
+    ca = authority()
+    [crl] = module.revocation.read(ca.revoke(8, serial))
+    assert crl.serials == {8, serial}
+    monkeypatch.setattr(module.revocation, "x509", None)
+    assert module.revocation.read(crl.text) == [crl]
 
 
 @pytest.mark.parametrize("test", [False, True])
 @pytest.mark.parametrize(
     "wrong", ["expired", "not valid yet", "another CA's", "no list", "empty", "no CA", "broken CA"]
 )
-def test_revocation_list_that_would_lock_everybody_out(machine, templates, authority, wrong, test):
+def test_revocation_list_that_would_lock_everybody_out(
+    machine, templates, authority, reader, wrong, test
+):
     ca, name = authority(), machine.folder / "crl.pem"
     name.write_text("old")
     crl, message = {
@@ -579,7 +600,7 @@ def test_sessions_and_a_list_on_the_node(machine, server):
     assert machine.run(*server.call(), crl={"path": str(path)})["result"] is False
 
 
-def test_sessions_and_the_lists_of_two_cas(machine, server, authority):
+def test_sessions_and_the_lists_of_two_cas(machine, server, authority, reader):
     path = machine.folder / "crl.pem"
     path.write_text(server.ca.revoke(6) + authority("other").revoke(8))
     changes = machine.run(*server.call(), crl={"path": str(path)})["changes"]

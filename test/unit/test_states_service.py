@@ -26,6 +26,7 @@ def unit(machine, monkeypatch, module):
         unread=set(),
         drop_ins=set(),
         broken=set(),
+        failed=set(),
         clock=1000.0,
     )
     conf, hosts = machine.folder / "conf", machine.folder / "hosts"
@@ -36,8 +37,9 @@ def unit(machine, monkeypatch, module):
 
     def show(name):
         since = unit.since.get(name, 0)
+        off = "failed" if name in unit.failed else "inactive"
         return (
-            f"ActiveState={'active' if name in unit.active else 'inactive'}\n"
+            f"ActiveState={'active' if name in unit.active else off}\n"
             f"DropInPaths={' '.join(unit.drop_ins)}\n"
             f"NeedDaemonReload={'yes' if name in unit.unread else 'no'}\n"
             f"StateChangeTimestampMonotonic={int(since * 1e6)}\n"
@@ -56,12 +58,16 @@ def unit(machine, monkeypatch, module):
             unit.enabled.add(*names)
         elif verb == "disable":
             unit.enabled.discard(*names)
+        elif verb == "reset-failed":
+            unit.failed.remove(*names)
         else:
             assert verb in ("start", "try-restart", "reload", "stop")
             assert verb == "start" or names[0] in unit.active
             unit.load(*names)
             if verb == "stop" or names[0] in unit.broken:
                 unit.active.discard(names[0])
+            if verb == "stop" and names[0] in unit.broken:
+                unit.failed.add(names[0])
         return {"retcode": 0, "stdout": "", "stderr": ""}
 
     def load(name):
@@ -241,6 +247,20 @@ def test_a_unit_that_is_off(machine, unit, was):
     assert machine.converges("off", "app") == dict.fromkeys(was, True)
     assert not unit.active & {"app"}
     assert not unit.enabled
+
+
+@pytest.mark.parametrize(
+    ("was", "change"), [("failed", "failure forgotten"), ("active", "stopped")]
+)
+def test_a_unit_that_is_off_has_not_failed(machine, unit, was, change):
+    """It had before, or it does because it is stopped at its work."""
+    unit.broken.add("app")
+    if was == "active":
+        unit.load("app")
+    else:
+        unit.failed.add("app")
+    assert machine.converges("off", "app") == {change: True}
+    assert not unit.failed
 
 
 def test_a_unit_that_may_be_somebody_elses(machine, unit):

@@ -513,7 +513,7 @@ def test_conntrackd(render):
         text = re.sub(r"(?m)^\s*#.*\n", "", found.files["/etc/conntrackd/conntrackd.conf"])
         words = dict(re.findall(r"(?m)^ {8}(\w+) (\S+)$", text))
         assert words["Port"] == "3780"
-        assert words["DisableExternalCache"] == "yes"
+        assert words["DisableExternalCache"] == "on"
         ends[node] = (words["Interface"], words["IPv4_address"], words["IPv4_Destination_Address"])
         [ignored] = re.findall(r"Address Ignore \{(.*?)\}", text, re.DOTALL)
         addresses = re.findall(r"IPv4_address (\S+)", ignored)

@@ -265,27 +265,40 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             __pillar__={"gateway": pillar}, __opts__={"id": node}, __context__={}
         )
 
-        def sync(refresh):
-            assert refresh is False
-            synced.append(1)
-            return []
+        def get_file(source, copy, saltenv, makedirs):
+            assert (source.startswith("salt://_"), saltenv, makedirs) == (True, "base", True)
+            synced.append(copy)
 
-        synced: list[int] = []
+        def single(fun, name, test, **functions):
+            """Over salt-ssh: a state that calls functions on the node."""
+            [(function, [arguments])] = functions.items()
+            assert (fun, test, function) == ("module.run", False, "gateway.prepared")
+            state = {"changes": {function: prepared(pillar, **arguments)}}
+            return {"local": {"return": {"module_|-x_|-x_|-run": state}}}
+
+        synced: list[str] = []
         return {
+            "state.single": single,
             "gateway.plan": execution_module.plan,
-            "gateway.has_states": lambda: True,
-            "gateway.validate": lambda warnings: warnings or _gateway_plan.read(pillar)[1],
+            "gateway.prepared": lambda supported: prepared(pillar, supported),
             "gateway.pem": execution_module.pem,
-            "gateway.ruleset": execution_module.ruleset,
             "gateway.sync_ignored": lambda: [
                 *execution_module.plan()["sync"]["ignored"],
                 "172.17.0.1",
             ],
+            "gateway.resolver_file": lambda: "/etc/resolv.conf",
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
-            "cp.list_master": lambda prefix: [],
-            "saltutil.sync_modules": sync,
-            "saltutil.sync_states": sync,
+            "cp.list_master": lambda saltenv, prefix: [],
+            "cp.get_file": get_file,
         }, synced
+
+    def prepared(pillar, supported):
+        errors = _gateway_plan.read(pillar)[1] if supported else []
+        answer: dict[str, Any] = {"lacking": False, "errors": errors, "plan": {}, "ruleset": {}}
+        if supported and not errors:
+            answer["plan"] = execution_module.plan()
+            answer["ruleset"] = execution_module.ruleset()
+        return answer
 
     def rendered(each_site, sls="gateway", node="gw1", changes=None, stubs=None, **opts):
         key = (each_site, sls, node)
@@ -295,6 +308,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             pillar = edit(changes) if changes else pillar
             calls, synced = functions(pillar, node)
             calls |= stubs or {}
+            calls = {name: call for name, call in calls.items() if call}  # None: it is not there
             opts = {"grains": {"os_family": "Debian"}} | opts
             low = compiler.compile(sls, calls, **opts)
             files = {
@@ -306,7 +320,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 low=low,
                 ids={chunk["__id__"]: chunk for chunk in low},
                 files=files,
-                synced=len(synced),
+                synced=synced,
                 plan=calls["gateway.plan"]() if read_pillar(pillar)[0] else None,
                 sources={chunk["source"] for chunk in low if "source" in chunk},
                 clients={
