@@ -126,15 +126,15 @@ def untracked_one_way(pen: Pen, gateway: Gateway) -> None:
     plan = gateway.plan
     if plan["routes"] or plan["inside_routes"]:
         pen.note("Of these connections this node sees one direction only.")
-    for network in plan["vpn"]["networks"] if plan["routes"] else []:
-        pen.add(f"-d {network} -j {PREFIX}ONEWAY")
-    subnets = [each["destination"] for each in plan["routes"]]
-    routed = [each["destination"] for each in plan["inside_routes"]]
-    known = [each for each in subnets if each not in plan["vpn"]["networks"]]
-    for destination in (*known, *routed):
-        pen.add(f"-d {destination} -j {PREFIX}ONEWAY")
-        if gateway.untrusted:
-            pen.add(f"-d {destination} -j {PREFIX}ONEWAY2")
+    clients = plan["vpn"]["networks"] if plan["routes"] else []
+    others = [each["destination"] for each in plan["routes"]]
+    # What is for a router of another network passes this node in both directions.
+    own = [f"-i {each['interface']} -d {each['destination']}" for each in plan["inside_routes"]]
+    for match in (*(f"-d {each}" for each in others), *own):
+        pen.add(match, f"-j {PREFIX}ONEWAY")
+    known = [f"-d {each}" for each in others if each not in clients]
+    for match in (*known, *own) if gateway.untrusted else ():
+        pen.add(match, f"-j {PREFIX}ONEWAY2")
     # The other direction is seen here where the client is; which node has it is not known.
     for network, device in product(gateway.client_networks, gateway.devices):
         if plan["routes"]:

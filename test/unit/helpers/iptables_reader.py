@@ -258,13 +258,25 @@ class Node:
         self.routes = {plan["internal"]["network"]: inside, "fd77::/64": inside}
         self.routes |= {server["subnet"]: server["device"] for server in plan["vpn"]["servers"]}
         self.routes |= {route["destination"]: inside for route in plan["routes"]}
+        for network in plan["networks"]:
+            self.local |= {network["address"], network["virtual_ip"]}
+            self.routes[network["network"]] = network["interface"]
+        for route in plan["inside_routes"]:
+            self.routes[route["destination"]] = route["interface"]
+        self.ways_back = {
+            (way["interface"], route["destination"])
+            for way in plan["ways_back"]
+            for route in way["routes"]
+        }
         self.routes |= {"fd08::/64": "vpn-main"}
         self.routes |= {"172.17.0.0/16": "docker0", "fd17::/64": "docker0"}
         self.routes |= {"192.168.9.0/24": "eth9"}
 
-    def way(self, address: str) -> str:
-        """The interface towards an address."""
+    def way(self, address: str, came_by: str = "") -> str:
+        """The interface towards an address, for what came by an interface."""
         ip = ip_address(address)
+        if any(by == came_by and ip in ip_network(network) for by, network in self.ways_back):
+            return came_by
         found = (way for network, way in self.routes.items() if ip in ip_network(network))
         return next(found, str(self.plan["public"]["interface"]))
 
@@ -290,6 +302,8 @@ class Node:
             have = packet.source if values[1] == "src" else packet.destination
             return any(ip_address(have) in network for network in self.sets[value])
         if option in ("--src-type", "--dst-type"):
+            if value == "BROADCAST":
+                return packet.destination == "255.255.255.255"
             assert value == "LOCAL"
             have = packet.source if option == "--src-type" else packet.destination
             return have in self.local and (
@@ -368,7 +382,7 @@ class Node:
         if not (here or own or is_marked(packet, GATE)):
             return "gated"
         if not here:
-            packet.out = self.way(packet.destination)
+            packet.out = self.way(packet.destination, packet.interface)
             if self.walk("mangle", "FORWARD", packet) == "DROP":
                 return "dropped"
         hook = "OUTPUT" if own else "INPUT" if here else "FORWARD"

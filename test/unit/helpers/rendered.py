@@ -86,6 +86,44 @@ SITES: dict[str, dict[str, Any]] = {  # changes of pillar.example, or a whole pi
         "vpn:pki:crl": pem_text("X509 CRL", "Y3Js"),
         "vpn:pki:auth_token": pem_text("OpenVPN auth-token server key", KEY_TEXT),
     },
+    "networks": {
+        "networks": {
+            "guest": {
+                "interface": "eth0.20",
+                "network": "10.20.0.0/24",
+                "virtual_ip": "10.20.0.1",
+                "isolated": True,
+                "dhcp": {
+                    "pool": ["10.20.0.50-10.20.0.99", "10.20.0.150-10.20.0.250"],
+                    "domain": "guest.example.net",
+                    "options": {150: "10.20.0.9", "ip-forward-enable": 0},
+                    "boot": {
+                        "file": "pxelinux.0",
+                        "efi_file": "grubx64.efi",
+                        "server": "10.20.0.9",
+                    },
+                },
+            },
+            "servers": {
+                "interface": "eth3",
+                "network": "10.30.0.0/24",
+                "virtual_ip": "10.30.0.1",
+                "aliases": ["servers-gateway"],
+                "trusted": True,
+            },
+            "dmz": {
+                "interface": "eth4",
+                "network": "203.0.113.16/28",
+                "virtual_ip": "203.0.113.17",
+                "nat": "none",
+                "targets": ["203.0.113.20"],
+            },
+        },
+        "routes": [{"network": "10.50.0.0/16", "via": "10.77.0.254"}],
+        "nodes:gw1:addresses": {"guest": "10.20.0.7"},
+        "nodes:gw2:interfaces": {"dmz": "eth5"},
+        "hosts:printer": {"ip": ["10.77.0.11", "10.30.0.11"], "mac": "02:00:00:00:00:11"},
+    },
     "names": {
         "internal:aliases": ["gateway"],
         "hosts:backend01:mac": ["02:00:00:00:00:10", "02:00:00:00:00:11"],

@@ -1,0 +1,188 @@
+"""Further networks behind the pair, and networks behind routers inside."""
+
+import json
+
+import _gateway_plan
+import pytest
+from iptables_reader import packet
+from rendered import SITES
+
+SITE = SITES["networks"]
+GUEST = {"interface": "eth5", "network": "10.40.0.0/24", "virtual_ip": "10.40.0.1"}
+
+# --------------------------------------------------------------------------------------------------
+# The plan
+
+
+def test_addresses_of_a_node_are_computed_or_given(plan):
+    for node, guest, servers in (
+        ("gw1", "10.20.0.7", "10.30.0.2"),
+        ("gw2", "10.20.0.3", "10.30.0.3"),
+    ):
+        found = {each["name"]: each for each in plan(SITE, node=node)["networks"]}
+        assert found["guest"]["address"] == guest
+        assert found["servers"]["address"] == servers
+        assert found["dmz"]["interface"] == ("eth4" if node == "gw1" else "eth5")
+        assert [peer["name"] for peer in found["guest"]["peers"]] != [node]
+
+
+def test_a_site_without_them_is_what_it_was(plan):
+    """What has come since is empty, and its digest is the one that it had before."""
+    found = plan()
+    assert (found["networks"], found["inside_routes"], found["ways_back"]) == ([], [], [])
+    assert found["health"]["penalties"] | {"network": 0} == {
+        "cold": 2,
+        "uplink": 4,
+        "fault": 8,
+        "drained": 16,
+        "network": 0,
+        "draining": found["health"]["penalties"]["draining"],
+    }
+
+
+def test_a_plan_is_plain_data(plan):
+    assert json.loads(json.dumps(plan(SITE))) == plan(SITE)
+
+
+def test_a_new_network_moves_nobody(plan):
+    before = plan(SITE)
+    more = {**SITE, "networks": {**SITE["networks"], "a-first-one": {**GUEST, "interface": "eth6"}}}
+    after = {each["name"]: each for each in plan(more)["networks"]}
+    assert {each["name"]: each for each in before["networks"]}.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"networks:guest": {**GUEST, "interface": "eth0"}},
+            "guest:interface: eth0 is the internal interface already",
+        ),
+        ({"networks:guest": {**GUEST, "interface": "eth3"}}, "eth3 is the interface of network"),
+        ({"networks:guest": {**GUEST, "network": "10.77.0.0/25"}}, "overlaps 10.77.0.0/24"),
+        ({"networks:guest": {**GUEST, "virtual_ip": "10.41.0.1"}}, "not inside 10.40.0.0/24"),
+        (
+            {"networks:guest": {**GUEST, "virtual_ip": "10.40.0.254"}},
+            "10.40.0.254 plus id 2 is no address of",
+        ),
+        ({"networks:vpn": GUEST}, "networks:vpn: is what rules call something else"),
+        (
+            {"networks:guest": {**GUEST, "trusted": True, "isolated": True}},
+            "what is trusted is not isolated",
+        ),
+        ({"networks:guest": {**GUEST, "targets": ["10.77.0.10"]}}, "not inside 10.40.0.0/24"),
+        (
+            {"nodes:gw1:addresses": {"gast": "10.20.0.7"}},
+            "addresses:gast: there is no such network",
+        ),
+        ({"nodes:gw2:addresses": {"guest": "10.20.0.1"}}, "address 10.20.0.1 is taken already"),
+        ({"nodes:gw2:addresses": {"guest": "10.77.0.9"}}, "not inside 10.20.0.0/24"),
+        (
+            {"routes": [{"network": "10.50.0.0/16", "via": "10.99.0.1"}]},
+            "10.99.0.1 is in no network behind the pair",
+        ),
+        (
+            {"routes": [{"network": "10.50.0.0/16", "via": "10.77.0.3"}]},
+            "10.77.0.3 is the gateway itself",
+        ),
+        ({"routes": [{"network": "10.20.0.0/16", "via": "10.77.0.9"}]}, "overlaps 10.20.0.0/24"),
+        (
+            {"hosts:printer:ip": ["10.77.0.11", "10.77.0.12"]},
+            "10.77.0.11 is in 10.77.0.0/24 already",
+        ),
+        (
+            {"hosts:printer:ip": ["10.77.0.11", "10.60.0.12"]},
+            "10.60.0.12 is in no network behind the pair",
+        ),
+        ({"health:internal:targets": ["10.20.0.3"]}, "10.20.0.3 is the gateway itself"),
+    ],
+)
+def test_rejected(edit, changes, error):
+    pillar = edit(SITE)
+    pillar = edit({**SITE, **changes}) if "networks" not in changes else pillar
+    site, errors = _gateway_plan.read(pillar)
+    assert site is None
+    assert any(error in each for each in errors), errors
+
+
+# --------------------------------------------------------------------------------------------------
+# What passes
+
+FLOWS = [
+    # A network of strangers: the internet, and three services of the gateway's.
+    ("eth0.20 10.20.0.60>192.0.2.1 tcp/443", "accepted as eth1"),
+    ("eth0.20 10.20.0.60>10.20.0.1 udp/53", "accepted"),
+    ("eth0.20 10.20.0.60>10.20.0.7 udp/123", "accepted"),
+    ("eth0.20 0.0.0.0>255.255.255.255 udp/67 from=68", "accepted"),
+    ("eth0.20 10.20.0.60>10.20.0.1 tcp/22", "refused"),
+    ("eth0.20 10.20.0.60>10.77.0.10 tcp/443", "refused"),
+    ("eth0.20 10.20.0.60>10.30.0.10 tcp/443", "refused"),
+    ("eth0.20 10.20.0.60>203.0.113.20 tcp/443", "refused"),
+    ("eth0.20 10.20.0.60>10.50.0.9 tcp/443", "refused"),
+    ("eth0.20 10.20.0.60>10.8.0.6 tcp/443", "refused"),
+    ("eth0.20 10.20.0.60>10.77.0.1 udp/53", "dropped"),
+    ("eth0.20 10.20.0.60>10.77.0.1 icmp/8", "dropped"),
+    ("eth0.20 10.20.0.60>10.20.0.1 icmp/8", "accepted"),
+    # Another one, not isolated.
+    ("eth4 203.0.113.20>192.0.2.1 tcp/443", "accepted"),
+    ("eth4 203.0.113.20>10.77.0.1 icmp/8", "accepted"),
+    ("eth4 203.0.113.20>10.77.0.10 tcp/443", "refused"),
+    ("eth4 203.0.113.20>10.20.0.60 tcp/443", "refused"),
+    ("eth1 192.0.2.1>203.0.113.20 tcp/443", "dropped"),
+    # Nobody reaches them but those who may.
+    ("eth0 10.77.0.10>10.20.0.60 tcp/80", "refused"),
+    ("eth0 10.77.0.10>203.0.113.20 tcp/80", "refused"),
+    ("vpn-main 10.8.0.6>10.20.0.60 tcp/80", "refused"),
+    # Trusted is as internal.
+    ("eth3 10.30.0.11>10.77.0.10 tcp/80", "accepted"),
+    ("eth0 10.77.0.10>10.30.0.11 tcp/80", "accepted"),
+    ("eth3 10.30.0.11>10.8.0.6 tcp/80", "accepted"),
+    ("vpn-main 10.8.0.6>10.30.0.11 tcp/80", "accepted"),
+    ("eth3 10.30.0.11>10.30.0.1 tcp/22", "accepted"),
+    ("eth3 10.30.0.11>10.20.0.60 tcp/80", "refused"),
+    # A network behind a router is a part of the router's network.
+    ("eth0 10.50.0.9>192.0.2.1 tcp/443", "accepted as eth1"),
+    ("eth0 10.50.0.9>10.77.0.1 udp/53", "accepted"),
+    ("eth0 10.50.0.9>10.30.0.11 tcp/80", "accepted"),
+    ("eth3 10.30.0.11>10.50.0.9 tcp/80", "accepted"),
+    ("eth0 10.77.0.10>10.50.0.9 tcp/80", "accepted untracked"),
+    ("eth0 10.77.0.10>10.50.0.9 tcp/80 INVALID", "accepted untracked"),
+    # Half of a connection: the answer to a client of the peer's VPN.
+    ("eth3 10.30.0.11>10.8.1.6 tcp/22 INVALID", "accepted untracked"),
+    ("eth0.20 10.20.0.60>10.8.1.6 tcp/22 INVALID", "accepted untracked"),
+    # Nobody has an address of another network.
+    ("eth0.20 10.30.0.60>10.77.0.10 tcp/80", "dropped"),
+    ("eth0 10.20.0.60>192.0.2.1 tcp/80", "dropped"),
+    ("eth1 10.20.0.60>10.77.0.10 tcp/80", "dropped"),
+    ("eth0 203.0.113.20>10.30.0.10 tcp/80", "dropped"),
+    # Forwards are for everybody.
+    ("eth0.20 10.20.0.60>198.51.100.2 tcp/443", "accepted at 10.77.0.10:443"),
+    ("eth1 192.0.2.1>198.51.100.2 tcp/443", "accepted at 10.77.0.10:443"),
+]
+
+
+@pytest.mark.parametrize(("flow", "expected"), FLOWS)
+def test_flows(router, flow, expected):
+    assert router(SITE).meets(packet(flow)) == expected
+
+
+def test_rules_name_a_network(router):
+    rules = {
+        "firewall": {
+            "forward": [
+                {"from": "guest", "to": "servers", "ports": 631},
+                {"from": "public", "to": "dmz", "ports": [80, 443]},
+                {"from": "guest", "to": "internal", "ports": 631},
+            ]
+        }
+    }
+    found = router({**SITE, **rules})
+    for flow, expected in (
+        ("eth0.20 10.20.0.60>10.30.0.11 tcp/631", "accepted"),
+        ("eth0.20 10.20.0.60>10.30.0.11 tcp/632", "refused"),
+        ("eth0.20 10.20.0.60>10.50.0.11 tcp/631", "accepted"),
+        ("eth0 10.20.0.60>10.30.0.11 tcp/631", "dropped"),
+        ("eth1 192.0.2.1>203.0.113.20 tcp/443", "accepted"),
+        ("eth1 192.0.2.1>203.0.113.20 tcp/22", "dropped"),
+    ):
+        assert found.meets(packet(flow)) == expected, flow
