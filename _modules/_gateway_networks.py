@@ -78,7 +78,7 @@ _NETWORK = by_name(
     ),
     Key(
         "dhcp",
-        Mapping(_gateway_dhcp.OF_NETWORK),
+        Mapping(_gateway_dhcp.OF_NETWORK, table=False),
         EMPTY,
         "What DHCP hands out here: as [gateway:dhcp](#gatewaydhcp), without `settings`.",
     ),
