@@ -20,7 +20,6 @@ from _gateway_keys import (
     Settings,
     Values,
     by_name,
-    not_possible,
 )
 from _gateway_machine import Facts, Here, Plan, opening, service_unit
 from _gateway_reader import Reader, Section
@@ -91,34 +90,38 @@ _LEASE_TIME = Kind(_lease_time, "text", _lease_schema)
 DEFAULT_LEASE = "12h"
 # dnsmasq parts an option's values, and what a boot line has, by commas.
 _BOOT_FILE = kinds.matching("[A-Za-z0-9._/-]{1,127}", "a file such as pxelinux.0", "file")
-OPTION_PATTERN = f"{kinds.digits(1, 254)}|[a-z][a-z0-9-]{{1,40}}"
+# What of RFC 2132 has a key of its own, or is what DHCP says by itself.
+OPTIONS_REFUSED = {
+    "1|netmask": "it is that of the network",
+    "3|router": "use router",
+    "6|dns-server": "use dns",
+    "15|domain-name|119|domain-search": "use domain",
+    "42|ntp-server": "use ntp",
+    "5[0-9]|6[01]|lease-time|requested-address|server-identifier": "it is DHCP's own",
+    "66|tftp-server|67|bootfile-name": "use boot",
+}
+OPTION_PATTERN = f"(?:{kinds.digits(1, 254)})|[a-z][a-z0-9-]{{1,40}}"
 
 
 def _option_name(value: object) -> str:
     """A number is text, too."""
     number = isinstance(value, int) and not isinstance(value, bool)
-    return values.matching(re.compile(OPTION_PATTERN), "an option's number or name")(
+    name = values.matching(re.compile(OPTION_PATTERN), "an option's number or name")(
         str(value) if number else value
     )
+    for refused, why in OPTIONS_REFUSED.items():
+        if re.fullmatch(refused, name):
+            raise ValueError(f"is not possible: {why}")
+    return name
 
 
 _SETTINGS = Settings(_gateway_dnsmasq.SETTING, _gateway_dnsmasq.DHCP_REFUSED)
-# RFC 2132, and what of it has a key of its own.
-_OPTIONS_REFUSED = not_possible(
-    {
-        "1|netmask": "it is that of the network",
-        "3|router": "use router",
-        "6|dns-server": "use dns",
-        "15|domain-name|119|domain-search": "use domain",
-        "42|ntp-server": "use ntp",
-        "51|lease-time|5[0-9]|6[01]|requested-address|server-identifier": "it is DHCP's own",
-        "66|tftp-server|67|bootfile-name": "use boot",
-    }
-)
 _OPTION_NAME = kinds.either(
     _option_name,
     "number or name of an option",
-    lambda: kinds.text(OPTION_PATTERN, "an option's number or name"),
+    lambda: kinds.text(
+        f"(?!(?:{'|'.join(OPTIONS_REFUSED)})$)(?:{OPTION_PATTERN})", "an option's number or name"
+    ),
 )
 _BOOT = by_name(
     Key("file", _BOOT_FILE, None, "What a machine with a BIOS loads."),
@@ -256,11 +259,6 @@ def _read_options(section: Section) -> tuple[tuple[str, str], ...]:
             name = _OPTION_NAME.parse(key)
         except ValueError as error:
             section.reader.fault(inner.at(key), error)
-            continue
-        refusals = (why for known, why in _OPTIONS_REFUSED.items() if re.fullmatch(known, name))
-        refusal = next(refusals, None)
-        if refusal:
-            section.reader.fault(inner.at(key), refusal)
             continue
         options.append((name, ",".join(inner.get(key))))
     return tuple(options)

@@ -174,10 +174,9 @@ def read_node_addresses(
     for network in networks:
         place = f"{section.at('addresses')}:{network.name}"
         address = given.get(network.name)
-        if network.name not in given and network.virtual_ip and number:
+        if network.name not in given and network.network and network.virtual_ip and number:
             address = _computed(network.virtual_ip, number)
-            fault = "" if address is None else values.no_host(address, network.network)
-            if address is None or (network.network and fault):
+            if address is None or values.no_host(address, network.network):
                 section.reader.fault(
                     place,
                     f"missing; {network.virtual_ip} plus id {number} is no address of"
