@@ -246,7 +246,7 @@ def _check_pools(
                 reader.fault(path, f"holds {value} of {owner}")
         for other, earlier in before.items():
             if pool[0] <= earlier[1] and earlier[0] <= pool[1]:
-                reader.fault(path, f"overlaps {other}")
+                reader.fault(path, f"overlaps {earlier[0]}-{earlier[1]} of {other}")
         before[path] = pool
 
 

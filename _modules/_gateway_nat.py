@@ -436,11 +436,13 @@ def translated(pen: Pen, gateway: Gateway) -> None:
     for entry in gateway.plan["nat"]["one_to_one"]:
         # It translates; what may come in through it is for forward rules to say.
         pen.refuse("drop", f"-m conntrack --ctorigdst {entry['address']}")
+    pen.note("Whoever is behind the gateway.")
     pen.add(f"-j {PREFIX}LOCAL")
 
 
 @ipv4
 def into_local(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to a host behind the gateway (chain LOCAL)."""
+    pen.note("Out of these, whatever the routes say.")
     for local in gateway.local:
         pen.add(f"-o {local['interface']} -j ACCEPT")

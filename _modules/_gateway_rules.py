@@ -251,6 +251,7 @@ def _only_there(pen: Pen, gateway: Gateway) -> None:
 def _isolated(pen: Pen, gateway: Gateway) -> None:
     """From an isolated network the gateway has the addresses that it has there (chain ISOLATED)."""
     isolated = [local for local in gateway.local if local["isolated"]]
+    pen.note("The gateway has no other address there.")
     for local, address in product(isolated, ("virtual_ip", "address")):
         pen.add(f"-i {local['interface']} -d {local[address]} -j RETURN")
     if isolated:

@@ -108,6 +108,7 @@ def trusted(pen: Pen, gateway: Gateway) -> None:
 
 def into_trusted(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to one of them (chain TRUSTED)."""
+    pen.note("From one of them to another.")
     for local in gateway.local if len(gateway.trusted) > 1 else []:
         for to_local in gateway.to_local(local) if local["trusted"] else []:
             out = f"-o {local['interface']}" if gateway.version == 4 else ""
@@ -156,6 +157,7 @@ def one_way_of_others(pen: Pen, gateway: Gateway) -> None:
 
 def _untracked(pen: Pen, gateway: Gateway, trusted: bool) -> None:
     needed = gateway.plan["routes"] or gateway.plan["inside_routes"]
+    pen.note("What comes from where it belongs.")
     for local in gateway.local if needed else []:
         for source in gateway.from_local(local) if local["trusted"] is trusted else []:
             pen.add(source, "-j CT --notrack")
@@ -165,6 +167,7 @@ def _untracked(pen: Pen, gateway: Gateway, trusted: bool) -> None:
 def one_way_of_branches(pen: Pen, gateway: Gateway) -> None:
     """What networks behind clients send to trusted ones (chain BRANCH of table raw). What is for
     the node itself it sees in both directions."""
+    pen.note("To whoever may answer by the peer.")
     needed = gateway.client_networks and gateway.plan["routes"]
     for network in _trusted(gateway) if needed else []:
         pen.add(f"-d {network}", "-m addrtype ! --dst-type LOCAL -j CT --notrack")
@@ -185,6 +188,7 @@ def accepted_one_way(pen: Pen, gateway: Gateway) -> None:
 def hairpin(pen: Pen, gateway: Gateway) -> None:
     """What leaves by the interface by which it has come (chain HAIRPIN)."""
     needed = gateway.plan["routes"] or gateway.plan["inside_routes"]
+    pen.note("Back by the interface that it came in by.")
     for local in gateway.local if needed else []:
         way = f"-i {local['interface']} -o {local['interface']}"
         if local["trusted"]:

@@ -139,6 +139,7 @@ def test_dns(plan):
     changes = {"hosts:mail": {"ip": "192.0.2.25", "aliases": ["mx.example.org"]}}
     assert plan(changes, "gw2")["dns"] == {
         "listen": ["10.77.0.3", "10.77.0.1"],
+        "others": [],
         "forwarders": ["198.51.100.100"],
         "records": [
             {"ip": "10.77.0.2", "names": ["gw1.example.internal", "gw1"]},

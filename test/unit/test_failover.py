@@ -94,6 +94,7 @@ def test_vrrp(plan):
                 "interface": "eth0",
                 "virtual_ip": "10.77.0.1",
                 "addresses": [],
+                "further": [],
                 "source": "10.77.0.3",
                 "peers": ["10.77.0.2"],
             }
@@ -111,6 +112,7 @@ def test_public_virtual_ip(plan):
         "interface": "eth1",
         "virtual_ip": "198.51.100.1",
         "addresses": [],
+        "further": [],
         "source": "198.51.100.3",
         "peers": ["198.51.100.2"],
     }

@@ -67,7 +67,7 @@ SITE = {
 ALSO: dict[str, dict[str, Any]] = {
     "vpn:servers:SERVER:auth:script": {"vpn:servers:main:auth": {}},
     "firewall:egress": {"firewall:egress_allowed": ...},
-    "internal:network": {"hosts": ..., "nat": ..., "dhcp": ..., "routes": ...},
+    "internal:network": {"hosts": ..., "nat": ..., "dhcp": ..., "routes": []},
     "firewall:input:limit": {"firewall:input:0:action": "accept"},
 }
 NETWORKS = [
