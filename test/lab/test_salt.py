@@ -229,7 +229,8 @@ def test_a_package_of_salt_s_package_manager(printer: Lab) -> None:
                 different = f"diff -r -x README.md /srv/spm/salt/{folder} /srv/repo-copy/{folder}"
                 assert gw1.run(different).stdout == ""
             gw1.run("cmp /srv/spm/pillar/gateway.sls.orig /srv/repo/pillar.example")
-        lab.host("master").run(f"{copy} && {install}", timeout=120)
+        programs = "PATH=/opt/salt/current/bin:$PATH"
+        lab.host("master").run(f"{copy} && {programs} && {install}", timeout=120)
         with master_with(lab, file_roots={"base": ["/srv/spm/salt"]}):
             twice(lab, lab.apply)
     finally:
