@@ -390,7 +390,7 @@ def test_called_on_the_node_and_in_batches(printer: Lab) -> None:
 
     twice(lab, on_the_nodes)
     lab.set_pillar({})
-    command = "salt --batch 1 --out=json 'gw*' state.apply gateway"
+    command = "salt --batch 1 --static --out=json 'gw*' state.apply gateway"
     assert "dns names" in checks.changes(ok(printed(lab, command))["gw2"])
     assert checks.changes(ok(printed(lab, command))["gw1"]) == {}
 
