@@ -396,7 +396,9 @@ def test_called_on_the_node_and_in_batches(printer: Lab) -> None:
 
 
 TOP_MASTER = """
-interface: 127.0.0.2
+interface: 127.0.0.1
+publish_port: 4515
+ret_port: 4516
 pki_dir: /etc/salt-top/pki
 cachedir: /var/cache/salt-top
 sock_dir: /run/salt-top
@@ -416,7 +418,7 @@ def test_syndic(printer: Lab) -> None:
     master.run("systemd-run --quiet --unit lab-top salt-master -c /etc/salt-top")
     salt = "salt -c /etc/salt-top --out=json --static --timeout 60 'gw*'"
     try:
-        with master_with(lab, syndic_master="127.0.0.2"):
+        with master_with(lab, syndic_master="127.0.0.1", syndic_master_port=4516):
             master.run("systemd-run --quiet --unit lab-syndic salt-syndic")
 
             def ping() -> dict[str, Any]:
