@@ -395,45 +395,6 @@ def test_called_on_the_node_and_in_batches(printer: Lab) -> None:
     assert checks.changes(ok(printed(lab, command))["gw1"]) == {}
 
 
-TOP_MASTER = """
-interface: 127.0.0.1
-publish_port: 4515
-ret_port: 4516
-pki_dir: /etc/salt-top/pki
-cachedir: /var/cache/salt-top
-sock_dir: /run/salt-top
-pidfile: /run/salt-top.pid
-log_file: /var/log/salt-top
-auto_accept: True
-order_masters: True
-worker_threads: 2
-"""
-
-
-@pytest.mark.long
-def test_syndic(printer: Lab) -> None:
-    """A master of masters, which has neither the formula nor the pillar."""
-    lab, master = printer, printer.host("master")
-    master.write("/etc/salt-top/master", TOP_MASTER)
-    master.run("systemd-run --quiet --unit lab-top salt-master -c /etc/salt-top")
-    salt = "salt -c /etc/salt-top --out=json --static --timeout 60 'gw*'"
-    try:
-        with master_with(lab, syndic_master="127.0.0.1", syndic_master_port=4516):
-            master.run("systemd-run --quiet --unit lab-syndic salt-syndic")
-
-            def ping() -> dict[str, Any]:
-                return printed(lab, f"{salt} test.ping")
-
-            everybody = both(True)
-            assert checks.eventually(ping, lambda said: said == everybody, 90) == everybody
-            twice(lab, lambda: printed(lab, f"{salt} state.apply gateway"))
-            status = printed(lab, f"{salt} gateway.status")
-            assert [status[name]["problems"] for name in GATEWAYS] == [[], []]
-            master.run("systemctl stop lab-syndic")
-    finally:
-        master.run("systemctl stop lab-syndic lab-top; rm -rf /etc/salt-top /var/cache/salt-top")
-
-
 @pytest.mark.long
 def test_a_minion_of_one_process(printer: Lab) -> None:
     """`multiprocessing: False`: what one job has loaded, the next one finds. After an upgrade each
