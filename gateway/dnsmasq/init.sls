@@ -15,7 +15,7 @@ include:
 
 dnsmasq package:
   pkg.installed:
-    - name: {{ os.package }}
+    - pkgs: [{{ os.package }}]
 
 dns names:
   gateway.file:

@@ -13,7 +13,7 @@ include:
 
 keepalived package:
   pkg.installed:
-    - name: {{ os.package }}
+    - pkgs: [{{ os.package }}]
 
 keepalived unit settings:
   gateway.file:

@@ -13,7 +13,7 @@ include:
 
 ntp package:
   pkg.installed:
-    - name: {{ ntp.package }}
+    - pkgs: [{{ ntp.package }}]
 
 ntp configuration as it was:
   gateway.original_kept:

@@ -27,7 +27,7 @@ openvpn certificates:
 
 openvpn package:
   pkg.installed:
-    - name: {{ os.package }}
+    - pkgs: [{{ os.package }}]
 
 openvpn configuration check:
   gateway.file:

@@ -57,7 +57,7 @@ def test_it_is_rendered(render):
     assert 'gateway_info{node="gw1"} 1' in found.files["/etc/gateway/exporter/metrics"]
     assert "/etc/gateway/exporter 9100" in found.files[UNIT]
     assert found.ids["exporter service"]["target"] == "gateway-virtual-ip.target"
-    assert found.ids["exporter package"]["name"] == "python3"
+    assert found.ids["exporter package"]["pkgs"] == ["python3"]
 
 
 def test_clean_takes_it_away(render):

@@ -229,7 +229,8 @@ def test_a_package_of_salt_s_package_manager(printer: Lab) -> None:
                 different = f"diff -r -x README.md /srv/spm/salt/{folder} /srv/repo-copy/{folder}"
                 assert gw1.run(different).stdout == ""
             gw1.run("cmp /srv/spm/pillar/gateway.sls.orig /srv/repo/pillar.example")
-        lab.host("master").run(f"{copy} && {install}", timeout=120)
+        programs = "PATH=/opt/salt/current/bin:$PATH"
+        lab.host("master").run(f"{copy} && {programs} && {install}", timeout=120)
         with master_with(lab, file_roots={"base": ["/srv/spm/salt"]}):
             twice(lab, lab.apply)
     finally:
@@ -389,46 +390,9 @@ def test_called_on_the_node_and_in_batches(printer: Lab) -> None:
 
     twice(lab, on_the_nodes)
     lab.set_pillar({})
-    command = "salt --batch 1 --out=json 'gw*' state.apply gateway"
+    command = "salt --batch 1 --static --out=json 'gw*' state.apply gateway"
     assert "dns names" in checks.changes(ok(printed(lab, command))["gw2"])
     assert checks.changes(ok(printed(lab, command))["gw1"]) == {}
-
-
-TOP_MASTER = """
-interface: 127.0.0.2
-pki_dir: /etc/salt-top/pki
-cachedir: /var/cache/salt-top
-sock_dir: /run/salt-top
-pidfile: /run/salt-top.pid
-log_file: /var/log/salt-top
-auto_accept: True
-order_masters: True
-worker_threads: 2
-"""
-
-
-@pytest.mark.long
-def test_syndic(printer: Lab) -> None:
-    """A master of masters, which has neither the formula nor the pillar."""
-    lab, master = printer, printer.host("master")
-    master.write("/etc/salt-top/master", TOP_MASTER)
-    master.run("systemd-run --quiet --unit lab-top salt-master -c /etc/salt-top")
-    salt = "salt -c /etc/salt-top --out=json --static --timeout 60 'gw*'"
-    try:
-        with master_with(lab, syndic_master="127.0.0.2"):
-            master.run("systemd-run --quiet --unit lab-syndic salt-syndic")
-
-            def ping() -> dict[str, Any]:
-                return printed(lab, f"{salt} test.ping")
-
-            everybody = both(True)
-            assert checks.eventually(ping, lambda said: said == everybody, 90) == everybody
-            twice(lab, lambda: printed(lab, f"{salt} state.apply gateway"))
-            status = printed(lab, f"{salt} gateway.status")
-            assert [status[name]["problems"] for name in GATEWAYS] == [[], []]
-            master.run("systemctl stop lab-syndic")
-    finally:
-        master.run("systemctl stop lab-syndic lab-top; rm -rf /etc/salt-top /var/cache/salt-top")
 
 
 @pytest.mark.long

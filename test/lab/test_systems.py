@@ -83,6 +83,7 @@ UPLINK = 1000
 THEIRS = """
 find /etc/netplan /etc/cloud /etc/network/interfaces.d /etc/ufw -type f -exec sha256sum {} +
 readlink /etc/resolv.conf; grep -v '^#' /run/systemd/resolve/resolv.conf
+/usr/lib/systemd/systemd-networkd-wait-online --timeout=30
 networkctl --no-legend list 'eth*' | awk '{ $1 = ""; print }' # the first is a number of this boot's
 """
 

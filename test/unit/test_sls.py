@@ -358,6 +358,8 @@ def test_with_state_aggregate_no_package_comes_before_the_firewall(each_site):
     [firewall, *others] = [chunk for chunk in each_site.low if chunk["state"] == "pkg"]
     assert (firewall["__id__"], firewall["aggregate"]) == ("firewall packages", False)
     assert not any("aggregate" in chunk for chunk in others)
+    # Who aggregates forgets a package that is its name (mod_aggregate of Salt's pkg state).
+    assert all("pkgs" in chunk for chunk in others)
 
 
 def test_new_modules_are_loaded_before_anything_else(render, tmp_path):

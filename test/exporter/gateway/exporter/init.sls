@@ -11,7 +11,7 @@ include:
 
 exporter package:
   pkg.installed:
-    - name: {{ os.package }}
+    - pkgs: [{{ os.package }}]
 
 exporter numbers:
   gateway.file:
