@@ -15,6 +15,8 @@ import pytest
 from lab import REPOSITORY, Host, Lab
 
 GATEWAYS = tuple(checks.INTERNAL)
+# Its unit ends the first process alone.
+END_MINION = "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion"
 # What this formula may touch, and what the kernel has. Counters, times and leases aside.
 SNAPSHOT = """
 find /etc /usr/lib/gateway /usr/lib/systemd /var/lib/gateway -type f -not -path '/etc/salt/*' \

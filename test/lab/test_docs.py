@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import documented
 import pki
 import pytest
-from conftest import converge
+from conftest import END_MINION, converge
 from documented import Block
 from lab import AUTHORITY, Lab
 
@@ -129,8 +129,7 @@ def with_a_backup(lab: Lab) -> Iterator[None]:
 def a_new_gateway(lab: Lab) -> Iterator[None]:
     """The old one is off, and the new one asks for its place when it is told to (HAPPENS)."""
     gw1 = lab.host("gw1")
-    # Its unit ends the first process alone.
-    gw1.run("systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion")
+    gw1.run(END_MINION)
     try:
         yield
     finally:

@@ -2,8 +2,8 @@
 calls it. Whatever the way, both gateways are applied, people behind them notice it, and a second
 apply has nothing to do. Each begins with minions that know nothing of the formula.
 
-More ways have tests elsewhere: masterless, salt-ssh and minions of each series in test_services.py,
-a first `test=True` in test_apply.py.
+More ways have tests elsewhere: masterless and minions of each series in test_services.py, salt-ssh
+in test_salt_ssh.py, a first `test=True` in test_apply.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ import checks
 import pki
 import pytest
 import yaml
-from conftest import GATEWAYS, converge, have_formula, ok, snapshot
+from conftest import (
+    END_MINION,
+    GATEWAYS,
+    converge,
+    have_formula,
+    ok,
+    snapshot,
+    wait_for_primary,
+)
 from lab import Lab
 from test_services import SERIES
 
@@ -47,9 +55,8 @@ def printer(site: Lab) -> Iterator[Lab]:
 
 def restart_minions(lab: Lab, before: str = "true") -> None:
     """Restart the minions of both gateways, with a command between their end and their start."""
-    stop = "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion"
     for name in GATEWAYS:
-        lab.host(name).run(f"{stop}; {before}; systemctl start salt-minion")
+        lab.host(name).run(f"{END_MINION}; {before}; systemctl start salt-minion")
     lab.wait_minions()
 
 
@@ -116,7 +123,7 @@ def both(value: Any) -> dict[str, Any]:
 def serves(lab: Lab) -> None:
     """What people behind the pair notice: virtual IP, NAT, and the name that is new."""
     backend = lab.host("backend01")
-    assert checks.eventually(lambda: checks.holders(lab), lambda on: on == ["gw1"], 30) == ["gw1"]
+    wait_for_primary(lab)
     page = checks.eventually(lambda: checks.http(backend, f"http://{checks.INTERNET}/"), bool, 30)
     assert page == "internet saw 198.51.100.2"
     for server in (checks.VIRTUAL_IP, *checks.INTERNAL.values()):

@@ -9,7 +9,7 @@ from typing import Any
 import checks
 import pki
 import pytest
-from conftest import GATEWAYS, ok, wait_for_primary
+from conftest import END_MINION, GATEWAYS, ok, wait_for_primary
 from lab import SALT_SERIES, Host, Lab
 
 Change = Callable[..., dict[str, Any]]
@@ -359,8 +359,7 @@ def test_a_minion_of_every_series(site: Lab, series: str) -> None:
     ok(site.apply())  # a node that was applied without a master has nobody who tells it
     digest = site.salt("gw1", "gateway.digest")
     become = (
-        "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-who=all salt-minion;"
-        " rm -rf /var/cache/salt/minion/extmods;"
+        f"{END_MINION}; rm -rf /var/cache/salt/minion/extmods;"
         " ln -sfn /opt/salt/{} /opt/salt/current; systemctl start salt-minion"
     )
     gw1.run(become.format(series))
