@@ -6,11 +6,13 @@ The kernel of the lab may have no VLANs: what is called eth0.20 is a card with a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import checks
 from lab import LAB_NAME, Host, Lab, make_bridges, on_switch, run
 
 HOME = "backend01"
@@ -61,7 +63,9 @@ class Station(Host):
 
 
 # Each machine: its cards (the network of the switch and the address there), and its router.
+# Outside knows the ways inside, as a neighbour's router might: what it reaches, rules let it reach.
 STATIONS = {
+    "outside": ({"eth0": ("wan", "198.51.100.60/24")}, checks.PUBLIC_VIRTUAL_IP),
     "guest": ({"eth0": ("guest", "10.20.0.60/24")}, "10.20.0.1"),
     "server": ({"eth0": ("servers", "10.30.0.60/24")}, "10.30.0.1"),
     "dmz": ({"eth0": ("dmz", "203.0.113.20/28")}, "203.0.113.17"),
@@ -108,6 +112,33 @@ def station(lab: Lab, name: str) -> Iterator[Station]:
         # Nobody else is in there.
         home.run(f"kill $(ip netns pids {name}); ip netns del {name}", check=False)
         serving.communicate(timeout=10)
+
+
+# Asks for the page of each address and port at once, from an address of its own.
+ASK = """
+import concurrent.futures, errno, json, socket, sys
+def page(target):
+    address, _, port = target.partition(":")
+    try:
+        with socket.create_connection((address, int(port)), 1.5, (sys.argv[1], 0)) as connection:
+            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            return connection.makefile().read().rpartition("\\n\\n")[2].strip()
+    except TimeoutError:
+        return "silent"
+    except OSError as error:
+        return {errno.ECONNREFUSED: "refused"}.get(error.errno, str(error))
+with concurrent.futures.ThreadPoolExecutor(50) as pool:
+    print(json.dumps(dict(zip(sys.argv[2:], pool.map(page, sys.argv[2:])))))
+"""
+
+
+def pages(machine: Host, source: str, targets: list[str]) -> dict[str, str]:
+    """What a machine gets of each ADDRESS:PORT with one of its addresses as the source: a page, or
+    "refused", or "silent"."""
+    answers: dict[str, str] = json.loads(
+        machine.run(["python3", "-c", ASK, source, *targets]).stdout
+    )
+    return answers
 
 
 @contextmanager

@@ -25,9 +25,20 @@ def stations(lab: Lab) -> Iterator[dict[str, Station]]:
 
 def test_it(lab: Lab, stations: dict[str, Station]) -> None:
     import os
-    for host in ("gw1","gw2"):
-        print(lab.host(host).run("ip -4 -brief addr; ip rule; ip route show table all | head -40", check=False).stdout)
+
+    for host in ("gw1", "gw2"):
+        print(
+            lab.host(host)
+            .run("ip -4 -brief addr; ip rule; ip route show table all | head -40", check=False)
+            .stdout
+        )
     print(lab.salt("gw*", "gateway.status"))
     for name, machine in stations.items():
-        print(name, machine.run("ip -brief addr; ping -c 1 -W 1 198.51.100.100; curl -s -m 3 http://198.51.100.100/", check=False).stdout)
+        print(
+            name,
+            machine.run(
+                "ip -brief addr; ping -c 1 -W 1 198.51.100.100; curl -s -m 3 http://198.51.100.100/",
+                check=False,
+            ).stdout,
+        )
     os.system("sleep 1500")
