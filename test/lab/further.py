@@ -28,6 +28,11 @@ SERVERS = {
     "network": "10.30.0.0/24",
     "virtual_ip": "10.30.0.1",
     "trusted": True,
+    "dhcp": {
+        "pool": "10.30.0.100-10.30.0.150",
+        "domain": "servers.example.internal",
+        "boot": {"file": "pxelinux.0", "server": "10.30.0.60"},
+    },
 }
 DMZ = {
     "interface": "eth4",
@@ -39,6 +44,13 @@ ROUTES = [{"network": "10.50.0.0/16", "via": "10.77.0.254"}]
 PILLAR: dict[str, Any] = {
     "networks": {"guest": GUEST, "servers": SERVERS, "dmz": DMZ},
     "routes": ROUTES,
+    # The second of its cards is the one of the station in `servers`.
+    "hosts": {
+        "twohomed": {
+            "ip": ["10.77.0.77", "10.30.0.77"],
+            "mac": ["02:00:00:00:00:77", "02:00:00:02:02:00"],
+        }
+    },
 }
 # What Lab.further plugs in: each gateway's address is the virtual IP plus its id.
 CARDS = {
@@ -75,6 +87,11 @@ STATIONS = {
     ),
     "behind": ({"eth0": ("behind", "10.50.0.9/16")}, "10.50.0.1"),
 }
+
+
+def address(name: str) -> str:
+    """The address of a station."""
+    return STATIONS[name][0]["eth0"][1].partition("/")[0]
 
 
 def mac(name: str, card: str = "eth0") -> str:
