@@ -425,7 +425,7 @@ def kernel(root, tmp_path, tool):
     routes.write_text(NETWORKS)
     os.mkfifo(fifo)
     asked = tmp_path / "asked"
-    ip = shutil.which("ip")
+    ip = shutil.which("ip") or "ip"
     tool("ip", f'echo "$*" >>{asked}; exec {ip} "$@"')
     command = ["unshare", "--net", "bash", root / FOLLOW, fifo, "10.77.0.1", routes, "0"]
     environment = {**os.environ, "FOLLOW_LOOK": "0.2", "FOLLOW_PATIENCE": "50"}
