@@ -204,8 +204,10 @@ def has_states(**kwargs):
 def prepared(supported=True, **kwargs):
     """
     What an apply has to know of this node before its first state, in one answer: ``lacking`` (the
-    formula's states are not here), ``errors`` (what ``validate`` says without warnings), ``plan``
-    and ``ruleset``, which are empty where one of the former is not. For gateway/map.jinja.
+    formula's states are not here), ``errors`` (what ``validate`` says without warnings), ``plan``,
+    ``ruleset`` and ``resolver`` (the file with the DNS servers that the node asks: resolv.conf, or
+    systemd-resolved's list where that names only its stub), which are empty where one of the former
+    is not. For gateway/map.jinja.
 
     supported
         Whether the formula knows this node's system. On another one nothing is looked at, and there
@@ -226,6 +228,7 @@ def prepared(supported=True, **kwargs):
         "errors": errors,
         "plan": plan() if good else {},
         "ruleset": ruleset() if good else {},
+        "resolver": _gateway_interfaces.resolver_file() if good else "",
     }
 
 
@@ -342,20 +345,6 @@ def sync_ignored(**kwargs):
     """
     _called(kwargs)
     return _gateway_sync.ignored(plan())
-
-
-def resolver_file():
-    """
-    The file with the DNS servers that this node asks: /etc/resolv.conf, or systemd-resolved's list
-    where that names only its stub.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt gw1 gateway.resolver_file
-    """
-    return _gateway_interfaces.resolver_file()
 
 
 def pem(material, **kwargs):

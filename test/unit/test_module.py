@@ -427,6 +427,7 @@ def test_what_an_apply_has_to_know(module, node, break_pillar, monkeypatch, what
         "errors": ERRORS if what == "wrong pillar" else [],
         "plan": module.plan() if good else {},
         "ruleset": module.ruleset() if good else {},
+        "resolver": node.resolvers[0] if good else "",
     }
 
 
