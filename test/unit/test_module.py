@@ -118,6 +118,7 @@ FUNCTIONS = [
     "vpn_subnets",
     "routes",
     "ruleset",
+    "interfaces",
     "sync_ignored",
 ]
 # What works while the pillar is wrong, too.
