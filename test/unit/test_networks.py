@@ -186,3 +186,12 @@ def test_rules_name_a_network(router):
         ("eth1 192.0.2.1>203.0.113.20 tcp/22", "dropped"),
     ):
         assert found.meets(packet(flow)) == expected, flow
+
+
+def test_what_is_for_a_network_behind_a_client_does_not_go_round(router):
+    """The node without the client sends it to the peer by the network that it came from, once."""
+    found = router({**SITE, "vpn:clients": {"branch": {"networks": ["10.60.0.0/24"]}}})
+    for source, rest in (("eth0.20 10.20.0.60", ""), ("eth3 10.30.0.11", " untracked")):
+        flow = f"{source}>10.60.0.5 tcp/22"
+        assert found.meets(packet(flow)) == f"accepted dscp=63{rest}"
+        assert found.meets(packet(f"{flow} dscp=63")) == "dropped"
