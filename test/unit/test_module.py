@@ -271,6 +271,32 @@ def test_status_while_the_pillar_is_wrong(module, node, break_pillar):
     assert SECRET_TEXT not in json.dumps(module.status())
 
 
+@pytest.mark.parametrize("function", ["status", "drain"])
+def test_a_plan_of_a_version_that_knew_no_further_networks(
+    module, takeover, break_pillar, function
+):
+    """What was applied last, before an upgrade of the formula."""
+    plan = json.loads(takeover.applied.read_text())
+    for part, names in (
+        (plan, ("networks", "inside_routes", "ways_back")),
+        (plan["dns"], ("others",)),
+        (plan["dhcp"], ("further_pools", "options", "boot", "domain")),
+        (plan["health"], ("networks", "networks_counted")),
+        (plan["health"]["penalties"], ("network",)),
+        (plan["vrrp"]["instances"][0], ("further",)),
+    ):
+        for name in names:
+            del part[name]
+    break_pillar(WRONG_PILLAR)
+    expected = module.status()
+    takeover.applied.write_text(json.dumps(plan))
+    if function == "status":
+        assert module.status() == expected
+        assert expected["services"]
+    else:
+        assert module.drain() == "this node is drained"
+
+
 def break_rendering(node, master):
     master.pillar = {"_errors": ["Rendering SLS 'gateway' failed", "Specified SLS is missing"]}
     return master.pillar["_errors"]
