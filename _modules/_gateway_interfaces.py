@@ -16,8 +16,6 @@ KEEPALIVED = "/etc/keepalived/keepalived.conf"
 # Where the first file names the stub of systemd-resolved, the second one has whom that asks.
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 RESOLVED = "127.0.0.53"
-# Those of which a node's section has its address; for a further network it may.
-OWN_SIDES = ("internal", "public", "sync")
 # The kernel is asked for its route to this address (a DNS root server). Nothing is sent to it.
 FAR_AWAY = "198.41.0.4"
 
@@ -78,9 +76,9 @@ def address_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
     name = plan["node"]["name"]
     return {
         # The node's address in a further network is the virtual IP plus its id, if nothing is said.
-        side: f"gateway:{found.section}"
-        if side not in OWN_SIDES and not _is_said(pillar, name, found.address_key)
-        else f"gateway:nodes:{name}:{found.address_key}"
+        side: f"gateway:nodes:{name}:{found.address_key}"
+        if _is_said(pillar, name, found.address_key)
+        else f"gateway:{found.section}"
         for side, found in sides(plan).items()
     }
 

@@ -302,7 +302,7 @@ def test_router_advertisements_where_the_pillar_wants_them(files, kind):
         ("eth0.20", 20, "eth0"),
         ("enp0s31f6.4094", 4094, "enp0s31f6"),
         ("bond0.0020", 20, "bond0"),
-        ("eth0.20.30", 30, "eth0.20"),
+        ("eth7.20.30", 30, "eth7.20"),
         ("vlan7", 7, None),
         ("eth0", None, None),
         ("eth0.0", None, None),
@@ -320,8 +320,9 @@ def test_what_a_name_says_of_a_vlan(files, name, vlan, on):
     netdev = found.get(f"{folder}{name}.netdev", "")
     assert (f"Id={vlan}\n" in netdev) is (vlan is not None)
     assert (f"VLAN={name}" in found.get(f"{folder}{on}.network", "")) is (on is not None)
-    # Also one between.
-    assert (f"{folder}eth0.20.netdev" in found) is name.startswith("eth0.20")
+    if name == "eth7.20.30":  # and what that is on
+        assert "Id=20\n" in found[f"{folder}eth7.20.netdev"]
+        assert "VLAN=eth7.20\n" in found[f"{folder}eth7.network"]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +330,7 @@ def test_what_a_name_says_of_a_vlan(files, name, vlan, on):
     [
         ("10.78.0.1", "10.78.0.2", 30),
         ("10.78.0.3", "10.78.0.4", 29),
+        ("10.78.0.4", "10.78.0.5", 29),  # no host has the first address of a network
         ("10.78.0.1", "10.78.0.9", 28),
     ],
 )

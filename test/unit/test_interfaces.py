@@ -497,6 +497,13 @@ def test_a_further_network_that_does_not_go_with_the_pillar(module, networks, sp
     assert module.validate(warnings=False) == []
 
 
+def test_an_internal_address_by_somebody_s_dhcp(module, networks, break_pillar):
+    break_pillar(NETWORKS | {"dhcp": {"enabled": False}})
+    networks.apply()
+    networks.leases = ["10.77.0.2"]
+    assert module.validate() == []
+
+
 def test_links_of_networks_that_are_down(module, networks):
     networks.flags = {"eth0.20": ["NO-CARRIER", "UP"], "lan3": ["BROADCAST"]}
     assert module.validate() == [
