@@ -168,6 +168,18 @@ def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
     return errors
 
 
+def lasting_addresses(links: Links) -> list[str]:
+    """This node's addresses but for those that keepalived has added, be it by a configuration that
+    is about to change."""
+    configured = _gateway_machine.text(KEEPALIVED) or ""
+    return [
+        address
+        for interface in links
+        for address, facts in _gateway_machine.addresses_on(links, interface).items()
+        if not _is_keepalived_s(configured, f"{address}/{facts['prefixlen']}", interface)
+    ]
+
+
 def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
     """Whether keepalived's configuration, ours or one of before, has just this address there."""
     names = (address, address.removesuffix("/32"))
