@@ -1,9 +1,11 @@
 """What a node's interfaces file should hold, by `gateway.interfaces`."""
 
+import re
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import _gateway_interface_files
+import jinja2
 import pytest
 import yaml
 from rendered import SITES
@@ -368,3 +370,16 @@ def test_one_kind_or_all_of_them(module, node):
 def test_wrong_arguments(module, node, arguments, error):
     with pytest.raises(SaltInvocationError, match=error):
         module.interfaces(**arguments)
+
+
+def test_a_state_that_writes_them(module, node, root):
+    """As the page about it has it."""
+    page = (root / "docs/getting-started.md").read_text()
+    [sls] = re.findall(r"(?s)```jinja\n(# /srv/salt/interfaces.sls\n.*?)```", page)
+    text = jinja2.Template(sls).render(salt={"gateway.interfaces": module.interfaces})
+    states = yaml.safe_load(text)
+    files = module.interfaces("netplan", router="198.51.100.254")
+    assert list(states) == list(files)
+    for path, state in states.items():
+        [arguments] = state.values()
+        assert arguments[0] == {"contents": files[path]}
