@@ -20,7 +20,7 @@ BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 # SOURCES drops who has an address of the inside and comes from elsewhere, INSIDE accepts what stays
 # inside, BRANCH what a network behind a client sends there, EGRESS what is listed of what leaves.
 CHAINS = {
-    "raw": ("PREROUTING", "OUTPUT", "ONEWAY", "ONEWAY2", "BRANCH"),
+    "raw": ("PREROUTING", "OUTPUT", "ONEWAY", "OTHERS", "BRANCH"),
     "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
     "filter": (

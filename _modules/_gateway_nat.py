@@ -434,7 +434,7 @@ def forwarded(pen: Pen, gateway: Gateway) -> None:
 def translated(pen: Pen, gateway: Gateway) -> None:
     """Connections from outside that table nat has led to a host (chain TRANSLATED)."""
     for entry in gateway.plan["nat"]["one_to_one"]:
-        # It translates; what may come in through it is for forward rules to say.
+        pen.note("It translates; what may come in through it is for forward rules to say.")
         pen.refuse("drop", f"-m conntrack --ctorigdst {entry['address']}")
     pen.note("Whoever is behind the gateway.")
     pen.add(f"-j {PREFIX}LOCAL")

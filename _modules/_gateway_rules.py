@@ -251,13 +251,14 @@ def _only_there(pen: Pen, gateway: Gateway) -> None:
 def _isolated(pen: Pen, gateway: Gateway) -> None:
     """From an isolated network the gateway has the addresses that it has there (chain ISOLATED)."""
     isolated = [local for local in gateway.local if local["isolated"]]
+    if not isolated:
+        return
     pen.note("The gateway has no other address there.")
     for local, address in product(isolated, ("virtual_ip", "address")):
         pen.add(f"-i {local['interface']} -d {local[address]} -j RETURN")
-    if isolated:
-        pen.note("DHCP asks everybody.")
-        pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
-        pen.refuse("drop")
+    pen.note("DHCP asks everybody.")
+    pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
+    pen.refuse("drop")
 
 
 def _echo(pen: Pen, gateway: Gateway) -> None:
@@ -419,7 +420,7 @@ POLICY: Policy = {
     ),
     ("raw", "OUTPUT"): (_untracked_own_adverts, _gateway_sync.untracked_to_peer, raw),
     ("raw", "ONEWAY"): (_gateway_vpn_rules.one_way_of_trusted,),
-    ("raw", "ONEWAY2"): (_gateway_vpn_rules.one_way_of_others,),
+    ("raw", "OTHERS"): (_gateway_vpn_rules.one_way_of_others,),
     ("raw", "BRANCH"): (_gateway_vpn_rules.one_way_of_branches,),
     ("mangle", "PREROUTING"): (raw, _seen),
     ("mangle", "FORWARD"): (
