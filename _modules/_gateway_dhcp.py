@@ -233,7 +233,7 @@ def _check_pools(
     own = [
         (value, path)
         for (kind, value), path in reader.claims.items()
-        if kind == "address"
+        if kind in ("address", "router")
         and isinstance(value, IPv4Address)
         and not path.startswith("gateway:hosts:")
     ]

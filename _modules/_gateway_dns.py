@@ -194,7 +194,10 @@ def ports(site: Site) -> dict[str, str]:
 
 
 def openings(plan: Plan) -> list[dict[str, Any]]:
-    return [opening("DNS", proto, values.DNS_PORT, "inside", "others") for proto in ("udp", "tcp")]
+    # At another address the others would be told the names of the site.
+    return [
+        opening("DNS", proto, values.DNS_PORT, "inside", "others there") for proto in ("udp", "tcp")
+    ]
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:

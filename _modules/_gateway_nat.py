@@ -41,8 +41,8 @@ _FORWARD = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "An entry of `hosts` (name or alias) or an address. It is inside the internal network,"
-        " and not a gateway.",
+        "An entry of `hosts` (name or alias; of several addresses it is the first) or an address."
+        " It is in a network behind the pair, and not a gateway.",
     ),
     Key(
         "to_port",
@@ -51,7 +51,13 @@ _FORWARD = by_name(
         "All ports of a list lead to this one; a range leads to the range that begins with it.",
         said="`port`",
     ),
-    Key("from", ends(ADDRESSES_ONLY), EMPTY, "Who may use it.", said="anybody"),
+    Key(
+        "from",
+        ends("ends but `public`, `vpn`, servers, clients"),
+        EMPTY,
+        "Who may use it.",
+        said="anybody",
+    ),
     Key(
         "address",
         Items(
@@ -77,7 +83,7 @@ _ONE_TO_ONE = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "Inside the internal network, not a gateway; in no other item.",
+        "In a network behind the pair, not a gateway; in no other item.",
     ),
 )
 _OUTBOUND = by_name(
@@ -200,7 +206,7 @@ def _read_forward(
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
     to_port = section.get("to_port")
-    sources = section.get("from", names.target("group"))
+    sources = section.get("from", names.target("group", "local"))
     parse_address = _public_address(public, public.virtual_ip)
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:

@@ -1,7 +1,7 @@
 """The further networks behind the pair, and the networks behind routers in them."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_dhcp
@@ -261,6 +261,8 @@ def read_routes(
     for section in top.sections("routes"):
         network, via = section.get("network"), section.get("via")
         section.reader.claim_network(network, section.at("network"))
+        if via:  # of several networks it may be the same
+            section.reader.claims.setdefault(("router", via), section.at("via"))
         through = [name for name, other in local.items() if other and via and via in other]
         if via and not through and all(local.values()):
             section.reader.fault(section.at("via"), f"{via} is in no network behind the pair")
@@ -271,6 +273,19 @@ def read_routes(
             section.reader.fault(section.at("via"), f"{via} is the gateway itself ({owner})")
         routes.append(InsideRoute(section.path, network, via, through[0] if through else INTERNAL))
     return tuple(routes)
+
+
+def addresses(
+    internal: Network, networks: tuple[LocalNetwork, ...], routes: tuple[InsideRoute, ...]
+) -> dict[str, tuple[IPv4Network, ...]]:
+    """Of each network behind the pair, the internal one first: its own addresses, and those behind
+    routers in it."""
+    own = {INTERNAL: internal.network, **{each.name: each.network for each in networks}}
+    found: dict[str, list[IPv4Network]] = {name: [*filter(None, (own[name],))] for name in own}
+    for route in routes:
+        if route.network:
+            found[route.through].append(route.network)
+    return {name: tuple(each) for name, each in found.items()}
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:

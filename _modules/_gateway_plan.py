@@ -101,10 +101,10 @@ def _read_site(top: Section) -> Site:
     hosts = _gateway_dns.read_hosts(top, internal, networks, domain)
     clients = client_addresses(vpn.clients, vpn.servers, nodes)
     own = own_names(internal, public, networks, nodes)
-    names = Names(top.reader, hosts, domain, own, vpn.servers, clients, networks)
+    local = _gateway_networks.addresses(internal, networks, routes)
+    names = Names(top.reader, hosts, domain, own, vpn.servers, clients, local)
     followers = _gateway_follow.read_followers(top)
-    inside = [internal.network, *(network.network for network in networks)]
-    inside += [route.network for route in routes]
+    inside = [network for each in local.values() for network in each]
     gateways = {internal.virtual_ip, *(network.virtual_ip for network in networks)}
     for node in nodes:
         gateways |= {node.internal, *node.addresses.values()}
@@ -126,7 +126,7 @@ def _read_site(top: Section) -> Site:
         vpn_remote=vpn.remote,
         hosts=hosts,
         firewall=_gateway_policy.read_firewall(top, names),
-        nat=_gateway_nat.read_nat(top, names, [*filter(None, inside)], public, gateways),
+        nat=_gateway_nat.read_nat(top, names, inside, public, gateways),
         dns=_gateway_dns.read_dns(top),
         dhcp=_gateway_dhcp.read_dhcp(top, internal, hosts),
         ntp=ntp,

@@ -22,6 +22,7 @@ from _gateway_iptables import (
     Policy,
     bridged,
     ipv4,
+    joined,
     raw,
     write,
     write_sets,
@@ -233,31 +234,39 @@ def _zone(zone: str, gateway: Gateway) -> list[str]:
     # Clients of a peer's VPN come in by the internal interface too: this is not for them.
     trusted = zone == "hosts"
     return [
-        source
+        joined(source, own)
         for local in gateway.local
         if local["trusted"] is trusted
         for source in gateway.from_local(local)
+        for own in (_own(gateway, local) if zone == "others there" else [""])
     ]
 
 
-@ipv4
+def _own(gateway: Gateway, local: _Plan) -> list[str]:
+    """Matches for the gateway's addresses in a network. Those of IPv6 are not in the pillar."""
+    if gateway.version == 4:
+        return [f"-d {local['virtual_ip']}", f"-d {local['address']}"]
+    return ["-m addrtype --dst-type LOCAL --limit-iface-in"]
+
+
 def _only_there(pen: Pen, gateway: Gateway) -> None:
     for local in gateway.local:
         if local["isolated"]:
             pen.add(f"-i {local['interface']} -j {PREFIX}ISOLATED")
 
 
-@ipv4
 def _isolated(pen: Pen, gateway: Gateway) -> None:
     """From an isolated network the gateway has the addresses that it has there (chain ISOLATED)."""
     isolated = [local for local in gateway.local if local["isolated"]]
     if not isolated:
         return
     pen.note("The gateway has no other address there.")
-    for local, address in product(isolated, ("virtual_ip", "address")):
-        pen.add(f"-i {local['interface']} -d {local[address]} -j RETURN")
-    pen.note("DHCP asks everybody.")
-    pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
+    for local in isolated:
+        for own in _own(gateway, local):
+            pen.add(f"-i {local['interface']} {own} -j RETURN")
+    if gateway.version == 4:
+        pen.note("DHCP asks everybody.")
+        pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
     pen.refuse("drop")
 
 

@@ -232,7 +232,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Target:
-    """What a rule names: ``kind`` is zone, server, client, group or network."""
+    """What a rule names: ``kind`` is zone, server, client, group, host (one with several addresses)
+    or network (an address, too, and that of any other host)."""
 
     kind: str
     name: str
@@ -405,6 +406,14 @@ class Site:
 
     def _routed(self, name: str) -> tuple[IPv4Network, ...]:
         return tuple(route.network for route in self.routes if route.through == name)
+
+    def addresses_of(self, host: str) -> tuple[IPv4Address, ...]:
+        """Those of an entry of ``hosts``."""
+        return self._addresses[host]
+
+    @functools.cached_property
+    def _addresses(self) -> dict[str, tuple[IPv4Address, ...]]:
+        return {host.name: host.ips for host in self.hosts}
 
     def peers(self, node: Node) -> tuple[Node, ...]:
         """The other nodes of the site."""
