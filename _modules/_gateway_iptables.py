@@ -25,7 +25,7 @@ CHAINS = {
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
     "filter": (
         *("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "BRANCH", "EGRESS"),
-        *("TRANSLATED", "LOCAL", "TRUSTED", "HAIRPIN", "ISOLATED"),
+        *("TOBRANCH", "TRANSLATED", "LOCAL", "TRUSTED", "HAIRPIN", "ISOLATED"),
     ),
 }
 PREFIX = "GATEWAY-"

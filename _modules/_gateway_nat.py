@@ -1,7 +1,7 @@
 """Address translation: port forwards, 1:1, and sources on their way out."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any
 
 import _gateway_kinds as kinds
@@ -123,7 +123,7 @@ KEYS = (Key("nat", Mapping(_NAT), EMPTY, "[nat](#gatewaynat)."),)
 def read_nat(
     top: Section,
     names: Names,
-    inside: list[IPv4Network],  # all networks behind the pair
+    inside: values.Networks,  # all of those behind the pair
     public: Network,
     gateways: set[IPv4Address | None],
 ) -> Nat:
@@ -141,11 +141,11 @@ def read_nat(
                 ) from None
             hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
-        network = next((each for each in inside if ip and ip in each), None)
-        if ip and inside and not network:
+        network = inside.holding(ip)
+        if ip and inside.all and not network:
             shown = name if name == str(ip) else f"{name} ({ip})"
-            where = f"not inside {inside[0]}"
-            if len(inside) > 1:
+            where = f"not inside {inside.all[0]}"
+            if len(inside.all) > 1:
                 where = "in no network behind the pair"
             raise ValueError(f"{shown} is {where}")
         if not host:  # of a host it is said where it stands

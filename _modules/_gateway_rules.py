@@ -486,6 +486,7 @@ POLICY: Policy = {
     ("filter", "OUTPUT"): (raw,),
     ("filter", "ISOLATED"): (_isolated,),
     ("filter", "EGRESS"): (_egress_rules,),
+    ("filter", "TOBRANCH"): (_gateway_vpn_rules.to_branch,),
     ("filter", "TRANSLATED"): (_gateway_nat.translated,),
     ("filter", "LOCAL"): (_gateway_nat.into_local,),
     ("filter", "TRUSTED"): (_gateway_vpn_rules.into_trusted,),

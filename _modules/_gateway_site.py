@@ -399,13 +399,13 @@ class Site:
             targets=self.health.internal_targets,
             dhcp=self.dhcp,
         )
+        routed: dict[str, list[IPv4Network]] = {}
+        for route in self.routes:
+            routed.setdefault(route.through, []).append(route.network)
         return tuple(
-            replace(network, routed=self._routed(network.name))
+            replace(network, routed=tuple(routed.get(network.name, ())))
             for network in (internal, *self.networks)
         )
-
-    def _routed(self, name: str) -> tuple[IPv4Network, ...]:
-        return tuple(route.network for route in self.routes if route.through == name)
 
     def addresses_of(self, host: str) -> tuple[IPv4Address, ...]:
         """Those of an entry of ``hosts``."""

@@ -87,8 +87,17 @@ def behind_clients(pen: Pen, gateway: Gateway) -> None:
     for network in gateway.client_networks:
         pen.note(f"{network}, behind a VPN client.")
         pen.add(f"-s {network} ! -d {network} -j {PREFIX}BRANCH")
-        for other in (*_trusted(gateway), *gateway.vpn_networks):
-            pen.add(f"-s {other} -d {network} -j {PREFIX}INSIDE")
+        pen.add(f"-d {network} -j {PREFIX}TOBRANCH")
+
+
+@ipv4
+def to_branch(pen: Pen, gateway: Gateway) -> None:
+    """Who may send to networks behind clients (chain TOBRANCH)."""
+    if not (gateway.devices and gateway.client_networks):
+        return
+    pen.note("Who may go to a network behind a client.")
+    for other in (*_trusted(gateway), *gateway.vpn_networks):
+        pen.add(f"-s {other} -j {PREFIX}INSIDE")
 
 
 def _trusted(gateway: Gateway) -> list[str]:
