@@ -5,6 +5,7 @@ import json
 import re
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
+from typing import Any
 
 import _gateway_plan
 import _gateway_rules
@@ -18,7 +19,13 @@ HIGHEST_ID = 20
 # Of the smallest network, of 32 addresses: .1 is virtual, .2 to .21 are for nodes.
 POOL, ROUTER, HOST = (22, 24), 25, 26
 MOST_NETWORKS, MOST_ROUTES = 60, 100
-KINDS = ({}, {"trusted": True}, {"isolated": True}, {"names": True}, {"nat": "none"})
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"trusted": True},
+    {"isolated": True},
+    {"names": True},
+    {"nat": "none"},
+)
 
 
 def network_of(number, prefix):
@@ -210,11 +217,12 @@ def test_a_new_network_moves_nothing(pillar):
         assert by_name(old["networks"]).items() <= networks.items()
         for key in ("routes", "inside_routes", "peers", "vpn", "internal", "dhcp", "node"):
             assert old[key] == new[key], key
-        for path in (("ways_back",), ("vrrp", "instances", 0, "further"), ("dns", "records")):
-            some, more = old, new
-            for key in path:
-                some, more = some[key], more[key]
-            assert all(each in more for each in some), path
+        for some, more in (
+            (old["ways_back"], new["ways_back"]),
+            (old["dns"]["records"], new["dns"]["records"]),
+            (each["vrrp"]["instances"][0]["further"] for each in (old, new)),
+        ):
+            assert all(each in more for each in some)
         assert old["kernel"].items() <= new["kernel"].items()
 
 
