@@ -261,3 +261,39 @@ def test_a_forward_is_for_the_network_that_it_names(router):
         ("eth1 192.0.2.1>198.51.100.2 tcp/8443", "dropped"),
     ):
         assert found.meets(packet(flow)) == expected, flow
+
+
+# --------------------------------------------------------------------------------------------------
+# What is rendered
+
+
+def many(count):
+    """So many networks, each with DHCP."""
+    return {
+        f"net{number:02}": {
+            "interface": f"eth0.{number + 10}",
+            "network": f"10.{100 + number}.0.0/24",
+            "virtual_ip": f"10.{100 + number}.0.1",
+            "dhcp": {"pool": f"10.{100 + number}.0.50-10.{100 + number}.0.99"},
+        }
+        for number in range(count)
+    }
+
+
+def test_sixty_networks_take_no_state_more_than_one(render):
+    """An apply with nothing to do takes its time by states."""
+    one, sixty = (render("example", changes={"networks": many(count)}) for count in (1, 60))
+    assert sixty.ids.keys() == one.ids.keys()
+    assert sixty.files.keys() == one.files.keys()
+
+
+def test_no_network_has_a_tag_that_is_dnsmasq_s_own_or_another_s(render):
+    """Known clients have the tag `known`, and who comes by an interface has its name."""
+    boot = {"file": "a.0", "server": "192.0.2.9"}
+    names = ("known", "guest", "efi-guest")
+    networks = dict(zip(names, many(3).values(), strict=True))
+    networks["guest"]["dhcp"]["boot"] = boot
+    text = render("example", changes={"networks": networks}).files["/etc/gateway/dhcp.conf"]
+    tags = {line.split("set:")[1].split(",")[0] for line in text.splitlines() if "set:" in line}
+    assert tags == {"network-internal", *(f"network-{name}" for name in names), "efi-guest"}
+    assert "dhcp-boot=tag:network-guest,tag:efi-guest,a.0,,192.0.2.9" in text.splitlines()
