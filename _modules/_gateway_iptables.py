@@ -21,7 +21,7 @@ BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 # inside, BRANCH what a network behind a client sends there, EGRESS what is listed of what leaves.
 CHAINS = {
     "raw": ("PREROUTING", "OUTPUT", "ONEWAY", "OTHERS", "BRANCH"),
-    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING", "CIRCLES"),
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
     "filter": (
         *("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "BRANCH", "EGRESS"),

@@ -1,7 +1,7 @@
 """Address translation: port forwards, 1:1, and sources on their way out."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_kinds as kinds
@@ -386,7 +386,6 @@ def neighbours(pen: Pen, gateway: Gateway) -> None:
     """What needs this node's address so that the answer comes back by it (nat POSTROUTING)."""
     pen.note("The node's own traffic keeps its address.")
     pen.add("-m addrtype --src-type LOCAL -j RETURN")
-    translated = f"-o {gateway.internal} -m conntrack --ctstate DNAT"
     pen.note("A host that reaches a neighbour by a public address.")
     for local in gateway.local:
         neighbour = f"-o {local['interface']} -m conntrack --ctstate DNAT"
@@ -396,8 +395,9 @@ def neighbours(pen: Pen, gateway: Gateway) -> None:
     for network in gateway.client_networks if gateway.plan["routes"] else []:
         # Elsewhere than at the node itself the answer would pass untracked.
         pen.note(f"{network}, behind a client, asks by a forward.")
-        snat = f"-j SNAT --to-source {gateway.plan['node']['internal']}"
-        pen.add(f"-s {network}", translated, snat)
+        for local in gateway.local:
+            translated = f"-o {local['interface']} -m conntrack --ctstate DNAT"
+            pen.add(f"-s {network}", translated, f"-j SNAT --to-source {local['address']}")
 
 
 @ipv4
@@ -431,8 +431,9 @@ def forwarded(pen: Pen, gateway: Gateway) -> None:
     pen.note("Port forwards; who may use one was decided in table nat.")
     for interface in (gateway.public, *gateway.untrusted):
         pen.add(f"-i {interface} -m conntrack --ctstate DNAT -j {PREFIX}TRANSLATED")
-    # Those of the VPN may go there anyway.
-    for interface in gateway.trusted:
+    # Those of the VPN may go to a trusted network anyway.
+    devices = gateway.devices if gateway.untrusted else []
+    for interface in (*gateway.trusted, *devices):
         pen.add(f"-i {interface} -m conntrack --ctstate DNAT -j {PREFIX}LOCAL")
 
 
@@ -449,6 +450,16 @@ def translated(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def into_local(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to a host behind the gateway (chain LOCAL)."""
+    trusted = values.Networks(
+        IPv4Network(network)
+        for local in gateway.local
+        if local["trusted"]
+        for network in local["all"]
+    )
+    for entry in gateway.plan["nat"]["one_to_one"]:
+        if not trusted.holding(IPv4Address(entry["ip"])):
+            pen.note("It translates; who may go there is for rules to say.")
+            pen.add(f"-m conntrack --ctorigdst {entry['address']} -j RETURN")
     pen.note("Out of these, whatever the routes say.")
     for local in gateway.local:
         pen.add(f"-o {local['interface']} -j ACCEPT")

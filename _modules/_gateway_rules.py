@@ -436,10 +436,11 @@ POLICY: Policy = {
         bridged("RETURN"),
         _mark_unjudged,
         raw,
-        _gateway_vpn_rules.no_circles,
+        _gateway_vpn_rules.behind_a_client,
         _segments,
     ),
     ("mangle", "POSTROUTING"): (bridged("RETURN"), _drop_unjudged, raw),
+    ("mangle", "CIRCLES"): (_gateway_vpn_rules.no_circles,),
     ("nat", "PREROUTING"): (raw, _gateway_nat.to_forwards),
     ("nat", "POSTROUTING"): (
         raw,

@@ -219,14 +219,26 @@ def hairpin(pen: Pen, gateway: Gateway) -> None:
 
 
 @ipv4
-def no_circles(pen: Pen, gateway: Gateway) -> None:
-    """Two nodes that each believe a client at the other would send its packets to and fro."""
+def behind_a_client(pen: Pen, gateway: Gateway) -> None:
+    """What goes to a network behind a client, which is here or at a peer (mangle FORWARD)."""
     if not (gateway.plan["routes"] and gateway.devices):
         return
     for network in gateway.client_networks:
         pen.note(f"{network} is behind a client, here or at the peer.")
-        passed_on = f"-m dscp --dscp {PASSED_ON}"
-        pen.add(f"-i {gateway.internal} -o {gateway.internal} -d {network}", passed_on, "-j DROP")
-        pen.add(f"-o {gateway.internal} -d {network} -j DSCP --set-dscp {PASSED_ON}")
-        for device in gateway.devices:
-            pen.add(f"-o {device} -d {network}", passed_on, "-j DSCP --set-dscp 0")
+        pen.add(f"-d {network} -j {PREFIX}CIRCLES")
+
+
+@ipv4
+def no_circles(pen: Pen, gateway: Gateway) -> None:
+    """Two nodes that each believe a client at the other would send its packets to and fro (chain
+    CIRCLES)."""
+    if not (gateway.plan["routes"] and gateway.devices and gateway.client_networks):
+        return
+    pen.note("Once to a peer, and not back.")
+    passed_on = f"-m dscp --dscp {PASSED_ON}"
+    for local in gateway.local:
+        interface = local["interface"]
+        pen.add(f"-i {interface} -o {interface}", passed_on, "-j DROP")
+        pen.add(f"-o {interface} -j DSCP --set-dscp {PASSED_ON}")
+    for device in gateway.devices:
+        pen.add(f"-o {device}", passed_on, "-j DSCP --set-dscp 0")

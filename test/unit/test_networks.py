@@ -229,6 +229,56 @@ def test_rules_name_a_network(router):
         assert found.meets(packet(flow)) == expected, flow
 
 
+def test_what_is_for_a_network_behind_a_client_does_not_go_round(router):
+    """The node without the client sends it to the peer by the network that it came from, once."""
+    found = router({**SITE, "vpn:clients": {"branch": {"networks": ["10.60.0.0/24"]}}})
+    for source, rest in (("eth0.20 10.20.0.60", ""), ("eth3 10.30.0.11", " untracked")):
+        flow = f"{source}>10.60.0.5 tcp/22"
+        assert found.meets(packet(flow)) == f"accepted dscp=63{rest}"
+        assert found.meets(packet(f"{flow} dscp=63")) == "dropped"
+
+
+def test_a_forward_is_for_everybody_and_an_address_for_one_host_is_not(router):
+    """Whoever comes by a forward reaches its host, and is answered. An address that stands for a
+    host translates; who may go there is for rules to say."""
+    found = router(
+        {
+            **SITE,
+            "vpn:clients": {"branch": {"networks": ["10.60.0.0/24"]}},
+            "public:virtual_ip": "198.51.100.10",
+            "public:addresses": ["198.51.100.20", "198.51.100.21"],
+            "nat": {
+                "forwards": [
+                    {"port": 8080, "to": "10.20.0.9"},
+                    {"port": 8081, "to": "10.50.0.9"},
+                    {"port": 8082, "to": "10.30.0.9"},
+                ],
+                "one_to_one": [
+                    {"address": "198.51.100.20", "to": "10.20.0.9"},
+                    {"address": "198.51.100.21", "to": "10.30.0.9"},
+                ],
+            },
+        }
+    )
+    found.routes = {"10.60.0.0/25": "vpn-main"} | found.routes
+    for flow, expected in (
+        ("eth1 192.0.2.1>198.51.100.10 tcp/8080", "accepted at 10.20.0.9:8080"),
+        ("eth0 10.77.0.10>198.51.100.10 tcp/8080", "accepted at 10.20.0.9:8080"),
+        ("eth0.20 10.20.0.60>198.51.100.10 tcp/8080", "accepted at 10.20.0.9:8080 as 10.20.0.1"),
+        ("eth0.20 10.20.0.60>198.51.100.10 tcp/8081", "accepted at 10.50.0.9:8081"),
+        ("eth0 10.50.0.60>198.51.100.10 tcp/8081", "accepted at 10.50.0.9:8081 as 10.77.0.1"),
+        ("vpn-main 10.8.0.6>198.51.100.10 tcp/8080", "accepted at 10.20.0.9:8080"),
+        ("vpn-main 10.60.0.6>198.51.100.10 tcp/8080", "accepted at 10.20.0.9:8080 as 10.20.0.7"),
+        ("vpn-main 10.60.0.6>198.51.100.10 tcp/8082", "accepted at 10.30.0.9:8082 as 10.30.0.2"),
+        ("eth0 10.77.0.10>198.51.100.20 tcp/80", "refused"),
+        ("vpn-main 10.8.0.6>198.51.100.20 tcp/80", "refused"),
+        ("eth1 192.0.2.1>198.51.100.20 tcp/80", "dropped"),
+        ("eth0 10.77.0.10>198.51.100.21 tcp/80", "accepted at 10.30.0.9:80"),
+        ("eth0.20 10.20.0.60>198.51.100.21 tcp/80", "dropped"),
+    ):
+        assert found.meets(packet(flow)) == expected, flow
+
+
 def test_a_network_in_a_group_is_all_its_addresses(plan):
     groups = {"wired": ["internal", "guest"], "more": ["wired", "printer", "192.0.2.1"]}
     found = plan({**SITE, "firewall:groups": groups})["firewall"]["groups"]
