@@ -17,7 +17,9 @@ from further import Station
 from lab import Lab, Probe
 from test_clean import LEFT, settled
 
-# Of milliseconds: how long a dnsmasq is away that has to listen somewhere else.
+pytestmark = pytest.mark.long
+
+# Milliseconds: how long a dnsmasq is away that has to listen somewhere else.
 RESTART = 1500
 NAME = "backend01.example.internal"
 BASE: dict[str, Any] = {
