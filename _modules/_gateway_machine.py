@@ -181,6 +181,7 @@ def opening(what: str, proto: str, port: int, *sources: str, version: int = 0) -
 
     ``sources``: ``inside`` (the internal side, networks with its rights, and VPN clients),
     ``hosts`` (of the internal side and those networks), ``others`` (hosts of the other networks),
+    ``others there`` (only at the node's and the virtual address in their network),
     ``new hosts`` (without an address yet) and ``public``. ``version`` is of IP; 0 for both.
     """
     return {"what": what, "proto": proto, "port": port, "from": list(sources), "version": version}

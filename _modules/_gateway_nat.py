@@ -1,7 +1,7 @@
 """Address translation: port forwards, 1:1, and sources on their way out."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_kinds as kinds
@@ -41,8 +41,8 @@ _FORWARD = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "An entry of `hosts` (name or alias) or an address. It is inside the internal network,"
-        " and not a gateway.",
+        "An entry of `hosts` (name or alias; of several addresses it is the first) or an address."
+        " It is in a network behind the pair, and not a gateway.",
     ),
     Key(
         "to_port",
@@ -51,7 +51,13 @@ _FORWARD = by_name(
         "All ports of a list lead to this one; a range leads to the range that begins with it.",
         said="`port`",
     ),
-    Key("from", ends(ADDRESSES_ONLY), EMPTY, "Who may use it.", said="anybody"),
+    Key(
+        "from",
+        ends("ends but `public`, `vpn`, servers, clients"),
+        EMPTY,
+        "Who may use it.",
+        said="anybody",
+    ),
     Key(
         "address",
         Items(
@@ -77,7 +83,7 @@ _ONE_TO_ONE = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "Inside the internal network, not a gateway; in no other item.",
+        "In a network behind the pair, not a gateway; in no other item.",
     ),
 )
 _OUTBOUND = by_name(
@@ -117,7 +123,7 @@ KEYS = (Key("nat", Mapping(_NAT), EMPTY, "[nat](#gatewaynat)."),)
 def read_nat(
     top: Section,
     names: Names,
-    inside: list[IPv4Network],  # all networks behind the pair
+    inside: values.Networks,  # all of those behind the pair
     public: Network,
     gateways: set[IPv4Address | None],
 ) -> Nat:
@@ -135,11 +141,11 @@ def read_nat(
                 ) from None
             hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
-        network = next((each for each in inside if ip and ip in each), None)
-        if ip and inside and not network:
+        network = inside.holding(ip)
+        if ip and inside.all and not network:
             shown = name if name == str(ip) else f"{name} ({ip})"
-            where = f"not inside {inside[0]}"
-            if len(inside) > 1:
+            where = f"not inside {inside.all[0]}"
+            if len(inside.all) > 1:
                 where = "in no network behind the pair"
             raise ValueError(f"{shown} is {where}")
         if not host:  # of a host it is said where it stands
@@ -200,7 +206,7 @@ def _read_forward(
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
     to_port = section.get("to_port")
-    sources = section.get("from", names.target("group"))
+    sources = section.get("from", names.target("group", "local"))
     parse_address = _public_address(public, public.virtual_ip)
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:
@@ -435,7 +441,7 @@ def forwarded(pen: Pen, gateway: Gateway) -> None:
 def translated(pen: Pen, gateway: Gateway) -> None:
     """Connections from outside that table nat has led to a host (chain TRANSLATED)."""
     for entry in gateway.plan["nat"]["one_to_one"]:
-        # It translates; what may come in through it is for forward rules to say.
+        pen.note("It translates; what may come in through it is for forward rules to say.")
         pen.refuse("drop", f"-m conntrack --ctorigdst {entry['address']}")
     pen.note("Whoever is behind the gateway.")
     pen.add(f"-j {PREFIX}LOCAL")
@@ -444,14 +450,14 @@ def translated(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def into_local(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to a host behind the gateway (chain LOCAL)."""
-    trusted = [
-        ip_network(network)
+    trusted = values.Networks(
+        IPv4Network(network)
         for local in gateway.local
         if local["trusted"]
         for network in local["all"]
-    ]
+    )
     for entry in gateway.plan["nat"]["one_to_one"]:
-        if not any(ip_address(entry["ip"]) in network for network in trusted):
+        if not trusted.holding(IPv4Address(entry["ip"])):
             pen.note("It translates; who may go there is for rules to say.")
             pen.add(f"-m conntrack --ctorigdst {entry['address']} -j RETURN")
     pen.note("Out of these, whatever the routes say.")

@@ -22,6 +22,7 @@ from _gateway_iptables import (
     Policy,
     bridged,
     ipv4,
+    joined,
     raw,
     write,
     write_sets,
@@ -233,31 +234,40 @@ def _zone(zone: str, gateway: Gateway) -> list[str]:
     # Clients of a peer's VPN come in by the internal interface too: this is not for them.
     trusted = zone == "hosts"
     return [
-        source
+        joined(source, own)
         for local in gateway.local
         if local["trusted"] is trusted
         for source in gateway.from_local(local)
+        for own in (_own(gateway, local) if zone == "others there" else [""])
     ]
 
 
-@ipv4
+def _own(gateway: Gateway, local: _Plan) -> list[str]:
+    """Matches for the gateway's addresses in a network. Those of IPv6 are not in the pillar."""
+    if gateway.version == 4:
+        return [f"-d {local['virtual_ip']}", f"-d {local['address']}"]
+    return ["-m addrtype --dst-type LOCAL --limit-iface-in"]
+
+
 def _only_there(pen: Pen, gateway: Gateway) -> None:
     for local in gateway.local:
         if local["isolated"]:
             pen.add(f"-i {local['interface']} -j {PREFIX}ISOLATED")
 
 
-@ipv4
 def _isolated(pen: Pen, gateway: Gateway) -> None:
     """From an isolated network the gateway has the addresses that it has there (chain ISOLATED)."""
     isolated = [local for local in gateway.local if local["isolated"]]
+    if not isolated:
+        return
     pen.note("The gateway has no other address there.")
-    for local, address in product(isolated, ("virtual_ip", "address")):
-        pen.add(f"-i {local['interface']} -d {local[address]} -j RETURN")
-    if isolated:
+    for local in isolated:
+        for own in _own(gateway, local):
+            pen.add(f"-i {local['interface']} {own} -j RETURN")
+    if gateway.version == 4:
         pen.note("DHCP asks everybody.")
         pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
-        pen.refuse("drop")
+    pen.refuse("drop")
 
 
 def _echo(pen: Pen, gateway: Gateway) -> None:
@@ -419,7 +429,7 @@ POLICY: Policy = {
     ),
     ("raw", "OUTPUT"): (_untracked_own_adverts, _gateway_sync.untracked_to_peer, raw),
     ("raw", "ONEWAY"): (_gateway_vpn_rules.one_way_of_trusted,),
-    ("raw", "ONEWAY2"): (_gateway_vpn_rules.one_way_of_others,),
+    ("raw", "OTHERS"): (_gateway_vpn_rules.one_way_of_others,),
     ("raw", "BRANCH"): (_gateway_vpn_rules.one_way_of_branches,),
     ("mangle", "PREROUTING"): (raw, _seen),
     ("mangle", "FORWARD"): (
@@ -477,6 +487,7 @@ POLICY: Policy = {
     ("filter", "OUTPUT"): (raw,),
     ("filter", "ISOLATED"): (_isolated,),
     ("filter", "EGRESS"): (_egress_rules,),
+    ("filter", "TOBRANCH"): (_gateway_vpn_rules.to_branch,),
     ("filter", "TRANSLATED"): (_gateway_nat.translated,),
     ("filter", "LOCAL"): (_gateway_nat.into_local,),
     ("filter", "TRUSTED"): (_gateway_vpn_rules.into_trusted,),

@@ -328,6 +328,20 @@ def test_keepalived_moves_further_addresses_without_announcing_them(render):
     )
 
 
+def test_keepalived_does_not_watch_further_networks(render):
+    """What it watches ends the election when it is lost: no virtual IP anywhere. And it would not
+    start where an interface is missing."""
+    found = keepalived_conf(render("networks", node="gw2"))
+    assert "dynamic_interfaces" in options_of(block(found, "global_defs"))
+    body = block(found, "vrrp_instance", "internal")
+    assert [" ".join(words) for words, _ in block(body, "virtual_ipaddress_excluded")] == [
+        "203.0.113.17/32 dev eth5 no_track",
+        "10.20.0.1/32 dev eth0.20 no_track",
+        "10.30.0.1/32 dev eth3 no_track",
+    ]
+    assert "dynamic_interfaces" not in render("example").files["/etc/keepalived/keepalived.conf"]
+
+
 def test_keepalived_follows_the_monitor(render):
     found = render("example")
     tree = keepalived_conf(found)
