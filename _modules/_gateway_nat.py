@@ -325,7 +325,7 @@ def to_forwards(pen: Pen, gateway: Gateway) -> None:
         pen.note(f"A bridge may bring what is for the peer's {bridge}.")
         elsewhere = "-m physdev --physdev-is-in -m addrtype ! --dst-type LOCAL"
         pen.add(f"-i {bridge} {elsewhere} -j RETURN")
-    pen.note("Forwards are for the three sides.")
+    pen.note("Forwards are for these sides.")
     for interface in (gateway.public, *gateway.inside):
         pen.add(f"-i {interface} -j {PREFIX}DNAT")
 
