@@ -368,6 +368,7 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
                 "name": network.name,
                 "interface": node.interface_in(network.name),
                 "address": str(node.address_in(network.name)),
+                "virtual_ip": str(network.virtual_ip),
                 "targets": [str(target) for target in network.targets],
             }
             for network in site.networks
