@@ -142,7 +142,7 @@ def read_nat(
             hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
         network = inside.holding(ip)
-        if ip and inside.all and not network:
+        if ip and inside.are_known and not network:
             shown = name if name == str(ip) else f"{name} ({ip})"
             where = f"not inside {inside.all[0]}"
             if len(inside.all) > 1:

@@ -132,6 +132,33 @@ def test_rejected(edit, changes, error):
     assert any(error in each for each in errors), errors
 
 
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"networks:guest:virtual_ip": "10.20.0.255", "nodes:gw1:addresses": {}},
+            "networks:guest:virtual_ip: 10.20.0.255 is the broadcast address of 10.20.0.0/24",
+        ),
+        (
+            {"networks:guest:network": "x", "routes": []},
+            "networks:guest:network: x is not an IPv4 network such as 10.77.0.0/24",
+        ),
+        (
+            {"internal:network": "x"},
+            "internal:network: x is not an IPv4 network such as 10.77.0.0/24",
+        ),
+        (
+            {"routes": [{"network": "x", "via": "10.77.0.254"}], "nat:forwards:0:to": "10.50.0.9"},
+            "routes:0:network: x is not an IPv4 network such as 10.77.0.0/24",
+        ),
+    ],
+)
+def test_what_follows_of_an_error_is_none(edit, changes, error):
+    """Not what it would be without: addresses in a network that could not be read, say."""
+    _, errors = _gateway_plan.read(edit({**SITE, **changes}))
+    assert errors == [f"gateway:{error}"]
+
+
 # --------------------------------------------------------------------------------------------------
 # What passes
 
