@@ -3,8 +3,6 @@
 import json
 import re
 import subprocess
-
-
 from ipaddress import IPv4Address
 
 import _gateway_plan
