@@ -153,9 +153,11 @@ def _check_addresses(
         if network:
             taken[network] = ip
             reader.inside(ip, network, path)
-        elif reserved and len(local.all) == 1:
+        elif not reserved or not local.are_known:
+            continue
+        elif len(local.all) == 1:
             reader.inside(ip, local.all[0], path)
-        elif reserved and local.all:
+        else:
             reader.fault(path, f"{ip} is in no network behind the pair")
 
 

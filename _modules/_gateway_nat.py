@@ -142,7 +142,7 @@ def read_nat(
             hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
         network = inside.holding(ip)
-        if ip and inside.all and not network:
+        if ip and inside.are_known and not network:
             shown = name if name == str(ip) else f"{name} ({ip})"
             where = f"not inside {inside.all[0]}"
             if len(inside.all) > 1:
@@ -325,7 +325,7 @@ def to_forwards(pen: Pen, gateway: Gateway) -> None:
         pen.note(f"A bridge may bring what is for the peer's {bridge}.")
         elsewhere = "-m physdev --physdev-is-in -m addrtype ! --dst-type LOCAL"
         pen.add(f"-i {bridge} {elsewhere} -j RETURN")
-    pen.note("Forwards are for the three sides.")
+    pen.note("Forwards are for these sides.")
     for interface in (gateway.public, *gateway.inside):
         pen.add(f"-i {interface} -j {PREFIX}DNAT")
 

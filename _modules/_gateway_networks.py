@@ -173,7 +173,7 @@ def read_node_addresses(
     for network in networks:
         place = f"{section.at('addresses')}:{network.name}"
         address = given.get(network.name)
-        if network.name not in given and network.network and network.virtual_ip and number:
+        if network.name not in given and number and _is_right(network):
             address = _computed(network.virtual_ip, number)
             if address is None or values.no_host(address, network.network):
                 section.reader.fault(
@@ -188,6 +188,12 @@ def read_node_addresses(
         if address:
             addresses[network.name] = address
     return addresses
+
+
+def _is_right(network: LocalNetwork) -> bool:
+    """Whether a node's address can be worked out; otherwise it has been said already why not."""
+    known = network.network and network.virtual_ip
+    return bool(known and not values.no_host(network.virtual_ip, network.network))
 
 
 def _computed(virtual_ip: IPv4Address, number: int) -> IPv4Address | None:
@@ -257,7 +263,7 @@ def read_routes(
     """Networks behind routers inside."""
     local = {INTERNAL: internal.network, **{each.name: each.network for each in networks}}
     named = {network: name for name, network in local.items()}
-    holders = values.Networks(filter(None, local.values()))
+    holders = values.Networks(local.values())
     routes = []
     for section in top.sections("routes"):
         network, via = section.get("network"), section.get("via")
@@ -265,7 +271,7 @@ def read_routes(
         if via:  # of several networks it may be the same
             section.reader.claims.setdefault(("router", via), section.at("via"))
         holder = holders.holding(via)
-        if via and not holder and all(local.values()):
+        if via and not holder and holders.are_known:
             section.reader.fault(section.at("via"), f"{via} is in no network behind the pair")
         section.reader.inside(via, holder, section.at("via"))
         owner = section.reader.claims.get(("address", via), "")

@@ -100,14 +100,14 @@ def _read_site(top: Section) -> Site:
     vpn = _gateway_vpn.read_vpn(top, nodes, public)
     routes = _gateway_networks.read_routes(top, internal, networks)
     own_networks = (internal.network, *(network.network for network in networks))
-    behind = values.Networks(filter(None, own_networks))
+    behind = values.Networks(own_networks)
     hosts = _gateway_dns.read_hosts(top, behind, domain)
     clients = client_addresses(vpn.clients, vpn.servers, nodes)
     own = own_names(internal, public, networks, nodes)
     local = _gateway_networks.addresses(internal, networks, routes)
     names = Names(top.reader, hosts, domain, own, vpn.servers, clients, local)
     followers = _gateway_follow.read_followers(top)
-    inside = values.Networks(network for each in local.values() for network in each)
+    inside = values.Networks((*own_networks, *(route.network for route in routes)))
     gateways = {internal.virtual_ip, *(network.virtual_ip for network in networks)}
     for node in nodes:
         gateways |= {node.internal, *node.addresses.values()}

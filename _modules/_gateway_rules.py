@@ -304,7 +304,7 @@ def _own_dhcp(pen: Pen, gateway: Gateway) -> None:
 
 
 def _no_other_input(pen: Pen, gateway: Gateway) -> None:
-    pen.note("Nothing else of these three sides.")
+    pen.note("Nothing else of these sides.")
     for interface in gateway.inside:
         pen.refuse("reject", f"-i {interface}")
     pen.refuse("drop", f"-i {gateway.public}")
@@ -350,7 +350,7 @@ def _egress_rules(pen: Pen, gateway: Gateway) -> None:
 
 
 def _no_other_forward(pen: Pen, gateway: Gateway) -> None:
-    pen.note("Nothing else from, or into, these three sides.")
+    pen.note("Nothing else from, or into, these sides.")
     for interface in gateway.inside:
         pen.refuse("reject", f"-i {interface}")
     pen.refuse("drop", f"-i {gateway.public}")

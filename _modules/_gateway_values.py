@@ -343,10 +343,13 @@ def did_you_mean(word: object, choices: Any) -> str:
 
 
 class Networks:
-    """Many networks, of which one that holds an address is found without asking each."""
+    """Many networks, of which one that holds an address is found without asking each. Where one is
+    not known (None), it cannot be said of an address that it is in none (``are_known``)."""
 
-    def __init__(self, networks: Iterable[IPv4Network]) -> None:
-        self.all = list(networks)
+    def __init__(self, networks: Iterable[IPv4Network | None]) -> None:
+        found = list(networks)
+        self.all = [network for network in found if network]
+        self.are_known = len(self.all) == len(found)
         # By length of the prefix, and by the prefix as a number.
         self._known: dict[int, dict[int, IPv4Network]] = {}
         for network in self.all:

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from ipaddress import IPv4Address
 
 import _gateway_plan
 import pytest
@@ -131,6 +132,33 @@ def test_rejected(edit, changes, error):
     site, errors = _gateway_plan.read(pillar)
     assert site is None
     assert any(error in each for each in errors), errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"networks:guest:virtual_ip": "10.20.0.255", "nodes:gw1:addresses": {}},
+            "networks:guest:virtual_ip: 10.20.0.255 is the broadcast address of 10.20.0.0/24",
+        ),
+        (
+            {"networks:guest:network": "x", "routes": []},
+            "networks:guest:network: x is not an IPv4 network such as 10.77.0.0/24",
+        ),
+        (
+            {"internal:network": "x"},
+            "internal:network: x is not an IPv4 network such as 10.77.0.0/24",
+        ),
+        (
+            {"routes": [{"network": "x", "via": "10.77.0.254"}], "nat:forwards:0:to": "10.50.0.9"},
+            "routes:0:network: x is not an IPv4 network such as 10.77.0.0/24",
+        ),
+    ],
+)
+def test_what_follows_of_an_error_is_none(edit, changes, error):
+    """Not what it would be without: addresses in a network that could not be read, say."""
+    _, errors = _gateway_plan.read(edit({**SITE, **changes}))
+    assert errors == [f"gateway:{error}"]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -313,6 +341,164 @@ def test_a_forward_is_for_the_network_that_it_names(router):
         ("eth1 192.0.2.1>198.51.100.2 tcp/8443", "dropped"),
     ):
         assert found.meets(packet(flow)) == expected, flow
+
+
+def test_nat_is_of_the_networks_that_it_names(router):
+    """An exception for one network, and none for a block of public addresses."""
+    virtual = {"public:virtual_ip": "198.51.100.10", "public:addresses": ["198.51.100.11"]}
+    rules = [{"from": "guest", "snat": "198.51.100.11"}, {"from": "servers", "snat": "none"}]
+    found = router({**SITE, **virtual, "nat:outbound": rules})
+    for flow, expected in (
+        ("eth0.20 10.20.0.60>192.0.2.1 tcp/443", "accepted as 198.51.100.11"),
+        ("eth3 10.30.0.60>192.0.2.1 tcp/443", "accepted"),
+        ("eth0 10.77.0.60>192.0.2.1 tcp/443", "accepted as 198.51.100.10"),
+        ("eth0 10.50.0.60>192.0.2.1 tcp/443", "accepted as 198.51.100.10"),
+        ("eth4 203.0.113.20>192.0.2.1 tcp/443", "accepted"),
+    ):
+        assert found.meets(packet(flow)) == expected, flow
+
+
+def test_egress_is_of_all_networks_or_of_those_that_a_rule_names(router):
+    allowed = [{"ports": 443}, {"from": "servers", "ports": 25}]
+    egress = {"firewall": {"egress": "deny", "egress_allowed": allowed}}
+    found = router({**SITE, **egress})
+    for source in ("eth0.20 10.20.0.60", "eth0 10.50.0.60", "eth3 10.30.0.60"):
+        assert found.meets(packet(f"{source}>192.0.2.1 tcp/443")).startswith("accepted"), source
+        assert found.meets(packet(f"{source}>192.0.2.1 tcp/80")) == "refused", source
+    assert found.meets(packet("eth3 10.30.0.60>192.0.2.1 tcp/25")).startswith("accepted")
+    assert found.meets(packet("eth0 10.77.0.60>192.0.2.1 tcp/25")) == "refused"
+
+
+def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
+    routes = [*SITE["routes"], {"network": "10.51.0.0/16", "via": "10.30.0.9"}]
+    routes.append({"network": "10.52.0.0/16", "via": "10.20.0.9"})
+    [server] = plan({**SITE, "routes": routes})["vpn"]["servers"]
+    assert [each for each in server["pushes"] if each.startswith("route ")] == [
+        "route 10.77.0.0 255.255.255.0",
+        "route 10.50.0.0 255.255.0.0",
+        "route 10.30.0.0 255.255.255.0",
+        "route 10.51.0.0 255.255.0.0",
+        "route 10.8.0.0 255.255.0.0",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Services
+
+
+def test_who_gets_no_names_is_answered_by_another_dns_server(plan):
+    dns = plan(SITE)["dns"]
+    assert dns["listen"] == ["10.77.0.2", "10.77.0.1", "10.30.0.2", "10.30.0.1"]
+    assert dns["others"] == ["203.0.113.18", "203.0.113.17", "10.20.0.7", "10.20.0.1"]
+    named = plan({**SITE, "networks:guest:names": True, "networks:servers:names": False})["dns"]
+    assert named["listen"] == ["10.77.0.2", "10.77.0.1", "10.20.0.7", "10.20.0.1"]
+    assert named["others"] == ["203.0.113.18", "203.0.113.17", "10.30.0.2", "10.30.0.1"]
+    records = {name: record["ip"] for record in dns["records"] for name in record["names"]}
+    assert records["servers-gateway"] == "10.30.0.1"
+    printer = [record["ip"] for record in dns["records"] if "printer" in record["names"]]
+    assert printer == ["10.77.0.11", "10.30.0.11"]
+
+
+def test_time_is_for_all_networks(plan):
+    assert plan(SITE)["ntp"]["allow"] == [
+        *("10.77.0.0/24", "10.50.0.0/16", "203.0.113.16/28", "10.20.0.0/24", "10.30.0.0/24"),
+        "10.8.0.0/16",
+    ]
+
+
+def test_dhcp_of_a_network_says_what_the_network_has(plan):
+    found = {each["name"]: each["dhcp"] for each in plan(SITE)["networks"]}
+    assert found["servers"] == {
+        "enabled": True,  # for the printer alone
+        "pool": None,
+        "further_pools": [],
+        "lease_time": "12h",
+        "router": "10.30.0.1",
+        "dns": ["10.30.0.1"],
+        "ntp": ["10.30.0.2", "10.30.0.3"],
+        "domain": "example.internal",
+        "options": [],
+        "boot": None,
+    }
+    assert found["dmz"]["enabled"] is False
+    assert found["guest"] == {
+        "enabled": True,
+        "pool": ["10.20.0.50", "10.20.0.99"],
+        "further_pools": [["10.20.0.150", "10.20.0.250"]],
+        "lease_time": "12h",
+        "router": "10.20.0.1",
+        "dns": ["10.20.0.1"],
+        "ntp": ["10.20.0.7", "10.20.0.3"],
+        "domain": "guest.example.net",
+        "options": [["ip-forward-enable", "0"], ["150", "10.20.0.9"]],
+        "boot": {"file": "pxelinux.0", "efi_file": "grubx64.efi", "server": "10.20.0.9"},
+    }
+
+
+def test_dhcp_of_a_network_says_what_the_pillar_says(plan):
+    said = {
+        "pool": "10.30.0.50-10.30.0.59",
+        "lease_time": "1d",
+        "router": "10.30.0.9",
+        "dns": ["192.0.2.53", "192.0.2.54"],
+        "ntp": ["192.0.2.123"],
+        "options": {"tftp-server-address": ["10.30.0.8", "10.30.0.9"]},
+        "boot": {"efi_file": "grubx64.efi", "server": "10.30.0.9"},
+    }
+    found = {
+        each["name"]: each["dhcp"]
+        for each in plan({**SITE, "networks:servers:dhcp": said})["networks"]
+    }["servers"]
+    assert found == {
+        **said,
+        "enabled": True,
+        "pool": ["10.30.0.50", "10.30.0.59"],
+        "further_pools": [],
+        "domain": "example.internal",
+        "options": [["tftp-server-address", "10.30.0.8,10.30.0.9"]],
+        "boot": {"file": "grubx64.efi", "efi_file": "grubx64.efi", "server": "10.30.0.9"},
+    }
+
+
+@pytest.mark.parametrize(
+    "option",
+    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 66, "bootfile-name", 0, 255],
+)
+def test_what_dhcp_says_by_itself_is_no_option(edit, option):
+    pillar = edit({**SITE, "networks:guest:dhcp:options": {option: "10.20.0.9"}})
+    site, errors = _gateway_plan.read(pillar)
+    assert site is None
+    assert any(
+        each.startswith(f"gateway:networks:guest:dhcp:options:{option}: ") for each in errors
+    )
+
+
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+def test_ways_back_lead_to_the_peer_in_the_same_network(plan, node):
+    clients = {"branch": {"networks": ["10.60.0.0/24"]}}
+    found = plan({**SITE, "vpn:clients": clients}, node=node)
+    peer = {each["name"]: each["peers"][0]["address"] for each in found["networks"]}
+    subnet = "10.8.1.0/24" if node == "gw1" else "10.8.0.0/24"
+    assert found["ways_back"] == [
+        {
+            "interface": each["interface"],
+            "table": int(IPv4Address(each["virtual_ip"])),
+            "routes": [
+                {"destination": subnet, "via": peer[each["name"]]},
+                {"destination": "10.60.0.0/24", "via": peer[each["name"]]},
+            ],
+        }
+        for each in found["networks"]
+    ]
+    assert peer["guest"] == ("10.20.0.3" if node == "gw1" else "10.20.0.7")
+    assert found["inside_routes"] == [
+        {
+            "destination": "10.50.0.0/16",
+            "via": "10.77.0.254",
+            "network": "internal",
+            "interface": "eth0",
+        }
+    ]
 
 
 # --------------------------------------------------------------------------------------------------
