@@ -1,6 +1,8 @@
 """Further networks behind the pair, and networks behind routers inside."""
 
 import json
+import re
+import subprocess
 from ipaddress import IPv4Address
 
 import _gateway_plan
@@ -533,3 +535,39 @@ def test_no_network_has_a_tag_that_is_dnsmasq_s_own_or_another_s(render):
     tags = {line.split("set:")[1].split(",")[0] for line in text.splitlines() if "set:" in line}
     assert tags == {"network-internal", *(f"network-{name}" for name in names), "efi-guest"}
     assert "dhcp-boot=tag:network-guest,tag:efi-guest,a.0,,192.0.2.9" in text.splitlines()
+
+
+# --------------------------------------------------------------------------------------------------
+# Ways back
+
+
+@pytest.mark.scripts
+def test_the_unit_of_the_routes_starts_where_they_are_already(render, plan, tmp_path):
+    """At a first apply the state has set them before the unit starts."""
+    found = render("networks")
+    routes = tmp_path / "routes"
+    routes.write_text(found.files["/etc/gateway/routes"])
+    unit = found.files["/etc/systemd/system/gateway-routes.service"]
+    starts = [
+        command.replace("/etc/gateway/routes", str(routes))
+        for command in re.findall(r"(?m)^ExecStart\w*=(.+)$", unit)
+    ]
+    own = plan(SITE)
+    sides = [{**own["internal"], "address": own["node"]["internal"]}, *own["networks"]]
+    script = ["set -e"]
+    for number, side in enumerate(sides):
+        card, length = side["interface"], side["network"].partition("/")[2]
+        script += [
+            f"ip link add {card} type veth peer name peer{number}",
+            f"ip link set {card} up; ip link set peer{number} up",
+            f"ip address add {side['address']}/{length} dev {card}",
+        ]
+    script += [*starts, *starts, "ip -4 rule show"]
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", "\n".join(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("proto 121") == len(own["ways_back"]) > 1
