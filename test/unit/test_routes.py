@@ -114,12 +114,16 @@ def test_the_same_route_of_another_table_is_none(kernel):
 
 
 def test_without_ways_back_no_rules_are_asked_for(plan, monkeypatch):
-    asked = []
-    monkeypatch.setattr(_gateway_machine, "output", lambda *command: asked.append(command) or "")
+    asked: list[tuple[str, ...]] = []
+
+    def nothing(*command):
+        asked.append(command)
+        return ""
+
+    monkeypatch.setattr(_gateway_machine, "output", nothing)
     _, found = _gateway_routes.status(plan(), HERE)
     assert found == ["the route to 10.8.1.0/24 is missing"]
     assert len(asked) == 1
-    monkeypatch.setattr(_gateway_machine, "output", lambda *command: "")
     assert len(_gateway_routes.status(plan(SITES["networks"]), HERE)[1]) == 2 + 3
 
 
