@@ -99,6 +99,18 @@ def test_a_new_network_moves_nobody(plan):
         ({"nodes:gw2:addresses": {"guest": "10.20.0.1"}}, "address 10.20.0.1 is taken already"),
         ({"nodes:gw2:addresses": {"guest": "10.77.0.9"}}, "not inside 10.20.0.0/24"),
         (
+            {"nat:forwards:0:to": "10.99.0.1"},
+            "nat:forwards:0:to: 10.99.0.1 is in no network behind the pair",
+        ),
+        (
+            {"nat:forwards:0:to": "10.20.0.3"},
+            "nat:forwards:0:to: 10.20.0.3 is the gateway itself",
+        ),
+        (
+            {"nat:forwards:0:to": "10.30.0.255"},
+            "nat:forwards:0:to: 10.30.0.255 is the broadcast address of 10.30.0.0/24",
+        ),
+        (
             {"routes": [{"network": "10.50.0.0/16", "via": "10.99.0.1"}]},
             "10.99.0.1 is in no network behind the pair",
         ),
