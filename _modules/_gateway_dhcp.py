@@ -1,10 +1,12 @@
 """DHCP: pools, and addresses by MAC, in each network."""
 
+import bisect
 import re
 from dataclasses import replace
 from datetime import datetime, timezone
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import _gateway_dnsmasq
 import _gateway_kinds as kinds
@@ -180,20 +182,40 @@ _DHCP = by_name(
 KEYS = (Key("dhcp", Mapping(_DHCP), EMPTY, "[dhcp](#gatewaydhcp)."),)
 
 
-def read_dhcp(top: Section, internal: Network, hosts: tuple[Host, ...]) -> Dhcp:
+class Known(NamedTuple):
+    """What DHCP asks of the rest of the site: the addresses of the gateways and of other routers,
+    in their order, with their keys; and in which networks hosts have reserved addresses."""
+
+    taken: list[tuple[IPv4Address, str]]
+    reserved: set[IPv4Network | None]
+
+
+def known(reader: Reader, local: values.Networks, hosts: tuple[Host, ...]) -> Known:
+    """``local`` are the networks behind the pair."""
+    taken = [
+        (value, path)
+        for (kind, value), path in reader.claims.items()
+        if kind in ("address", "router")
+        and isinstance(value, IPv4Address)
+        and not path.startswith("gateway:hosts:")
+    ]
+    reserved = {local.holding(ip) for host in hosts if host.macs for ip in host.ips}
+    return Known(sorted(taken), reserved - {None})
+
+
+def read_dhcp(top: Section, internal: Network, known: Known) -> Dhcp:
     """That of the internal network, with the settings that are of all of them."""
     section = top.section("dhcp")
-    return replace(read_section(section, internal.network, hosts), settings=section.settings())
+    return replace(read_section(section, internal.network, known), settings=section.settings())
 
 
-def read_section(section: Section, network: IPv4Network | None, hosts: tuple[Host, ...]) -> Dhcp:
+def read_section(section: Section, network: IPv4Network | None, known: Known) -> Dhcp:
     """What DHCP hands out in one network; ``settings`` aside."""
     pools = section.placed("pool")
-    reserved = [host for host in hosts if host.macs and reserved_address(host, network)]
     boot = section.section("boot")
     first, *further = (*pools.values(), None)
     dhcp = Dhcp(
-        enabled=section.get("enabled", default=bool(pools or reserved)),
+        enabled=section.get("enabled", default=bool(pools or network in known.reserved)),
         pool=first,
         lease_time=section.get("lease_time"),
         settings=(),
@@ -213,37 +235,26 @@ def read_section(section: Section, network: IPv4Network | None, hosts: tuple[Hos
                     "means nothing without DHCP; it is on with a pool, a host's mac or enabled",
                 )
     section.reader.inside(dhcp.router, network, section.at("router"))
-    _check_pools(section.reader, pools, network)
+    _check_pools(section.reader, pools, network, known)
     return dhcp
-
-
-def reserved_address(host: Host, network: IPv4Network | None) -> IPv4Address | None:
-    """The host's address in a network; None where it has none there."""
-    inside = (ip for ip in host.ips if ip and network and ip in network)
-    return next(inside, None)
 
 
 def _check_pools(
     reader: Reader,
     pools: dict[str, tuple[IPv4Address, IPv4Address]],
     network: IPv4Network | None,
+    known: Known,
 ) -> None:
     if not network:
         return
-    own = [
-        (value, path)
-        for (kind, value), path in reader.claims.items()
-        if kind == "address"
-        and isinstance(value, IPv4Address)
-        and not path.startswith("gateway:hosts:")
-    ]
     before: dict[str, tuple[IPv4Address, IPv4Address]] = {}
     for path, pool in pools.items():
         for end in pool:
             reader.inside(end, network, path)
-        for value, owner in own:
-            if pool[0] <= value <= pool[1]:
-                reader.fault(path, f"holds {value} of {owner}")
+        first = bisect.bisect_left(known.taken, pool[0], key=itemgetter(0))
+        last = bisect.bisect_right(known.taken, pool[1], key=itemgetter(0))
+        for value, owner in known.taken[first:last]:
+            reader.fault(path, f"holds {value} of {owner}")
         for other, earlier in before.items():
             if pool[0] <= earlier[1] and earlier[0] <= pool[1]:
                 reader.fault(path, f"overlaps {earlier[0]}-{earlier[1]} of {other}")

@@ -15,7 +15,6 @@ from _gateway_site import (
     Dns,
     Host,
     LocalNetwork,
-    Network,
     Node,
     Site,
     plan_settings,
@@ -104,12 +103,10 @@ KEYS = (
 )
 
 
-def read_hosts(
-    top: Section, internal: Network, networks: tuple[LocalNetwork, ...], domain: str | None
-) -> tuple[Host, ...]:
+def read_hosts(top: Section, local: values.Networks, domain: str | None) -> tuple[Host, ...]:
+    """``local``: the networks behind the pair."""
     hosts = []
     reader = top.reader
-    local = [network for network in (internal.network, *(n.network for n in networks)) if network]
     for entry in top.entries("hosts"):
         section = entry.section
         ips = section.placed("ip")
@@ -135,7 +132,7 @@ def read_hosts(
 
 
 def _check_addresses(
-    reader: Reader, ips: dict[str, IPv4Address], local: list[IPv4Network], reserved: bool
+    reader: Reader, ips: dict[str, IPv4Address], local: values.Networks, reserved: bool
 ) -> None:
     """A host's addresses are nobody else's, and where its MAC address is known, each is in another
     network behind the pair."""
@@ -146,7 +143,7 @@ def _check_addresses(
         reader.claim(
             "address", ip, path, f"; a name for it is one of {owner}:aliases" if named else ""
         )
-        network = next((each for each in local if ip in each), None)
+        network = local.holding(ip)
         if network in taken:
             reader.fault(
                 path,
@@ -156,9 +153,11 @@ def _check_addresses(
         if network:
             taken[network] = ip
             reader.inside(ip, network, path)
-        elif reserved and len(local) == 1:
-            reader.inside(ip, local[0], path)
-        elif reserved and local:
+        elif not reserved or not local.are_known:
+            continue
+        elif len(local.all) == 1:
+            reader.inside(ip, local.all[0], path)
+        else:
             reader.fault(path, f"{ip} is in no network behind the pair")
 
 
@@ -194,7 +193,10 @@ def ports(site: Site) -> dict[str, str]:
 
 
 def openings(plan: Plan) -> list[dict[str, Any]]:
-    return [opening("DNS", proto, values.DNS_PORT, "inside", "others") for proto in ("udp", "tcp")]
+    # At another address the others would be told the names of the site.
+    return [
+        opening("DNS", proto, values.DNS_PORT, "inside", "others there") for proto in ("udp", "tcp")
+    ]
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:

@@ -63,21 +63,38 @@ def sides(plan: Plan) -> dict[str, Side]:
 def interface_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
     """Where the pillar says what each side's interface is called on this node."""
     name = plan["node"]["name"]
-    keys = {}
-    for side, found in sides(plan).items():
-        own: Any = pillar["nodes"][name]
-        for part in found.interface_key.split(":"):
-            own = own.get(part) if isinstance(own, Mapping) else None
-        keys[side] = f"gateway:{found.section}:interface"
-        if own is not None:
-            keys[side] = f"gateway:nodes:{name}:{found.interface_key}"
-    return keys
+    return {
+        side: f"gateway:nodes:{name}:{found.interface_key}"
+        if _is_said(pillar, name, found.interface_key)
+        else f"gateway:{found.section}:interface"
+        for side, found in sides(plan).items()
+    }
+
+
+def address_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
+    """Where the pillar says which address this node has on each side."""
+    name = plan["node"]["name"]
+    return {
+        # The node's address in a further network is the virtual IP plus its id, if nothing is said.
+        side: f"gateway:nodes:{name}:{found.address_key}"
+        if _is_said(pillar, name, found.address_key)
+        else f"gateway:{found.section}"
+        for side, found in sides(plan).items()
+    }
+
+
+def _is_said(pillar: Mapping[str, Any], node: str, key: str) -> bool:
+    """Whether a node's section of the pillar has this key."""
+    value: Any = pillar["nodes"][node]
+    for part in key.split(":"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value is not None
 
 
 def errors(plan: Plan, here: Here) -> list[str]:
     """What the pillar says of this node's interfaces and the node itself does not have."""
     return [
-        *_interface_errors(plan, here.links, here.interface_keys),
+        *_interface_errors(plan, here),
         *_advertisement_errors(plan),
     ]
 
@@ -87,15 +104,17 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
     return {}, _virtual_ip_errors(plan, here.links)
 
 
-def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[str]:
-    errors = []
+def _interface_errors(plan: Plan, here: Here) -> list[str]:
+    errors, links = [], here.links
     for side, found in sides(plan).items():
         interface, address, network, *_ = found
         if not os.path.exists(f"{_gateway_machine.INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(_gateway_machine.INTERFACES)))
-            errors.append(f"{keys[side]}: this node has no interface {interface}, only {have}")
+            errors.append(
+                f"{here.interface_keys[side]}: this node has no interface {interface}, only {have}"
+            )
             continue
-        key = f"gateway:nodes:{plan['node']['name']}:{found.address_key}"
+        key = here.address_keys[side]
         if address and address not in _gateway_machine.addresses_on(links, interface):
             errors.append(f"{key}: {address} is not on this node's interface {interface}")
         elif address and network:
@@ -149,6 +168,18 @@ def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
     return errors
 
 
+def lasting_addresses(links: Links) -> list[str]:
+    """This node's addresses but for those that keepalived has added, be it by a configuration that
+    is about to change."""
+    configured = _gateway_machine.text(KEEPALIVED) or ""
+    return [
+        address
+        for interface in links
+        for address, facts in _gateway_machine.addresses_on(links, interface).items()
+        if not _is_keepalived_s(configured, f"{address}/{facts['prefixlen']}", interface)
+    ]
+
+
 def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
     """Whether keepalived's configuration, ours or one of before, has just this address there."""
     names = (address, address.removesuffix("/32"))
@@ -174,7 +205,7 @@ def warnings(plan: Plan, here: Here) -> list[str]:
         *_overlap_warnings(plan, routes),
         *_way_out_warnings(plan, here.interface_keys),
         *_peer_warnings(plan, links, routes),
-        *_lease_warnings(plan, links),
+        *_lease_warnings(plan, here),
         *_resolver_warnings(plan, links),
     ]
 
@@ -202,6 +233,7 @@ def _overlap_warnings(plan: Plan, routes: Routes) -> list[str]:
     for server in plan["vpn"]["servers"]:
         networks.append((f"gateway:vpn:servers:{server['name']}:network", server["network"], None))
     networks += [("gateway:vpn:clients", network, None) for network in plan["vpn"]["networks"]]
+    networks += [("gateway:routes", each["destination"], None) for each in plan["inside_routes"]]
     return [
         f"{key}: {found}, a part of {network}, is on this node's interface {device}, and packets"
         " for it go there"
@@ -244,16 +276,19 @@ def _peer_warnings(plan: Plan, links: Links, routes: Routes) -> list[str]:
     ]
 
 
-def _lease_warnings(plan: Plan, links: Links) -> list[str]:
-    interface, address, *_ = sides(plan)["internal"]
-    if not (
-        plan["dhcp"]["enabled"]
-        and _gateway_machine.addresses_on(links, interface).get(address or "", {}).get("dynamic")
-    ):
-        return []
+def _lease_warnings(plan: Plan, here: Here) -> list[str]:
+    """Own addresses from the DHCP server that the gateways are themselves."""
+    found = sides(plan)
+    served = {network["name"]: network["dhcp"]["enabled"] for network in plan["networks"]}
+    served["internal"] = plan["dhcp"]["enabled"]
     return [
-        f"gateway:nodes:{plan['node']['name']}:internal: this node has {address} by DHCP, and the"
-        " gateways are the DHCP server; after an outage of both nobody could give it"
+        f"{here.address_keys[side]}: this node has {address} by DHCP, and the gateways are the DHCP"
+        " server; after an outage of both nobody could give it"
+        for side, (interface, address, *_) in found.items()
+        if served.get(side)
+        and _gateway_machine.addresses_on(here.links, interface)
+        .get(address or "", {})
+        .get("dynamic")
     ]
 
 
@@ -266,6 +301,7 @@ def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
     own |= {network["virtual_ip"] for network in plan["networks"]}
     own |= {address for link in links for address in _gateway_machine.addresses_on(links, link)}
     own |= {peer[side] for peer in plan["peers"] for side in ("internal", "public")}
+    own |= {peer["address"] for network in plan["networks"] for peer in network["peers"]}
     ourselves = [server for server in servers if _is_ourselves(server, own)]
     key = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node"
     if set(servers) > set(ourselves):

@@ -41,8 +41,8 @@ _FORWARD = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "An entry of `hosts` (name or alias) or an address. It is inside the internal network,"
-        " and not a gateway.",
+        "An entry of `hosts` (name or alias; of several addresses it is the first) or an address."
+        " It is in a network behind the pair, and not a gateway.",
     ),
     Key(
         "to_port",
@@ -51,7 +51,13 @@ _FORWARD = by_name(
         "All ports of a list lead to this one; a range leads to the range that begins with it.",
         said="`port`",
     ),
-    Key("from", ends(ADDRESSES_ONLY), EMPTY, "Who may use it.", said="anybody"),
+    Key(
+        "from",
+        ends("ends but `public`, `vpn`, servers, clients"),
+        EMPTY,
+        "Who may use it.",
+        said="anybody",
+    ),
     Key(
         "address",
         Items(
@@ -77,7 +83,7 @@ _ONE_TO_ONE = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "Inside the internal network, not a gateway; in no other item.",
+        "In a network behind the pair, not a gateway; in no other item.",
     ),
 )
 _OUTBOUND = by_name(
@@ -117,7 +123,7 @@ KEYS = (Key("nat", Mapping(_NAT), EMPTY, "[nat](#gatewaynat)."),)
 def read_nat(
     top: Section,
     names: Names,
-    inside: list[IPv4Network],  # all networks behind the pair
+    inside: values.Networks,  # all of those behind the pair
     public: Network,
     gateways: set[IPv4Address | None],
 ) -> Nat:
@@ -135,11 +141,11 @@ def read_nat(
                 ) from None
             hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
-        network = next((each for each in inside if ip and ip in each), None)
-        if ip and inside and not network:
+        network = inside.holding(ip)
+        if ip and inside.are_known and not network:
             shown = name if name == str(ip) else f"{name} ({ip})"
-            where = f"not inside {inside[0]}"
-            if len(inside) > 1:
+            where = f"not inside {inside.all[0]}"
+            if len(inside.all) > 1:
                 where = "in no network behind the pair"
             raise ValueError(f"{shown} is {where}")
         if not host:  # of a host it is said where it stands
@@ -200,7 +206,7 @@ def _read_forward(
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
     to_port = section.get("to_port")
-    sources = section.get("from", names.target("group"))
+    sources = section.get("from", names.target("group", "local"))
     parse_address = _public_address(public, public.virtual_ip)
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:
@@ -319,7 +325,7 @@ def to_forwards(pen: Pen, gateway: Gateway) -> None:
         pen.note(f"A bridge may bring what is for the peer's {bridge}.")
         elsewhere = "-m physdev --physdev-is-in -m addrtype ! --dst-type LOCAL"
         pen.add(f"-i {bridge} {elsewhere} -j RETURN")
-    pen.note("Forwards are for the three sides.")
+    pen.note("Forwards are for these sides.")
     for interface in (gateway.public, *gateway.inside):
         pen.add(f"-i {interface} -j {PREFIX}DNAT")
 
@@ -380,7 +386,6 @@ def neighbours(pen: Pen, gateway: Gateway) -> None:
     """What needs this node's address so that the answer comes back by it (nat POSTROUTING)."""
     pen.note("The node's own traffic keeps its address.")
     pen.add("-m addrtype --src-type LOCAL -j RETURN")
-    translated = f"-o {gateway.internal} -m conntrack --ctstate DNAT"
     pen.note("A host that reaches a neighbour by a public address.")
     for local in gateway.local:
         neighbour = f"-o {local['interface']} -m conntrack --ctstate DNAT"
@@ -390,8 +395,9 @@ def neighbours(pen: Pen, gateway: Gateway) -> None:
     for network in gateway.client_networks if gateway.plan["routes"] else []:
         # Elsewhere than at the node itself the answer would pass untracked.
         pen.note(f"{network}, behind a client, asks by a forward.")
-        snat = f"-j SNAT --to-source {gateway.plan['node']['internal']}"
-        pen.add(f"-s {network}", translated, snat)
+        for local in gateway.local:
+            translated = f"-o {local['interface']} -m conntrack --ctstate DNAT"
+            pen.add(f"-s {network}", translated, f"-j SNAT --to-source {local['address']}")
 
 
 @ipv4
@@ -425,8 +431,9 @@ def forwarded(pen: Pen, gateway: Gateway) -> None:
     pen.note("Port forwards; who may use one was decided in table nat.")
     for interface in (gateway.public, *gateway.untrusted):
         pen.add(f"-i {interface} -m conntrack --ctstate DNAT -j {PREFIX}TRANSLATED")
-    # Those of the VPN may go there anyway.
-    for interface in gateway.trusted:
+    # Those of the VPN may go to a trusted network anyway.
+    devices = gateway.devices if gateway.untrusted else []
+    for interface in (*gateway.trusted, *devices):
         pen.add(f"-i {interface} -m conntrack --ctstate DNAT -j {PREFIX}LOCAL")
 
 
@@ -434,7 +441,7 @@ def forwarded(pen: Pen, gateway: Gateway) -> None:
 def translated(pen: Pen, gateway: Gateway) -> None:
     """Connections from outside that table nat has led to a host (chain TRANSLATED)."""
     for entry in gateway.plan["nat"]["one_to_one"]:
-        # It translates; what may come in through it is for forward rules to say.
+        pen.note("It translates; what may come in through it is for forward rules to say.")
         pen.refuse("drop", f"-m conntrack --ctorigdst {entry['address']}")
     pen.note("Whoever is behind the gateway.")
     pen.add(f"-j {PREFIX}LOCAL")
@@ -443,6 +450,16 @@ def translated(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def into_local(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to a host behind the gateway (chain LOCAL)."""
+    trusted = values.Networks(
+        IPv4Network(network)
+        for local in gateway.local
+        if local["trusted"]
+        for network in local["all"]
+    )
+    for entry in gateway.plan["nat"]["one_to_one"]:
+        if not trusted.holding(IPv4Address(entry["ip"])):
+            pen.note("It translates; who may go there is for rules to say.")
+            pen.add(f"-m conntrack --ctorigdst {entry['address']} -j RETURN")
     pen.note("Out of these, whatever the routes say.")
     for local in gateway.local:
         pen.add(f"-o {local['interface']} -j ACCEPT")

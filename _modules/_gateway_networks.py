@@ -1,7 +1,7 @@
 """The further networks behind the pair, and the networks behind routers in them."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_dhcp
@@ -13,7 +13,6 @@ from _gateway_reader import Reader, Section
 from _gateway_site import (
     INTERNAL,
     Dhcp,
-    Host,
     InsideRoute,
     LocalNetwork,
     Network,
@@ -174,7 +173,7 @@ def read_node_addresses(
     for network in networks:
         place = f"{section.at('addresses')}:{network.name}"
         address = given.get(network.name)
-        if network.name not in given and network.network and network.virtual_ip and number:
+        if network.name not in given and number and _is_right(network):
             address = _computed(network.virtual_ip, number)
             if address is None or values.no_host(address, network.network):
                 section.reader.fault(
@@ -189,6 +188,12 @@ def read_node_addresses(
         if address:
             addresses[network.name] = address
     return addresses
+
+
+def _is_right(network: LocalNetwork) -> bool:
+    """Whether a node's address can be worked out; otherwise it has been said already why not."""
+    known = network.network and network.virtual_ip
+    return bool(known and not values.no_host(network.virtual_ip, network.network))
 
 
 def _computed(virtual_ip: IPv4Address, number: int) -> IPv4Address | None:
@@ -237,7 +242,7 @@ def check_interfaces(reader: Reader, section: Section, node: Node, link: str | N
 
 
 def read_dhcp(
-    top: Section, networks: tuple[LocalNetwork, ...], hosts: tuple[Host, ...]
+    top: Section, networks: tuple[LocalNetwork, ...], known: _gateway_dhcp.Known
 ) -> tuple[LocalNetwork, ...]:
     """The networks with their DHCP."""
     sections = {entry.name: entry.section for entry in top.entries("networks")}
@@ -245,7 +250,7 @@ def read_dhcp(
         replace(
             network,
             dhcp=_gateway_dhcp.read_section(
-                sections[network.name].section("dhcp"), network.network, hosts
+                sections[network.name].section("dhcp"), network.network, known
             ),
         )
         for network in networks
@@ -257,20 +262,36 @@ def read_routes(
 ) -> tuple[InsideRoute, ...]:
     """Networks behind routers inside."""
     local = {INTERNAL: internal.network, **{each.name: each.network for each in networks}}
+    named = {network: name for name, network in local.items()}
+    holders = values.Networks(local.values())
     routes = []
     for section in top.sections("routes"):
         network, via = section.get("network"), section.get("via")
         section.reader.claim_network(network, section.at("network"))
-        through = [name for name, other in local.items() if other and via and via in other]
-        if via and not through and all(local.values()):
+        if via:  # of several networks it may be the same
+            section.reader.claims.setdefault(("router", via), section.at("via"))
+        holder = holders.holding(via)
+        if via and not holder and holders.are_known:
             section.reader.fault(section.at("via"), f"{via} is in no network behind the pair")
-        for name in through:
-            section.reader.inside(via, local[name], section.at("via"))
+        section.reader.inside(via, holder, section.at("via"))
         owner = section.reader.claims.get(("address", via), "")
         if owner and not owner.startswith("gateway:hosts:"):
             section.reader.fault(section.at("via"), f"{via} is the gateway itself ({owner})")
-        routes.append(InsideRoute(section.path, network, via, through[0] if through else INTERNAL))
+        routes.append(InsideRoute(section.path, network, via, named.get(holder, INTERNAL)))
     return tuple(routes)
+
+
+def addresses(
+    internal: Network, networks: tuple[LocalNetwork, ...], routes: tuple[InsideRoute, ...]
+) -> dict[str, tuple[IPv4Network, ...]]:
+    """Of each network behind the pair, the internal one first: its own addresses, and those behind
+    routers in it."""
+    own = {INTERNAL: internal.network, **{each.name: each.network for each in networks}}
+    found: dict[str, list[IPv4Network]] = {name: [*filter(None, (own[name],))] for name in own}
+    for route in routes:
+        if route.network:
+            found[route.through].append(route.network)
+    return {name: tuple(each) for name, each in found.items()}
 
 
 def plan(site: Site, node: Node) -> dict[str, Any]:
@@ -305,20 +326,11 @@ def local(plan: dict[str, Any]) -> list[dict[str, Any]]:
         "targets": plan["health"]["internal"]["targets"],
         "dhcp": plan["dhcp"],
     }
-    return [
-        {
-            **network,
-            "all": [
-                network["network"],
-                *(
-                    route["destination"]
-                    for route in plan["inside_routes"]
-                    if route["network"] == network["name"]
-                ),
-            ],
-        }
-        for network in (internal, *plan["networks"])
-    ]
+    networks = (internal, *plan["networks"])
+    behind: dict[str, list[str]] = {network["name"]: [network["network"]] for network in networks}
+    for route in plan["inside_routes"]:
+        behind[route["network"]].append(route["destination"])
+    return [{**network, "all": behind[network["name"]]} for network in networks]
 
 
 def _plan_network(site: Site, node: Node, network: LocalNetwork) -> dict[str, Any]:

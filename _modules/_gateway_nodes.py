@@ -340,8 +340,9 @@ def check_places(reader: Reader, site: Site) -> None:
                         f"gateway:vpn:servers:{server.name}",
                         f"its device would be {interface}, an interface of {node.name} already",
                     )
+    behind_us = values.Networks(network for network, _ in local)
     pairs = [(host, ip) for host in site.hosts for ip in host.ips if ip]
-    elsewhere = [(host, ip) for host, ip in pairs if not any(ip in network for network, _ in local)]
+    elsewhere = [(host, ip) for host, ip in pairs if not behind_us.holding(ip)]
     for host, ip in elsewhere:
         for server in site.vpn_servers:
             if server.network and ip in server.network:

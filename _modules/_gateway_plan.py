@@ -24,6 +24,7 @@ import _gateway_ntp
 import _gateway_policy
 import _gateway_routes
 import _gateway_sync
+import _gateway_values as values
 import _gateway_vpn
 from _gateway_keys import by_name
 from _gateway_names import Names, own_names
@@ -98,16 +99,19 @@ def _read_site(top: Section) -> Site:
     nodes = _gateway_nodes.read_nodes(top, internal, public, networks, link, domain)
     vpn = _gateway_vpn.read_vpn(top, nodes, public)
     routes = _gateway_networks.read_routes(top, internal, networks)
-    hosts = _gateway_dns.read_hosts(top, internal, networks, domain)
+    own_networks = (internal.network, *(network.network for network in networks))
+    behind = values.Networks(own_networks)
+    hosts = _gateway_dns.read_hosts(top, behind, domain)
     clients = client_addresses(vpn.clients, vpn.servers, nodes)
     own = own_names(internal, public, networks, nodes)
-    names = Names(top.reader, hosts, domain, own, vpn.servers, clients, networks)
+    local = _gateway_networks.addresses(internal, networks, routes)
+    names = Names(top.reader, hosts, domain, own, vpn.servers, clients, local)
     followers = _gateway_follow.read_followers(top)
-    inside = [internal.network, *(network.network for network in networks)]
-    inside += [route.network for route in routes]
+    inside = values.Networks((*own_networks, *(route.network for route in routes)))
     gateways = {internal.virtual_ip, *(network.virtual_ip for network in networks)}
     for node in nodes:
         gateways |= {node.internal, *node.addresses.values()}
+    known = _gateway_dhcp.known(top.reader, behind, hosts)
     router_id, keepalived = _gateway_failover.read_keepalived(top)
     ntp_provider, ntp = _gateway_ntp.read_ntp(top)
     return Site(
@@ -126,14 +130,14 @@ def _read_site(top: Section) -> Site:
         vpn_remote=vpn.remote,
         hosts=hosts,
         firewall=_gateway_policy.read_firewall(top, names),
-        nat=_gateway_nat.read_nat(top, names, [*filter(None, inside)], public, gateways),
+        nat=_gateway_nat.read_nat(top, names, inside, public, gateways),
         dns=_gateway_dns.read_dns(top),
-        dhcp=_gateway_dhcp.read_dhcp(top, internal, hosts),
+        dhcp=_gateway_dhcp.read_dhcp(top, internal, known),
         ntp=ntp,
         ntp_provider=ntp_provider,
         keepalived=keepalived,
         follow_virtual_ip=followers,
-        networks=_gateway_networks.read_dhcp(top, networks, hosts),
+        networks=_gateway_networks.read_dhcp(top, networks, known),
         routes=routes,
     )
 

@@ -157,8 +157,8 @@ _FIREWALL = by_name(
         Rows(_EGRESS_RULE, f"{_RULES} without `action`", table=False),
         EMPTY,
         "The list, with `egress: deny`. `to` is hosts, networks or groups. Without `from` a rule"
-        " is for the internal network and the clients of full tunnels. Whatever a rule names, it"
-        " is only for what comes from the internal side or a tunnel.",
+        " is for the networks behind the pair and the clients of full tunnels. Whatever a rule"
+        " names, it is only for what comes from there.",
     ),
     Key(
         "groups",
@@ -399,6 +399,8 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         return [{"group": target.name}]
     if target.kind == "network":
         return [{"address": target.name}]
+    if target.kind == "host":
+        return [{"address": str(ip)} for ip in site.addresses_of(target.name)]
     if target.kind == "client":
         return [{"address": address} for address in site.client_addresses[target.name]]
     if target.name == "public":

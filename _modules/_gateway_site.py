@@ -232,7 +232,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Target:
-    """What a rule names: ``kind`` is zone, server, client, group or network."""
+    """What a rule names: ``kind`` is zone, server, client, group, host (one with several addresses)
+    or network (an address, too, and that of any other host)."""
 
     kind: str
     name: str
@@ -398,13 +399,21 @@ class Site:
             targets=self.health.internal_targets,
             dhcp=self.dhcp,
         )
+        routed: dict[str, list[IPv4Network]] = {}
+        for route in self.routes:
+            routed.setdefault(route.through, []).append(route.network)
         return tuple(
-            replace(network, routed=self._routed(network.name))
+            replace(network, routed=tuple(routed.get(network.name, ())))
             for network in (internal, *self.networks)
         )
 
-    def _routed(self, name: str) -> tuple[IPv4Network, ...]:
-        return tuple(route.network for route in self.routes if route.through == name)
+    def addresses_of(self, host: str) -> tuple[IPv4Address, ...]:
+        """Those of an entry of ``hosts``."""
+        return self._addresses[host]
+
+    @functools.cached_property
+    def _addresses(self) -> dict[str, tuple[IPv4Address, ...]]:
+        return {host.name: host.ips for host in self.hosts}
 
     def peers(self, node: Node) -> tuple[Node, ...]:
         """The other nodes of the site."""

@@ -87,8 +87,17 @@ def behind_clients(pen: Pen, gateway: Gateway) -> None:
     for network in gateway.client_networks:
         pen.note(f"{network}, behind a VPN client.")
         pen.add(f"-s {network} ! -d {network} -j {PREFIX}BRANCH")
-        for other in (*_trusted(gateway), *gateway.vpn_networks):
-            pen.add(f"-s {other} -d {network} -j {PREFIX}INSIDE")
+        pen.add(f"-d {network} -j {PREFIX}TOBRANCH")
+
+
+@ipv4
+def to_branch(pen: Pen, gateway: Gateway) -> None:
+    """Who may send to networks behind clients (chain TOBRANCH)."""
+    if not (gateway.devices and gateway.client_networks):
+        return
+    pen.note("Who may go to a network behind a client.")
+    for other in (*_trusted(gateway), *gateway.vpn_networks):
+        pen.add(f"-s {other} -j {PREFIX}INSIDE")
 
 
 def _trusted(gateway: Gateway) -> list[str]:
@@ -108,8 +117,10 @@ def trusted(pen: Pen, gateway: Gateway) -> None:
 
 def into_trusted(pen: Pen, gateway: Gateway) -> None:
     """The ways that lead to one of them (chain TRUSTED)."""
+    if len(gateway.trusted) == 1:
+        return
     pen.note("From one of them to another.")
-    for local in gateway.local if len(gateway.trusted) > 1 else []:
+    for local in gateway.local:
         for to_local in gateway.to_local(local) if local["trusted"] else []:
             out = f"-o {local['interface']}" if gateway.version == 4 else ""
             pen.add(to_local, out, "-j ACCEPT")
@@ -135,7 +146,7 @@ def untracked_one_way(pen: Pen, gateway: Gateway) -> None:
         pen.add(match, f"-j {PREFIX}ONEWAY")
     known = [f"-d {each}" for each in others if each not in clients]
     for match in (*known, *own) if gateway.untrusted else ():
-        pen.add(match, f"-j {PREFIX}ONEWAY2")
+        pen.add(match, f"-j {PREFIX}OTHERS")
     # The other direction is seen here where the client is; which node has it is not known.
     for network, device in product(gateway.client_networks, gateway.devices):
         if plan["routes"]:
@@ -150,26 +161,34 @@ def one_way_of_trusted(pen: Pen, gateway: Gateway) -> None:
 
 @ipv4
 def one_way_of_others(pen: Pen, gateway: Gateway) -> None:
-    """What the hosts of other networks send there (chain ONEWAY2). To a network behind a client it
+    """What the hosts of other networks send there (chain OTHERS). To a network behind a client it
     is tracked: the node that has the client sees both directions, and judges them by its rules."""
     _untracked(pen, gateway, trusted=False)
 
 
 def _untracked(pen: Pen, gateway: Gateway, trusted: bool) -> None:
-    needed = gateway.plan["routes"] or gateway.plan["inside_routes"]
+    interfaces = gateway.trusted if trusted else gateway.untrusted
+    if not interfaces or not _knows_one_way(gateway):
+        return
     pen.note("What comes from where it belongs.")
-    for local in gateway.local if needed else []:
+    for local in gateway.local:
         for source in gateway.from_local(local) if local["trusted"] is trusted else []:
             pen.add(source, "-j CT --notrack")
+
+
+def _knows_one_way(gateway: Gateway) -> bool:
+    """Whether there are connections of which this node sees half."""
+    return bool(gateway.plan["routes"] or gateway.plan["inside_routes"])
 
 
 @ipv4
 def one_way_of_branches(pen: Pen, gateway: Gateway) -> None:
     """What networks behind clients send to trusted ones (chain BRANCH of table raw). What is for
     the node itself it sees in both directions."""
+    if not (gateway.client_networks and gateway.plan["routes"]):
+        return
     pen.note("To whoever may answer by the peer.")
-    needed = gateway.client_networks and gateway.plan["routes"]
-    for network in _trusted(gateway) if needed else []:
+    for network in _trusted(gateway):
         pen.add(f"-d {network}", "-m addrtype ! --dst-type LOCAL -j CT --notrack")
 
 
@@ -187,9 +206,10 @@ def accepted_one_way(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def hairpin(pen: Pen, gateway: Gateway) -> None:
     """What leaves by the interface by which it has come (chain HAIRPIN)."""
-    needed = gateway.plan["routes"] or gateway.plan["inside_routes"]
+    if not _knows_one_way(gateway):
+        return
     pen.note("Back by the interface that it came in by.")
-    for local in gateway.local if needed else []:
+    for local in gateway.local:
         way = f"-i {local['interface']} -o {local['interface']}"
         if local["trusted"]:
             pen.add(way, "-m conntrack --ctstate UNTRACKED -j ACCEPT")

@@ -179,12 +179,13 @@ def _live_routes():
 
 
 def _live_rules():
-    """The kernel's rules of ours, by interface: the numbers of the tables that they lead to."""
+    """The kernel's rules of ours: interface and number of the table of each. An interface may have
+    two, where somebody has put an older one back."""
     output = state.run(__salt__, "ip", "-N", "-json", "-4", "rule", "show")
     rules = [
         rule for rule in json.loads(output or "[]") if str(rule.get("protocol")) == RULE_PROTOCOL
     ]
-    return {rule.get("iif", ""): int(rule["table"]) for rule in rules}
+    return {(rule["iif"], int(rule["table"])) for rule in rules}
 
 
 def _place(destination, table):
@@ -206,7 +207,7 @@ def routes(name, routes, ways_back=()):
     wanted = {(route["destination"], None): route["via"] for route in routes}
     for way in ways_back:
         wanted |= {(each["destination"], way["table"]): each["via"] for each in way["routes"]}
-    wanted_rules = {way["interface"]: way["table"] for way in ways_back}
+    wanted_rules = {(way["interface"], way["table"]) for way in ways_back}
     try:
         found = _live_routes()
         live_rules = _live_rules()
@@ -230,30 +231,30 @@ def routes(name, routes, ways_back=()):
     places = sorted(live.keys() | wanted.keys(), key=lambda place: (place[1] or 0, place[0]))
     moved = {key: (live.get(key), wanted.get(key)) for key in places}
     moved = {key: pair for key, pair in moved.items() if pair[0] != pair[1]}
-    turned = {
-        interface: (live_rules.get(interface), wanted_rules.get(interface))
-        for interface in sorted(live_rules.keys() | wanted_rules.keys())
-        if live_rules.get(interface) != wanted_rules.get(interface)
-    }
+    stale, missing = sorted(live_rules - wanted_rules), sorted(wanted_rules - live_rules)
     changes = {
         **{_place(*key): {"old": old, "new": new} for key, (old, new) in moved.items()},
-        **{f"from {key}": {"old": old, "new": new} for key, (old, new) in turned.items()},
+        **{
+            f"from {interface}": {
+                "old": dict(stale).get(interface),
+                "new": dict(missing).get(interface),
+            }
+            for interface, _ in [*stale, *missing]
+        },
     }
 
     def act():
         # A rule after what it leads to, and gone before that.
-        for interface, (old, _) in turned.items():
-            if old:
-                _rule("del", interface, old)
+        for rule in stale:
+            _rule("del", *rule)
         for (destination, table), (old, via) in moved.items():
             verb = "del" if via is None else "replace" if old else "add"
             way = ["via", via] if via else []
             where = ["table", str(table)] if table else []
             proto = ["proto", ROUTE_PROTOCOL]
             state.run(__salt__, "ip", "route", verb, destination, *way, *where, *proto)
-        for interface, (_, new) in turned.items():
-            if new:
-                _rule("add", interface, new)
+        for rule in missing:
+            _rule("add", *rule)
 
     return state.result(__opts__, name, changes, "Routes set.", "Routes would be set.", act)
 

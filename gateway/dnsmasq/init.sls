@@ -11,7 +11,7 @@ include:
 
 {%- if plan %}
 {#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
-{%- set resolver = salt['gateway.resolver_file']() %}
+{%- set resolver = pillar.gateway_run.resolver %}
 
 dnsmasq package:
   pkg.installed:

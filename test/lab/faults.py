@@ -12,11 +12,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import checks
 import cloud
+import crowd
+import further
 from engine import run
 from lab import GATEWAYS, Lab, LabError
 from observe import Observation
@@ -29,9 +31,13 @@ HEAL_MS = 50.0
 SOON_MS = 1500.0  # the uplink's carrier is gone: the next look of the health monitor
 PROBED_MS = 6000.0  # the uplink is silent: some probes in a row
 ONE_MASTER_MS = 150.0  # within some adverts
+BACK_MS = 1500.0  # hosts ask for a router that was silent once a second
+ANNOUNCED_MS = 100.0  # from the first of many networks to the last
 DHCP_MS = 1500.0  # asked each 200 ms; a server that stops needs a moment
 
 PUBLIC = {"virtual_ip": checks.PUBLIC_VIRTUAL_IP}
+MANY = 60  # further networks, as many as a site may have
+MANY_NETWORKS, MANY_CARDS = further.many(MANY)
 HEALTH = {"public": {"targets": [checks.INTERNET]}}
 # What is merged over pillar.example. All but `plain` have a public virtual IP and replicate the
 # state of connections.
@@ -50,6 +56,21 @@ SITES: dict[str, Pillar] = {
         "failover": {"profile": "lossy"},
     },
     "plain": {"health": HEALTH},
+    "networks": {"public": PUBLIC, **checks.STATE_SYNC, "health": HEALTH, **further.PILLAR},
+    "networks, fast": {
+        "public": PUBLIC,
+        **checks.STATE_SYNC,
+        "health": HEALTH,
+        **further.PILLAR,
+        "failover": {"profile": "fast"},
+    },
+    "many networks": {"public": PUBLIC, **checks.STATE_SYNC, "health": HEALTH, **MANY_NETWORKS},
+}
+# The gateways' cards in further networks, where a site has some.
+CARDS: dict[str, crowd.Cards] = {
+    "networks": further.CARDS,
+    "networks, fast": further.CARDS,
+    "many networks": MANY_CARDS,
 }
 
 
@@ -58,17 +79,19 @@ SITES: dict[str, Pillar] = {
 
 @dataclass
 class Stage:
-    """Where a row is played: the lab, the pillar of its site, and who watches (if somebody)."""
+    """Where a row is played: the lab, the pillar of its site, the cards in further networks, and
+    who watches (if somebody)."""
 
     lab: Lab
     pillar: Pillar
+    cards: crowd.Cards = field(default_factory=dict)
     seen: Observation | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """The site's virtual IPs."""
         public = (checks.PUBLIC_VIRTUAL_IP,) if "public" in self.pillar else ()
-        return (checks.VIRTUAL_IP, *public)
+        return (checks.VIRTUAL_IP, *public, *map(crowd.virtual_ip, self.cards.values()))
 
 
 Step = Callable[[Stage], None]
@@ -186,6 +209,32 @@ def taken_by(name: str) -> Step:
     return step
 
 
+def new_card(name: str, card: str) -> Step:
+    """Give a gateway a card of a further network anew, as at its boot."""
+    return lambda stage: stage.lab.plug_more(name, card)
+
+
+def unchanged(name: str, command: str) -> tuple[Step, Step]:
+    """Two steps: what a command says on a host is noted, and is soon the same again."""
+    noted: list[str] = []
+
+    def note(stage: Stage) -> None:
+        noted[:] = [stage.lab.host(name).run(command).stdout]
+
+    def compare(stage: Stage) -> None:
+        found = checks.eventually(
+            lambda: stage.lab.host(name).run(command).stdout, lambda now: now == noted[0], 10
+        )
+        assert found == noted[0], f"{command} on {name}:\n{noted[0]}is now\n{found}"
+
+    return note, compare
+
+
+def leases_in(network: str) -> Step:
+    """See to it that there are leases to be had in a further network."""
+    return lambda stage: void(crowd.lease(network))
+
+
 def with_cloud(stage: Stage) -> None:
     """An executable in follow.d, which has just been called, moves an address of a cloud."""
     cloud.set_up(stage.lab)
@@ -250,13 +299,18 @@ class Must:
     )
     claimed_s: float | None = None  # until a cloud's address is where the virtual IP is
     whole_s: float = 30.0  # until gw1 has the virtual IPs and nobody has a problem
+    further_ms: float | None = NOTHING  # as outage_ms, of further networks, but for
+    dead: tuple[str, ...] = ()  # those that nobody can serve
+    back_ms: float = BACK_MS  # how soon these are back when it is mended
+    announced_ms: float | None = None  # the primary's peer in all further networks; None: not tried
 
 
 def vanishes(profile: str = "normal", **other: Any) -> Must:
     """The primary is gone without a word."""
     limit = VANISH_MS[profile]
     stall = 1000.0 if limit < 1000 else 2 * limit + 1000
-    expected = {"outage_ms": limit, "heal_ms": HEAL_MS, "dns_ms": limit + 100, "stall_ms": stall}
+    expected = {"outage_ms": limit, "further_ms": limit, "heal_ms": HEAL_MS}
+    expected |= {"dns_ms": limit + 100, "stall_ms": stall}
     return Must(**{**expected, "moves": 2, "parted": True, **other})
 
 
@@ -432,6 +486,11 @@ umount /usr/sbin/keepalived
 rm -f /etc/keepalived/keepalived.config-opts
 systemctl start keepalived
 """
+
+
+# A card of a further network, and what leads to and from it beside its address.
+GUEST = further.CARDS["guest"]["card"]
+WAYS = unchanged("gw1", "ip rule show; ip route show table all proto 119 | sort")
 
 
 def per_gateway(script: str) -> Steps:
@@ -782,6 +841,94 @@ FAULTS: tuple[Fault, ...] = (
         mends=(together,),
         seconds=5,
         site="plain",
+    ),
+    # further networks
+    Fault(
+        "a network's cable pulled on the primary",
+        (cards("unplug", "gw1", GUEST), pause(2), is_on("gw2")),
+        Must(moves=2, further_ms=SOON_MS),
+        mends=(cards("plug", "gw1", GUEST),),
+        site="networks",
+        core=True,
+    ),
+    Fault(
+        "a network's cable pulled on both",
+        (cards("unplug", "gw1", GUEST), cards("unplug", "gw2", GUEST)),
+        Must(dead=("guest",)),
+        mends=(cards("plug", "gw1", GUEST), cards("plug", "gw2", GUEST)),
+        seconds=5,
+        site="networks",
+    ),
+    Fault(
+        "a network's interface deleted on the primary, and made anew",
+        (on("gw1", f"ip link delete {GUEST}"), pause(2), is_on("gw2")),
+        Must(moves=2, further_ms=SOON_MS),
+        mends=(new_card("gw1", GUEST),),
+        before=(WAYS[0],),
+        after=(taken_by("gw1"), WAYS[1], leases_in("guest")),
+        site="networks",
+        core=True,
+    ),
+    Fault(
+        "the switch cuts one network off, with targets",
+        (cards("isolate", "gw1", GUEST), pause(10), is_on("gw2")),
+        Must(moves=2, further_ms=PROBED_MS + 1500),
+        mends=(cards("rejoin", "gw1", GUEST),),
+        before=(
+            apply({"networks": {"guest": {"targets": [crowd.address(further.CARDS["guest"])]}}}),
+        ),
+        after=(apply(),),
+        site="networks",
+    ),
+    Fault(
+        "the switch cuts one network off, without targets",
+        (cards("isolate", "gw1", GUEST),),
+        Must(dead=("guest",)),
+        mends=(cards("rejoin", "gw1", GUEST),),
+        seconds=10,
+        site="networks",
+    ),
+    Fault(
+        "two networks lost on the primary, one on its peer",
+        (
+            cards("unplug", "gw2", GUEST),
+            pause(1),
+            cards("unplug", "gw1", "eth4", "eth5"),
+            pause(2),
+            is_on("gw2"),
+        ),
+        Must(moves=2, further_ms=SOON_MS, dead=("guest",)),
+        mends=(cards("plug", "gw1", "eth4", "eth5"), cards("plug", "gw2", GUEST)),
+        site="networks",
+    ),
+    Fault("primary vanishes, further networks", CUT, vanishes(), mends=UNCUT, site="networks"),
+    Fault(
+        "primary loses power, further networks",
+        (power_off("gw1"),),
+        vanishes(parted=False),
+        mends=(power_on("gw1"),),
+        site="networks",
+    ),
+    Fault(
+        "primary vanishes, further networks, fast",
+        CUT,
+        vanishes("fast"),
+        mends=UNCUT,
+        site="networks, fast",
+    ),
+    Fault(
+        f"primary vanishes, {MANY} further networks",
+        CUT,
+        vanishes(announced_ms=ANNOUNCED_MS),
+        mends=UNCUT,
+        site="many networks",
+    ),
+    Fault(
+        f"keepalived stopped, {MANY} further networks",
+        (on("gw1", "systemctl stop keepalived"),),
+        GRACEFUL,
+        mends=(on("gw1", "systemctl start keepalived"),),
+        site="many networks",
     ),
 )
 

@@ -74,6 +74,24 @@ class Station(Host):
         return [*words[:place], "ip", "netns", "exec", self.name, *words[place:]]
 
 
+def many(count: int) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """A pillar with so many further networks of all three kinds, and the cards of the gateways."""
+    kinds: tuple[dict[str, bool], ...] = ({}, {"isolated": True}, {"trusted": True})
+    pillar: dict[str, Any] = {}
+    cards = {}
+    for number in range(1, count + 1):
+        name, start = f"net{number}", f"10.100.{number}"
+        pillar[name] = {
+            "interface": name,
+            "network": f"{start}.0/24",
+            "virtual_ip": f"{start}.1",
+            "dhcp": {"pool": f"{start}.50-{start}.250"},
+            **kinds[number % len(kinds)],
+        }
+        cards[name] = {"card": name, "gw1": f"{start}.2/24", "gw2": f"{start}.3/24"}
+    return {"networks": pillar}, cards
+
+
 # Each machine: its cards (the network of the switch and the address there), and its router.
 # Outside knows the ways inside, as a neighbour's router might: what it reaches, rules let it reach.
 STATIONS = {
@@ -129,6 +147,17 @@ def station(lab: Lab, name: str) -> Iterator[Station]:
         # Nobody else is in there.
         home.run(f"kill $(ip netns pids {name}); ip netns del {name}", check=False)
         serving.communicate(timeout=10)
+
+
+@contextmanager
+def known_outside(lab: Lab) -> Iterator[None]:
+    """The internet knows the way to the DMZ, whose addresses are public ones."""
+    internet, way = lab.host("internet"), f"{DMZ['network']} via {checks.PUBLIC_VIRTUAL_IP}"
+    internet.run(f"ip route replace {way}")
+    try:
+        yield
+    finally:
+        internet.run(f"ip route del {way}")
 
 
 # Asks for the page of each address and port at once, from an address of its own.

@@ -504,8 +504,9 @@ def test_firewall_of_a_network_behind_a_client(plan):
         "-A GATEWAY-CIRCLES -i eth0 -o eth0 -m dscp --dscp 0x3f -j DROP",
         "-A GATEWAY-FORWARD -s 10.50.0.0/24 ! -d 10.50.0.0/24 -j GATEWAY-BRANCH",
         "-A GATEWAY-BRANCH -d 10.77.0.0/24 -j GATEWAY-INSIDE",
-        "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
-        "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-FORWARD -d 10.50.0.0/24 -j GATEWAY-TOBRANCH",
+        "-A GATEWAY-TOBRANCH -s 10.77.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-TOBRANCH -s 10.8.0.0/16 -j GATEWAY-INSIDE",
         "# 10.50.0.0/24, behind a VPN client.",
         "# 10.50.0.0/24, behind a client, asks by a forward.",
     ]:

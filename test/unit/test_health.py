@@ -305,12 +305,15 @@ def test_keepalived_that_does_nothing_is_ended(monitor, works):
     """But not before it had a reason to wake: the file that it follows is a new one."""
     child = f"(while true; do sleep {0.2 if works else 60}; done) & wait"
     with subprocess.Popen(["bash", "-c", child], start_new_session=True) as keepalived:
-        (monitor.home / "keepalived").write_text(f"{keepalived.pid}\n")
-        monitor.start()
-        monitor.wait(0)
-        file = (monitor.run / "penalty").stat().st_ino
-        time.sleep(5)
-        os.killpg(keepalived.pid, signal.SIGKILL)
+        try:
+            (monitor.home / "keepalived").write_text(f"{keepalived.pid}\n")
+            monitor.start()
+            monitor.wait(0)
+            file = (monitor.run / "penalty").stat().st_ino
+            time.sleep(5)
+        finally:
+            # Leaving the block waits for it.
+            os.killpg(keepalived.pid, signal.SIGKILL)
     killed = monitor.home / "killed"
     assert (monitor.run / "penalty").stat().st_ino == file or not works
     assert killed.exists() != works

@@ -103,6 +103,8 @@ def read_rule(words: list[str], table: str, chain: str, version: int) -> Rule:
             assert word not in known, f"{word} twice"
             matches.append((negated, word, tuple(next(left) for _ in range(count))))
             negated = False
+    if "rpfilter" in modules and "--invert" not in words:
+        matches.append((True, "--invert", ()))
     target, *rest = left
     rule = Rule(" ".join(words), matches, target, rest[-1] if rest else "")
     check_rule(rule, rest, table, chain, version)
@@ -258,9 +260,10 @@ class Node:
         self.routes = {plan["internal"]["network"]: inside, "fd77::/64": inside}
         self.routes |= {server["subnet"]: server["device"] for server in plan["vpn"]["servers"]}
         self.routes |= {route["destination"]: inside for route in plan["routes"]}
-        for network in plan["networks"]:
-            self.local |= {network["address"], network["virtual_ip"]}
+        for number, network in enumerate(plan["networks"], 1):
+            self.local |= {network["address"], network["virtual_ip"], f"fd20:{number}::1"}
             self.routes[network["network"]] = network["interface"]
+            self.routes[f"fd20:{number}::/64"] = network["interface"]
         for route in plan["inside_routes"]:
             self.routes[route["destination"]] = route["interface"]
         self.ways_back = {

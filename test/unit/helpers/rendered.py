@@ -19,6 +19,7 @@ import salt.utils.templates
 import yaml
 
 ROOT = Path(__file__).parents[3]
+RESOLV_CONF = "/etc/resolv.conf"
 KEY_TEXT = "c2VjcmV0c2VjcmV0c2VjcmV0"
 TLS_SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -297,6 +298,7 @@ def rendered_once():
 @pytest.fixture
 def render(compiler, execution_module, rendered_once, edit, read_pillar):
     """Compile an SLS for a node of a site and render its files."""
+    resolver = {"file": RESOLV_CONF}
 
     def functions(pillar, node):
         vars(execution_module).update(
@@ -324,7 +326,6 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 *execution_module.plan()["sync"]["ignored"],
                 "172.17.0.1",
             ],
-            "gateway.resolver_file": lambda: "/etc/resolv.conf",
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
             "cp.list_master": lambda saltenv, prefix: [],
             "cp.get_file": get_file,
@@ -333,13 +334,24 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
     def prepared(pillar, supported):
         errors = _gateway_plan.read(pillar)[1] if supported else []
         answer: dict[str, Any] = {"lacking": False, "errors": errors, "plan": {}, "ruleset": {}}
+        answer["resolver"] = ""
         if supported and not errors:
             answer["plan"] = execution_module.plan()
             answer["ruleset"] = execution_module.ruleset()
+            answer["resolver"] = resolver["file"]
         return answer
 
-    def rendered(each_site, sls="gateway", node="gw1", changes=None, stubs=None, **opts):
-        key = (each_site, sls, node)
+    def rendered(
+        each_site,
+        sls="gateway",
+        node="gw1",
+        changes=None,
+        stubs=None,
+        resolver_file=RESOLV_CONF,
+        **opts,
+    ):
+        key = (each_site, sls, node, resolver_file)
+        resolver["file"] = resolver_file
         usual = not (changes or stubs or opts)
         if not usual or key not in rendered_once:
             pillar = copy.deepcopy(MINIMAL) if each_site == "minimal" else edit(SITES[each_site])
