@@ -407,6 +407,11 @@ class Site:
             for network in (internal, *self.networks)
         )
 
+    @functools.cached_property
+    def local_by_name(self) -> dict[str, LocalNetwork]:
+        """The same, by what rules call them."""
+        return {network.name: network for network in self.local}
+
     def addresses_of(self, host: str) -> tuple[IPv4Address, ...]:
         """Those of an entry of ``hosts``."""
         return self._addresses[host]

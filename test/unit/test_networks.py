@@ -381,6 +381,18 @@ def test_egress_is_of_all_networks_or_of_those_that_a_rule_names(router):
     assert found.meets(packet("eth0 10.77.0.60>192.0.2.1 tcp/25")) == "refused"
 
 
+def test_a_network_and_a_server_may_have_one_name(plan):
+    """As long as no rule says it; what is meant without a name is not mixed up."""
+    changes = {
+        "networks:main": {**GUEST, "interface": "eth6"},
+        "vpn:servers:main:full_tunnel": True,
+        "firewall": {"egress": "deny", "egress_allowed": [{"ports": 443}]},
+    }
+    [rule] = plan({**SITE, **changes})["firewall"]["egress_allowed"]
+    addresses = [each["address"] for each in rule["from"] if "address" in each]
+    assert addresses.count("10.40.0.0/24") == addresses.count("10.8.0.0/16") == 1
+
+
 def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
     routes = [*SITE["routes"], {"network": "10.51.0.0/16", "via": "10.30.0.9"}]
     routes.append({"network": "10.52.0.0/16", "via": "10.20.0.9"})
