@@ -6,6 +6,7 @@ import subprocess
 from ipaddress import IPv4Address
 
 import _gateway_plan
+import _gateway_vpn
 import pytest
 from iptables_reader import packet
 from rendered import SITES
@@ -404,6 +405,15 @@ def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
         "route 10.51.0.0 255.255.0.0",
         "route 10.8.0.0 255.255.0.0",
     ]
+
+
+@pytest.mark.parametrize(("to", "lacking"), [("dmz", False), ("guest", True)])
+def test_a_route_to_another_network_needs_a_rule(plan, to, lacking):
+    routes = {"vpn:servers:main:routes": ["203.0.113.16/28"]}
+    found = plan({**SITE, **routes, "firewall:forward": [{"from": "main", "to": to}]})
+    assert bool(_gateway_vpn._route_warnings(found)) is lacking
+    trusted = plan({**SITE, **routes, "networks:dmz:trusted": True})
+    assert _gateway_vpn._route_warnings(trusted) == []
 
 
 # --------------------------------------------------------------------------------------------------
