@@ -223,7 +223,9 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
             records.append({"ip": str(ip), "names": _names(site, plain)})
         for name in names:
             if name.startswith("*."):
-                wildcards[values.full_name(name, site.domain).removeprefix("*.")] = str(ip)
+                # dnsmasq has one address for a wildcard: the host's first.
+                below = values.full_name(name, site.domain).removeprefix("*.")
+                wildcards.setdefault(below, str(ip))
     domain = set() if site.dns.public_domain else {site.domain}
     covered = domain | wildcards.keys()
     own = [

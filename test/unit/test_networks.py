@@ -433,6 +433,11 @@ def test_who_gets_no_names_is_answered_by_another_dns_server(plan):
     assert printer == ["10.77.0.11", "10.30.0.11"]
 
 
+def test_a_wildcard_of_a_host_with_several_addresses_is_its_first(plan):
+    found = plan({**SITE, "hosts:printer:aliases": ["*.print"]})["dns"]["wildcards"]
+    assert found == [{"name": "print.example.internal", "ip": "10.77.0.11"}]
+
+
 def test_time_is_for_all_networks(plan):
     assert plan(SITE)["ntp"]["allow"] == [
         *("10.77.0.0/24", "10.50.0.0/16", "203.0.113.16/28", "10.20.0.0/24", "10.30.0.0/24"),
