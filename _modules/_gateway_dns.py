@@ -216,7 +216,8 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
         *((network.virtual_ip, network.aliases) for network in site.networks),
         *((ip, (host.name, *host.aliases)) for host in site.hosts for ip in host.ips),
     ]
-    records, wildcards = [], {}
+    records: list[dict[str, Any]] = []
+    wildcards: dict[str, str] = {}
     for ip, names in named:
         plain = tuple(name for name in names if not name.startswith("*."))
         if plain:

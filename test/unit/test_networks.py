@@ -100,6 +100,10 @@ def test_a_new_network_moves_nobody(plan):
         ({"nodes:gw2:addresses": {"guest": "10.20.0.1"}}, "address 10.20.0.1 is taken already"),
         ({"nodes:gw2:addresses": {"guest": "10.77.0.9"}}, "not inside 10.20.0.0/24"),
         (
+            {"firewall": {"groups": {"some": ["servers-gateway"]}}},
+            "servers-gateway is the gateway itself; a rule may name its address",
+        ),
+        (
             {"nat:forwards:0:to": "10.99.0.1"},
             "nat:forwards:0:to: 10.99.0.1 is in no network behind the pair",
         ),
