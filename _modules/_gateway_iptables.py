@@ -20,8 +20,8 @@ BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 # SOURCES drops who has an address of the inside and comes from elsewhere, INSIDE accepts what stays
 # inside, BRANCH what a network behind a client sends there, EGRESS what is listed of what leaves.
 CHAINS = {
-    "raw": ("PREROUTING", "OUTPUT", "ONEWAY", "OTHERS", "BRANCH"),
-    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING", "CIRCLES"),
+    "raw": ("PREROUTING", "OUTPUT", "FORGED", "ONEWAY", "OTHERS", "BRANCH"),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING", "UNJUDGED", "CIRCLES"),
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
     "filter": (
         *("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "BRANCH", "EGRESS"),

@@ -116,15 +116,25 @@ def _untracked_own_adverts(pen: Pen, gateway: Gateway) -> None:
     pen.add(f"-p {VRRP} -j CT --notrack")
 
 
+def _honest(pen: Pen, gateway: Gateway) -> None:
+    if gateway.firewall["spoof_protection"]:
+        pen.note("Nobody sends from an address that is on another side (BCP 38).")
+        pen.add(f"-j {PREFIX}FORGED")
+
+
 def _forged(pen: Pen, gateway: Gateway) -> None:
+    """Every packet goes through this chain. With sixty networks it matters that an honest one, and
+    what comes from the internet before all, leaves it early."""
     if not gateway.firewall["spoof_protection"]:
         return
-    pen.note("Nobody sends from an address that is on another side (BCP 38).")
-    for interface in (*gateway.inside, gateway.public):
+    sides = (gateway.public, *gateway.inside)
+    for interface in sides:
+        pen.add(f"-i {interface} -m rpfilter -j RETURN")
+    for interface in sides:
         forged = "-j DROP"
         if interface in gateway.bridges:
             forged = f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}"
-        pen.add(f"-i {interface} -m rpfilter --invert", forged)
+        pen.add(f"-i {interface}", forged)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -141,9 +151,15 @@ def _mark_unjudged(pen: Pen, gateway: Gateway) -> None:
         pen.add(f"-i {bridge} {_UNJUDGED} -j DROP")
     # A flush of table filter alone would let everything in.
     pen.note("Nothing gets in that table filter has not judged.")
+    pen.add(f"-i {gateway.public} -j {PREFIX}UNJUDGED")
+
+
+def _unjudged(pen: Pen, gateway: Gateway) -> None:
+    """All but what is for an interface of somebody else's. As short for a packet as ``_forged``."""
+    pen.add(f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}")
     for interface in gateway.inside:
-        way = f"-i {gateway.public} -o {interface}"
-        pen.add(way, f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}")
+        pen.add(f"-o {interface} -j RETURN")
+    pen.add(f"-j MARK --set-xmark 0x0/{UNJUDGED}")
 
 
 def _drop_unjudged(pen: Pen, gateway: Gateway) -> None:
@@ -424,9 +440,10 @@ POLICY: Policy = {
         _untracked_adverts,
         _gateway_sync.untracked_from_peer,
         raw,
-        _forged,
+        _honest,
         _gateway_vpn_rules.untracked_one_way,
     ),
+    ("raw", "FORGED"): (_forged,),
     ("raw", "OUTPUT"): (_untracked_own_adverts, _gateway_sync.untracked_to_peer, raw),
     ("raw", "ONEWAY"): (_gateway_vpn_rules.one_way_of_trusted,),
     ("raw", "OTHERS"): (_gateway_vpn_rules.one_way_of_others,),
@@ -439,6 +456,7 @@ POLICY: Policy = {
         _gateway_vpn_rules.behind_a_client,
         _segments,
     ),
+    ("mangle", "UNJUDGED"): (_unjudged,),
     ("mangle", "POSTROUTING"): (bridged("RETURN"), _drop_unjudged, raw),
     ("mangle", "CIRCLES"): (_gateway_vpn_rules.no_circles,),
     ("nat", "PREROUTING"): (raw, _gateway_nat.to_forwards),

@@ -610,9 +610,9 @@ class Lab:
 
     # Salt
 
-    def wait_minions(self, timeout: float = 60) -> None:
+    def wait_minions(self, timeout: float = 150) -> None:
         """Return when the minions of both gateways answer the master."""
-        wait_for("Salt minions", self._minions_answer, timeout)
+        wait_for("Salt minions", lambda: self._minions_answer(timeout), timeout)
 
     def salt(self, target: str, fun: str, *args: str, timeout: float = 120) -> dict[str, Any]:
         """Run an execution module on the minions and return what each one returned."""
@@ -744,14 +744,14 @@ class Lab:
             roster[name] = {"host": address, "user": "root", "minion_opts": options}
         master.write("/etc/salt/roster", json.dumps(roster, indent=1))
 
-    def _minions_answer(self) -> bool:
+    def _minions_answer(self, timeout: float) -> bool:
         gateways = [name for name in TOPOLOGY if name.startswith("gw")]
         # Salt waits long for a minion that missed the question: ask when all are connected.
         connected = "ss -Htn state established dport = :4505 | grep -q ."
         if any(Host(name).run(connected, check=False).returncode for name in gateways):
             return False
         ping = "salt --out=json --static --timeout=2 'gw*' test.ping"
-        answer = Host("master").run(ping, check=False, timeout=30).stdout
+        answer = Host("master").run(ping, check=False, timeout=timeout).stdout
         return all(f'"{name}": true' in answer for name in gateways)
 
 

@@ -137,26 +137,6 @@ def test_a_restart_leaves_it_as_warm_or_cold_as_it_was(monitor):
         assert monitor.penalty() == 0
 
 
-def test_a_network_that_leaves_the_pillar_leaves_nothing(monitor):
-    """Of one that stays, a restart forgets nothing: it would be well for a moment."""
-    networks = {"fault": 8, "network_targets": "([guest]=10.20.0.9 [dmz]=203.0.113.20)"}
-    for interface, address in (("eth5", "10.20.0.2"), ("eth6", "203.0.113.18")):
-        (monitor.net / interface).mkdir()
-        (monitor.net / interface / "carrier").write_text("1\n")
-        (monitor.home / f"own-{interface}").write_text(f"5: {interface}    inet {address}/24\n")
-    monitor.silent.touch()
-    guest, dmz = "guest eth5 10.20.0.2 10.20.0.1", "dmz eth6 203.0.113.18 203.0.113.17"
-    monitor.start(**networks, networks=f"({guest} {dmz})", public_targets="()")
-    monitor.says("faults", *(f"network {each}" for each in GONE))
-    monitor.stop()
-    (monitor.run / "health.json").unlink()
-    monitor.start(**networks, networks=f"({dmz})", public_targets="()")
-    monitor.says("faults", f"network {GONE[1]}", seconds=0.9)
-
-
-GONE = ["guest: no answer from 10.20.0.9 on eth5", "dmz: no answer from 203.0.113.20 on eth6"]
-
-
 @pytest.mark.parametrize("preempt", ["yes", "no"])
 def test_who_loses_the_virtual_ip_while_the_monitor_is_away_is_cold(monitor, preempt):
     """Else it would take it back at once."""

@@ -580,6 +580,17 @@ def test_no_network_has_a_tag_that_is_dnsmasq_s_own_or_another_s(render):
     assert "dhcp-boot=tag:network-guest,tag:efi-guest,a.0,,192.0.2.9" in text.splitlines()
 
 
+def test_without_table_filter_nothing_gets_in_from_the_public_side(router):
+    """What is for somebody else's interface is for others to judge."""
+    found = router(SITE)
+    found.chains[4]["filter", "FORWARD"].clear()
+    inside = ("10.77.0.10", "10.20.0.60", "10.30.0.60", "203.0.113.20", "10.8.0.6")
+    for address in inside:
+        assert found.meets(packet(f"eth1 192.0.2.1>{address} tcp/80")) == "dropped", address
+    for flow in ("eth1 192.0.2.1>172.17.0.2 tcp/80", "eth0 10.77.0.10>192.0.2.1 tcp/80"):
+        assert found.meets(packet(flow)).startswith("nobody says"), flow
+
+
 # --------------------------------------------------------------------------------------------------
 # Ways back
 

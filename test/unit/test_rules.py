@@ -486,8 +486,11 @@ IDLE = {
     "-i eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-o eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     # These count when table filter is flushed.
-    "-i eth1 -o eth0 -j MARK --set-xmark 0x20000000/0x20000000",
-    "-i eth1 -o vpn-main -j MARK --set-xmark 0x20000000/0x20000000",
+    "-i eth1 -j GATEWAY-UNJUDGED",
+    "-j MARK --set-xmark 0x20000000/0x20000000",
+    "-o eth0 -j RETURN",
+    "-o vpn-main -j RETURN",
+    "-j MARK --set-xmark 0x0/0x20000000",
     "-m mark --mark 0x20000000/0x20000000 -j DROP",
 }
 

@@ -103,6 +103,8 @@ def read_rule(words: list[str], table: str, chain: str, version: int) -> Rule:
             assert word not in known, f"{word} twice"
             matches.append((negated, word, tuple(next(left) for _ in range(count))))
             negated = False
+    if "rpfilter" in modules and "--invert" not in words:
+        matches.append((True, "--invert", ()))
     target, *rest = left
     rule = Rule(" ".join(words), matches, target, rest[-1] if rest else "")
     check_rule(rule, rest, table, chain, version)
