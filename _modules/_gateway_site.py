@@ -101,11 +101,6 @@ class Dhcp:
     options: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
     boot: tuple[str, ...] = field(default=(), metadata=LATER)
 
-    @property
-    def pools(self) -> tuple[tuple[IPv4Address, IPv4Address], ...]:
-        """All of them, in the order of the pillar."""
-        return (self.pool, *self.further_pools) if self.pool else ()
-
 
 @dataclass(frozen=True)
 class LocalNetwork:
