@@ -216,14 +216,17 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
         *((network.virtual_ip, network.aliases) for network in site.networks),
         *((ip, (host.name, *host.aliases)) for host in site.hosts for ip in host.ips),
     ]
-    records, wildcards = [], {}
+    records: list[dict[str, Any]] = []
+    wildcards: dict[str, str] = {}
     for ip, names in named:
         plain = tuple(name for name in names if not name.startswith("*."))
         if plain:
             records.append({"ip": str(ip), "names": _names(site, plain)})
         for name in names:
             if name.startswith("*."):
-                wildcards[values.full_name(name, site.domain).removeprefix("*.")] = str(ip)
+                # dnsmasq has one address for a wildcard: the host's first.
+                below = values.full_name(name, site.domain).removeprefix("*.")
+                wildcards.setdefault(below, str(ip))
     domain = set() if site.dns.public_domain else {site.domain}
     covered = domain | wildcards.keys()
     own = [

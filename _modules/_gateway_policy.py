@@ -405,13 +405,13 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         return [{"address": address} for address in site.client_addresses[target.name]]
     if target.name == "public":
         return [{"interface": node.public_interface}]
-    for local in site.local:
-        if target.name == local.name:
-            interface = node.interface_in(local.name)
-            return [
-                *({"interface": interface, "address": str(each)} for each in local.all_networks),
-                {"interface": interface, "family": 6},
-            ]
+    local = site.local_by_name.get(target.name)
+    if local and target.kind == "zone":
+        interface = node.interface_in(local.name)
+        return [
+            *({"interface": interface, "address": str(each)} for each in local.all_networks),
+            {"interface": interface, "family": 6},
+        ]
     # A peer's VPN clients arrive on the internal interface, so their address decides and not the
     # interface.
     return [

@@ -6,6 +6,7 @@ import subprocess
 from ipaddress import IPv4Address
 
 import _gateway_plan
+import _gateway_vpn
 import pytest
 from iptables_reader import packet
 from rendered import SITES
@@ -98,6 +99,10 @@ def test_a_new_network_moves_nobody(plan):
         ),
         ({"nodes:gw2:addresses": {"guest": "10.20.0.1"}}, "address 10.20.0.1 is taken already"),
         ({"nodes:gw2:addresses": {"guest": "10.77.0.9"}}, "not inside 10.20.0.0/24"),
+        (
+            {"firewall": {"groups": {"some": ["servers-gateway"]}}},
+            "servers-gateway is the gateway itself; a rule may name its address",
+        ),
         (
             {"nat:forwards:0:to": "10.99.0.1"},
             "nat:forwards:0:to: 10.99.0.1 is in no network behind the pair",
@@ -381,6 +386,18 @@ def test_egress_is_of_all_networks_or_of_those_that_a_rule_names(router):
     assert found.meets(packet("eth0 10.77.0.60>192.0.2.1 tcp/25")) == "refused"
 
 
+def test_a_network_and_a_server_may_have_one_name(plan):
+    """As long as no rule says it; what is meant without a name is not mixed up."""
+    changes = {
+        "networks:main": {**GUEST, "interface": "eth6"},
+        "vpn:servers:main:full_tunnel": True,
+        "firewall": {"egress": "deny", "egress_allowed": [{"ports": 443}]},
+    }
+    [rule] = plan({**SITE, **changes})["firewall"]["egress_allowed"]
+    addresses = [each["address"] for each in rule["from"] if "address" in each]
+    assert addresses.count("10.40.0.0/24") == addresses.count("10.8.0.0/16") == 1
+
+
 def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
     routes = [*SITE["routes"], {"network": "10.51.0.0/16", "via": "10.30.0.9"}]
     routes.append({"network": "10.52.0.0/16", "via": "10.20.0.9"})
@@ -392,6 +409,15 @@ def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
         "route 10.51.0.0 255.255.0.0",
         "route 10.8.0.0 255.255.0.0",
     ]
+
+
+@pytest.mark.parametrize(("to", "lacking"), [("dmz", False), ("guest", True)])
+def test_a_route_to_another_network_needs_a_rule(plan, to, lacking):
+    routes = {"vpn:servers:main:routes": ["203.0.113.16/28"]}
+    found = plan({**SITE, **routes, "firewall:forward": [{"from": "main", "to": to}]})
+    assert bool(_gateway_vpn._route_warnings(found)) is lacking
+    trusted = plan({**SITE, **routes, "networks:dmz:trusted": True})
+    assert _gateway_vpn._route_warnings(trusted) == []
 
 
 # --------------------------------------------------------------------------------------------------
@@ -409,6 +435,11 @@ def test_who_gets_no_names_is_answered_by_another_dns_server(plan):
     assert records["servers-gateway"] == "10.30.0.1"
     printer = [record["ip"] for record in dns["records"] if "printer" in record["names"]]
     assert printer == ["10.77.0.11", "10.30.0.11"]
+
+
+def test_a_wildcard_of_a_host_with_several_addresses_is_its_first(plan):
+    found = plan({**SITE, "hosts:printer:aliases": ["*.print"]})["dns"]["wildcards"]
+    assert found == [{"name": "print.example.internal", "ip": "10.77.0.11"}]
 
 
 def test_time_is_for_all_networks(plan):
