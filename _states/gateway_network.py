@@ -213,21 +213,15 @@ def routes(name, routes, ways_back=()):
         live_rules = _live_rules()
     except CommandExecutionError as error:
         return state.failed(name, str(error))
-    ours = {
-        (route["dst"], route["table"]): route
-        for route in found
-        if route.get("protocol") == ROUTE_PROTOCOL
-    }
+    live = _ours(found)
     foreign = sorted(
         destination
-        for destination, table in wanted.keys() - ours.keys()
+        for destination, table in wanted.keys() - live.keys()
         if table is None and any((r["dst"], r["table"]) == (destination, None) for r in found)
     )
     if foreign:
         lines = [f"There is a route to {key} already that is not ours." for key in foreign]
         return state.failed(name, "\n".join(lines))
-    # A route without a gateway is not from this state, but it has our number.
-    live = {key: route.get("gateway") or f"dev {route.get('dev')}" for key, route in ours.items()}
     places = sorted(live.keys() | wanted.keys(), key=lambda place: (place[1] or 0, place[0]))
     moved = {key: (live.get(key), wanted.get(key)) for key in places}
     moved = {key: pair for key, pair in moved.items() if pair[0] != pair[1]}
@@ -245,23 +239,41 @@ def routes(name, routes, ways_back=()):
 
     def act():
         # A rule after what it leads to, and gone before that.
-        for rule in stale:
-            _rule("del", *rule)
+        lines = [_rule("del", *rule) for rule in stale]
         for (destination, table), (old, via) in moved.items():
             verb = "del" if via is None else "replace" if old else "add"
-            way = ["via", via] if via else []
-            where = ["table", str(table)] if table else []
-            proto = ["proto", ROUTE_PROTOCOL]
-            state.run(__salt__, "ip", "route", verb, destination, *way, *where, *proto)
-        for rule in missing:
-            _rule("add", *rule)
+            way = f" via {via}" if via else ""
+            where = f" table {table}" if table else ""
+            lines.append(f"route {verb} {destination}{way}{where} proto {ROUTE_PROTOCOL}")
+        lines += [_rule("add", *rule) for rule in missing]
+        # At once: with many networks there are hundreds.
+        try:
+            text = "\n".join(lines) + "\n"
+            state.run(__salt__, "ip", "-4", "-force", "-batch", "-", stdin=text)
+        except CommandExecutionError:
+            # The follower may have put back meanwhile what is added here.
+            if (_ours(_live_routes()), _live_rules()) != (wanted, wanted_rules):
+                raise
 
     return state.result(__opts__, name, changes, "Routes set.", "Routes would be set.", act)
 
 
+def _ours(routes):
+    """Where our routes lead, by destination and table."""
+    return {
+        # A route without a gateway is not from this state, but it has our number.
+        (route["dst"], route["table"]): route.get("gateway") or f"dev {route.get('dev')}"
+        for route in routes
+        if route.get("protocol") == ROUTE_PROTOCOL
+    }
+
+
 def _rule(verb, interface, table):
-    words = ["pref", RULE_PREFERENCE, "iif", interface, "lookup", str(table)]
-    state.run(__salt__, "ip", "rule", verb, *words, "protocol", RULE_PROTOCOL)
+    """A line for `ip -batch`."""
+    return (
+        f"rule {verb} pref {RULE_PREFERENCE} iif {interface} lookup {table}"
+        f" protocol {RULE_PROTOCOL}"
+    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Everything that is broken on purpose: the rows of faults.py, played and judged."""
+"""Everything that is broken on purpose: the rows of faults.py and faults_further.py, played and
+judged."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import asdict
 import checks
 import crowd
 import faults
+import faults_further
 import further
 import measured
 import play
@@ -17,7 +19,10 @@ import pytest
 from conftest import GATEWAYS
 from lab import OUT, Lab, LabError
 
-ROWS = sorted(faults.FAULTS, key=lambda fault: list(faults.SITES).index(fault.site))
+ROWS = sorted(
+    (*faults.FAULTS, *faults_further.FAULTS),
+    key=lambda fault: list(faults.SITES).index(fault.site),
+)
 
 
 class Matrix:
