@@ -537,6 +537,24 @@ def test_no_network_has_a_tag_that_is_dnsmasq_s_own_or_another_s(render):
     assert "dhcp-boot=tag:network-guest,tag:efi-guest,a.0,,192.0.2.9" in text.splitlines()
 
 
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+def test_nobody_gets_addresses_of_a_network_by_another_s_interface(render, node):
+    """A relay says for which network it asks, and so does who renews an address. A guest that says
+    so could take the pool of another network."""
+    changes = {**SITE, "networks:dmz:dhcp": {"pool": "203.0.113.20-203.0.113.25"}}
+    text = render("example", node=node, changes=changes).files["/etc/gateway/dhcp.conf"]
+    ranges = [line for line in text.splitlines() if line.startswith("dhcp-range=")]
+    assert [line.split(",")[:2] for line in ranges] == [
+        [f"dhcp-range=tag:{interface}", f"set:network-{name}"]
+        for interface, name in (
+            ("eth0", "internal"),
+            ("eth4" if node == "gw1" else "eth5", "dmz"),
+            *[("eth0.20", "guest")] * 2,
+            ("eth3", "servers"),
+        )
+    ]
+
+
 # --------------------------------------------------------------------------------------------------
 # Ways back
 
