@@ -188,6 +188,9 @@ FLOWS = [
     ("eth0 fd77::10>fd20:2::60 tcp/80", "refused"),
     ("eth0.20 10.20.0.60>10.77.0.1 icmp/8", "dropped"),
     ("eth0.20 10.20.0.60>10.20.0.1 icmp/8", "accepted"),
+    ("eth0.20 10.20.0.60>10.20.0.255 udp/123", "accepted"),
+    ("eth0.20 10.20.0.60>10.77.0.255 udp/123", "dropped"),
+    ("eth0.20 10.20.0.60>203.0.113.31 udp/67 from=68", "dropped"),
     # Another one, not isolated.
     ("eth4 203.0.113.20>192.0.2.1 tcp/443", "accepted"),
     ("eth4 203.0.113.20>10.77.0.1 icmp/8", "accepted"),
