@@ -465,7 +465,7 @@ def test_dhcp_of_a_network_says_what_the_pillar_says(plan):
 
 @pytest.mark.parametrize(
     "option",
-    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 66, "bootfile-name", 0, 255],
+    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 67, "bootfile-name", 0, 255],
 )
 def test_what_dhcp_says_by_itself_is_no_option(edit, option):
     pillar = edit({**SITE, "networks:guest:dhcp:options": {option: "10.20.0.9"}})
@@ -474,6 +474,21 @@ def test_what_dhcp_says_by_itself_is_no_option(edit, option):
     assert any(
         each.startswith(f"gateway:networks:guest:dhcp:options:{option}: ") for each in errors
     )
+
+
+def test_where_phones_find_their_settings_is_text(plan):
+    """dnsmasq makes four bytes of an address without quotes."""
+    options = {66: "10.20.0.9", "tftp-server": "http://10.20.0.9/a", 150: "10.20.0.9"}
+    [guest] = [
+        each
+        for each in plan({**SITE, "networks:guest:dhcp:options": options})["networks"]
+        if each["name"] == "guest"
+    ]
+    assert guest["dhcp"]["options"] == [
+        ["tftp-server", '"http://10.20.0.9/a"'],
+        ["150", "10.20.0.9"],
+        ["66", '"10.20.0.9"'],
+    ]
 
 
 @pytest.mark.parametrize("node", ["gw1", "gw2"])
