@@ -78,7 +78,7 @@ RULE = by_name(
         "to",
         ends(),
         EMPTY,
-        "Where it goes. In `input` and `egress_allowed` hosts, networks and groups only.",
+        "Where it goes. In `input` and `egress_allowed` hosts, groups and addresses only.",
         said="anywhere",
     ),
     Key(
@@ -156,7 +156,7 @@ _FIREWALL = by_name(
         "egress_allowed",
         Rows(_EGRESS_RULE, f"{_RULES} without `action`", table=False),
         EMPTY,
-        "The list, with `egress: deny`. `to` is hosts, networks or groups. Without `from` a rule"
+        "The list, with `egress: deny`. `to` is hosts, groups or addresses. Without `from` a rule"
         " is for the networks behind the pair and the clients of full tunnels. Whatever a rule"
         " names, it is only for what comes from there.",
     ),

@@ -115,6 +115,10 @@ def test_a_new_network_moves_nobody(plan):
             {"hosts:printer:ip": ["10.77.0.11", "10.60.0.12"]},
             "10.60.0.12 is in no network behind the pair",
         ),
+        (
+            {"hosts:printer:ip": "10.50.0.12"},  # behind a router
+            "10.50.0.12 is in no network behind the pair where DHCP is answered",
+        ),
         ({"health:internal:targets": ["10.20.0.3"]}, "10.20.0.3 is the gateway itself"),
         (
             {"dhcp:pool": "10.77.0.250-10.77.0.254"},
@@ -122,7 +126,7 @@ def test_a_new_network_moves_nobody(plan):
         ),
         (
             {"firewall": {"groups": {"some": ["public"]}}},
-            "public is a zone; here it must be a VPN client, a host or a network",
+            "public is a zone; here it must be a VPN client, a host, or addresses",
         ),
     ],
 )
