@@ -403,10 +403,11 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         return [{"address": str(ip)} for ip in site.addresses_of(target.name)]
     if target.kind == "client":
         return [{"address": address} for address in site.client_addresses[target.name]]
-    if target.name == "public":
+    # A VPN server may be called as one of these: nobody has to name it in a rule.
+    if target == Target("zone", "public"):
         return [{"interface": node.public_interface}]
     for local in site.local:
-        if target.name == local.name:
+        if target == Target("zone", local.name):
             interface = node.interface_in(local.name)
             return [
                 *({"interface": interface, "address": str(each)} for each in local.all_networks),
@@ -417,7 +418,7 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
     return [
         plain
         for server in site.vpn_servers
-        if target.name in ("vpn", server.name)
+        if target in (Target("zone", "vpn"), Target("server", server.name))
         for plain in (
             {"address": str(server.network)},
             {"interface": values.DEVICE_PREFIX + server.name, "family": 6},

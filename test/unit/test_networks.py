@@ -376,6 +376,28 @@ def test_egress_is_of_all_networks_or_of_those_that_a_rule_names(router):
     assert found.meets(packet("eth0 10.77.0.60>192.0.2.1 tcp/25")) == "refused"
 
 
+@pytest.mark.parametrize("name", ["guest", "internal", "public", "vpn", "other"])
+def test_a_full_tunnel_leaves_whatever_its_server_is_called(router, name):
+    """A rule without `from` is for full tunnels, also of a server that is called as a network."""
+    found = router(
+        {
+            **SITE,
+            "vpn:servers": {
+                name: {"network": "10.9.0.0/16", "port": 1195, "full_tunnel": True},
+                "split": {"network": "10.10.0.0/16", "port": 1196},
+            },
+            "firewall": {"egress": "deny", "egress_allowed": [{"ports": 443}]},
+        }
+    )
+    for flow, expected in (
+        (f"vpn-{name} 10.9.0.6>192.0.2.1 tcp/443", "accepted as eth1"),
+        (f"vpn-{name} 10.9.0.6>192.0.2.1 tcp/80", "refused"),
+        ("vpn-split 10.10.0.6>192.0.2.1 tcp/443", "refused"),
+        ("eth0.20 10.20.0.60>192.0.2.1 tcp/443", "accepted as eth1"),
+    ):
+        assert found.meets(packet(flow)) == expected, flow
+
+
 def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
     routes = [*SITE["routes"], {"network": "10.51.0.0/16", "via": "10.30.0.9"}]
     routes.append({"network": "10.52.0.0/16", "via": "10.20.0.9"})
