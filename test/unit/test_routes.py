@@ -38,6 +38,19 @@ def test_a_route_that_no_rule_lets_clients_use(module, node, break_pillar, chang
     assert module.validate(warnings=False) == []
 
 
+@pytest.mark.parametrize(
+    ("network", "shown"), [("10.50.0.1/32", "10.50.0.1"), ("10.50.0.0/16", "10.50.0.0/16")]
+)
+def test_a_route_behind_a_router_is_seen(module, node, break_pillar, network, shown):
+    """ip shows a single address without its length."""
+    break_pillar({"routes": [{"network": network, "via": "10.77.0.254"}]})
+    for gateway, present in (("10.77.0.254", True), ("10.77.0.253", False)):
+        node.routes.append({"dst": shown, "gateway": gateway, "dev": "eth0", "protocol": "119"})
+        status = module.status()
+        assert status["routes"][network]["present"] is present
+        assert (f"the route to {network} is missing" in status["problems"]) is not present
+
+
 # --------------------------------------------------------------------------------------------------
 # What is written
 
