@@ -50,8 +50,9 @@ _HOST = by_name(
         "ip",
         Items(kinds.ADDRESS, "address, or a list: one in each of several networks", "is empty"),
         REQUIRED,
-        "Inside a network behind the pair if there is a `mac`; in no VPN network. A host belongs to"
-        " the network that holds its address.",
+        "In the internal network or one of `networks` if there is a `mac` (DHCP is not answered"
+        " behind routers); in no VPN network. A host belongs to the network that holds its"
+        " address.",
     ),
     Key(
         "mac",
@@ -158,7 +159,7 @@ def _check_addresses(
         elif len(local.all) == 1:
             reader.inside(ip, local.all[0], path)
         else:
-            reader.fault(path, f"{ip} is in no network behind the pair")
+            reader.fault(path, f"{ip} is in no network behind the pair where DHCP is answered")
 
 
 # dnsmasq does not start when one of these lacks its counterpart, and `dnsmasq --test` does not

@@ -132,6 +132,10 @@ def test_a_new_network_moves_nobody(plan):
             {"hosts:printer:ip": ["10.77.0.11", "10.60.0.12"]},
             "10.60.0.12 is in no network behind the pair",
         ),
+        (
+            {"hosts:printer:ip": "10.50.0.12"},  # behind a router
+            "10.50.0.12 is in no network behind the pair where DHCP is answered",
+        ),
         ({"health:internal:targets": ["10.20.0.3"]}, "10.20.0.3 is the gateway itself"),
         (
             {"dhcp:pool": "10.77.0.250-10.77.0.254"},
@@ -139,7 +143,7 @@ def test_a_new_network_moves_nobody(plan):
         ),
         (
             {"firewall": {"groups": {"some": ["public"]}}},
-            "public is a zone; here it must be a VPN client, a host or a network",
+            "public is a zone; here it must be a VPN client, a host, or addresses",
         ),
     ],
 )
@@ -205,6 +209,9 @@ FLOWS = [
     ("eth0 fd77::10>fd20:2::60 tcp/80", "refused"),
     ("eth0.20 10.20.0.60>10.77.0.1 icmp/8", "dropped"),
     ("eth0.20 10.20.0.60>10.20.0.1 icmp/8", "accepted"),
+    ("eth0.20 10.20.0.60>10.20.0.255 udp/123", "accepted"),
+    ("eth0.20 10.20.0.60>10.77.0.255 udp/123", "dropped"),
+    ("eth0.20 10.20.0.60>203.0.113.31 udp/67 from=68", "dropped"),
     # Another one, not isolated.
     ("eth4 203.0.113.20>192.0.2.1 tcp/443", "accepted"),
     ("eth4 203.0.113.20>10.77.0.1 icmp/8", "accepted"),
@@ -398,6 +405,28 @@ def test_a_network_and_a_server_may_have_one_name(plan):
     assert addresses.count("10.40.0.0/24") == addresses.count("10.8.0.0/16") == 1
 
 
+@pytest.mark.parametrize("name", ["guest", "internal", "public", "vpn", "other"])
+def test_a_full_tunnel_leaves_whatever_its_server_is_called(router, name):
+    """A rule without `from` is for full tunnels, also of a server that is called as a network."""
+    found = router(
+        {
+            **SITE,
+            "vpn:servers": {
+                name: {"network": "10.9.0.0/16", "port": 1195, "full_tunnel": True},
+                "split": {"network": "10.10.0.0/16", "port": 1196},
+            },
+            "firewall": {"egress": "deny", "egress_allowed": [{"ports": 443}]},
+        }
+    )
+    for flow, expected in (
+        (f"vpn-{name} 10.9.0.6>192.0.2.1 tcp/443", "accepted as eth1"),
+        (f"vpn-{name} 10.9.0.6>192.0.2.1 tcp/80", "refused"),
+        ("vpn-split 10.10.0.6>192.0.2.1 tcp/443", "refused"),
+        ("eth0.20 10.20.0.60>192.0.2.1 tcp/443", "accepted as eth1"),
+    ):
+        assert found.meets(packet(flow)) == expected, flow
+
+
 def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
     routes = [*SITE["routes"], {"network": "10.51.0.0/16", "via": "10.30.0.9"}]
     routes.append({"network": "10.52.0.0/16", "via": "10.20.0.9"})
@@ -505,7 +534,7 @@ def test_dhcp_of_a_network_says_what_the_pillar_says(plan):
 
 @pytest.mark.parametrize(
     "option",
-    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 66, "bootfile-name", 0, 255],
+    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 67, "bootfile-name", 0, 255],
 )
 def test_what_dhcp_says_by_itself_is_no_option(edit, option):
     pillar = edit({**SITE, "networks:guest:dhcp:options": {option: "10.20.0.9"}})
@@ -514,6 +543,21 @@ def test_what_dhcp_says_by_itself_is_no_option(edit, option):
     assert any(
         each.startswith(f"gateway:networks:guest:dhcp:options:{option}: ") for each in errors
     )
+
+
+def test_where_phones_find_their_settings_is_text(plan):
+    """dnsmasq makes four bytes of an address without quotes."""
+    options = {66: "10.20.0.9", "tftp-server": "http://10.20.0.9/a", 150: "10.20.0.9"}
+    [guest] = [
+        each
+        for each in plan({**SITE, "networks:guest:dhcp:options": options})["networks"]
+        if each["name"] == "guest"
+    ]
+    assert guest["dhcp"]["options"] == [
+        ["tftp-server", '"http://10.20.0.9/a"'],
+        ["150", "10.20.0.9"],
+        ["66", '"10.20.0.9"'],
+    ]
 
 
 @pytest.mark.parametrize("node", ["gw1", "gw2"])
@@ -589,6 +633,24 @@ def test_without_table_filter_nothing_gets_in_from_the_public_side(router):
         assert found.meets(packet(f"eth1 192.0.2.1>{address} tcp/80")) == "dropped", address
     for flow in ("eth1 192.0.2.1>172.17.0.2 tcp/80", "eth0 10.77.0.10>192.0.2.1 tcp/80"):
         assert found.meets(packet(flow)).startswith("nobody says"), flow
+
+
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+def test_nobody_gets_addresses_of_a_network_by_another_s_interface(render, node):
+    """A relay says for which network it asks, and so does who renews an address. A guest that says
+    so could take the pool of another network."""
+    changes = {**SITE, "networks:dmz:dhcp": {"pool": "203.0.113.20-203.0.113.25"}}
+    text = render("example", node=node, changes=changes).files["/etc/gateway/dhcp.conf"]
+    ranges = [line for line in text.splitlines() if line.startswith("dhcp-range=")]
+    assert [line.split(",")[:2] for line in ranges] == [
+        [f"dhcp-range=tag:{interface}", f"set:network-{name}"]
+        for interface, name in (
+            ("eth0", "internal"),
+            ("eth4" if node == "gw1" else "eth5", "dmz"),
+            *[("eth0.20", "guest")] * 2,
+            ("eth3", "servers"),
+        )
+    ]
 
 
 # --------------------------------------------------------------------------------------------------
