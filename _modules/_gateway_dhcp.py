@@ -100,8 +100,10 @@ OPTIONS_REFUSED = {
     "15|domain-name|119|domain-search": "use domain",
     "42|ntp-server": "use ntp",
     "5[0-9]|6[01]|lease-time|requested-address|server-identifier": "it is DHCP's own",
-    "66|tftp-server|67|bootfile-name": "use boot",
+    "67|bootfile-name": "use boot",
 }
+# The name of a server, or a URL for phones; dnsmasq would send the four bytes of an address.
+_TFTP_SERVER = ("66", "tftp-server")
 OPTION_PATTERN = f"(?:{kinds.digits(1, 254)})|[a-z][a-z0-9-]{{1,40}}"
 
 
@@ -171,7 +173,8 @@ OF_NETWORK = by_name(
         "options",
         Values(_OPTION_NAME, Items(_gateway_dnsmasq.SETTING, "text, or a list"), "mapping"),
         EMPTY,
-        "Further options by number or name (`dnsmasq --help dhcp`), such as `{150: 10.77.0.20}`.",
+        "Further options by number or name (`dnsmasq --help dhcp`), such as `{150: 10.77.0.20}`. 66"
+        " is what phones ask for: an address, a name or a URL.",
     ),
     Key("boot", Mapping(_BOOT), EMPTY, "Booting from the network (PXE): [boot](#gatewaydhcpboot)."),
 )
@@ -271,7 +274,10 @@ def _read_options(section: Section) -> tuple[tuple[str, str], ...]:
         except ValueError as error:
             section.reader.fault(inner.at(key), error)
             continue
-        options.append((name, ",".join(inner.get(key))))
+        value = ",".join(inner.get(key))
+        if name in _TFTP_SERVER and '"' not in value:
+            value = f'"{value}"'
+        options.append((name, value))
     return tuple(options)
 
 

@@ -50,8 +50,9 @@ _HOST = by_name(
         "ip",
         Items(kinds.ADDRESS, "address, or a list: one in each of several networks", "is empty"),
         REQUIRED,
-        "Inside a network behind the pair if there is a `mac`; in no VPN network. A host belongs to"
-        " the network that holds its address.",
+        "In the internal network or one of `networks` if there is a `mac` (DHCP is not answered"
+        " behind routers); in no VPN network. A host belongs to the network that holds its"
+        " address.",
     ),
     Key(
         "mac",
@@ -158,7 +159,7 @@ def _check_addresses(
         elif len(local.all) == 1:
             reader.inside(ip, local.all[0], path)
         else:
-            reader.fault(path, f"{ip} is in no network behind the pair")
+            reader.fault(path, f"{ip} is in no network behind the pair where DHCP is answered")
 
 
 # dnsmasq does not start when one of these lacks its counterpart, and `dnsmasq --test` does not
@@ -216,14 +217,17 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
         *((network.virtual_ip, network.aliases) for network in site.networks),
         *((ip, (host.name, *host.aliases)) for host in site.hosts for ip in host.ips),
     ]
-    records, wildcards = [], {}
+    records: list[dict[str, Any]] = []
+    wildcards: dict[str, str] = {}
     for ip, names in named:
         plain = tuple(name for name in names if not name.startswith("*."))
         if plain:
             records.append({"ip": str(ip), "names": _names(site, plain)})
         for name in names:
             if name.startswith("*."):
-                wildcards[values.full_name(name, site.domain).removeprefix("*.")] = str(ip)
+                # dnsmasq has one address for a wildcard: the host's first.
+                below = values.full_name(name, site.domain).removeprefix("*.")
+                wildcards.setdefault(below, str(ip))
     domain = set() if site.dns.public_domain else {site.domain}
     covered = domain | wildcards.keys()
     own = [

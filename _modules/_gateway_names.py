@@ -23,7 +23,7 @@ GROUP = kinds.matching(
 _END = Kind(values.string, "end", lambda: {"type": "string", "minLength": 1})
 EMPTY_IS_ALL = "is empty; leave it out if any will do"
 MEMBERS = Items(_END, "list")
-ADDRESSES_ONLY = "ends: hosts, networks, groups"
+ADDRESSES_ONLY = "ends: hosts, groups, addresses"
 
 
 def ends(words: str = "[ends](#ends)", empty: str = EMPTY_IS_ALL) -> Items:
@@ -206,4 +206,5 @@ def _either(kinds: tuple[str, ...]) -> str:
         "client": "a VPN client",
         "group": "a group",
     }
-    return ", ".join([names[kind] for kind in kinds if kind in names] + ["a host or a network"])
+    named = [names[kind] for kind in kinds if kind in names]
+    return ", ".join([*named, "a host, or addresses such as 10.77.0.0/24"])

@@ -174,8 +174,8 @@ def read_node_addresses(
         place = f"{section.at('addresses')}:{network.name}"
         address = given.get(network.name)
         if network.name not in given and number and _is_right(network):
-            address = _computed(network.virtual_ip, number)
-            if address is None or values.no_host(address, network.network):
+            address = network.virtual_ip + number
+            if values.no_host(address, network.network):
                 section.reader.fault(
                     place,
                     f"missing; {network.virtual_ip} plus id {number} is no address of"
@@ -194,13 +194,6 @@ def _is_right(network: LocalNetwork) -> bool:
     """Whether a node's address can be worked out; otherwise it has been said already why not."""
     known = network.network and network.virtual_ip
     return bool(known and not values.no_host(network.virtual_ip, network.network))
-
-
-def _computed(virtual_ip: IPv4Address, number: int) -> IPv4Address | None:
-    try:
-        return virtual_ip + number
-    except ValueError:  # behind 255.255.255.255
-        return None
 
 
 def read_node_interfaces(section: Section, networks: tuple[LocalNetwork, ...]) -> dict[str, str]:

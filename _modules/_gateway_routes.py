@@ -84,12 +84,14 @@ def _way_back_problems(plan: Plan, live: dict[tuple[str, int | None], str | None
 
 
 def _live_routes() -> dict[tuple[str, int | None], str | None]:
-    """The router of each destination and table (None: the main one)."""
+    """The router of each destination and table (None: the main one). ip leaves out a /32."""
     command = ("ip", "-json", "-4", "route", "show", "table", "all")
     live = json.loads(_gateway_machine.output(*command) or "[]")
     return {
-        (route["dst"], int(table) if table and table.isdigit() else None): route.get("gateway")
+        (dst if "/" in dst else f"{dst}/32", int(table) if table and table.isdigit() else None): (
+            route.get("gateway")
+        )
         for route in live
-        for table in (route.get("table"),)
+        for dst, table in ((route["dst"], route.get("table")),)
         if table in (None, "main") or table.isdigit()
     }

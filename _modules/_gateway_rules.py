@@ -281,8 +281,8 @@ def _isolated(pen: Pen, gateway: Gateway) -> None:
         for own in _own(gateway, local):
             pen.add(f"-i {local['interface']} {own} -j RETURN")
     if gateway.version == 4:
-        pen.note("DHCP asks everybody.")
-        pen.add("-m addrtype --dst-type BROADCAST -j RETURN")
+        pen.note("DHCP asks everybody there.")
+        pen.add("-m addrtype --dst-type BROADCAST --limit-iface-in -j RETURN")
     pen.refuse("drop")
 
 

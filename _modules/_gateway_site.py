@@ -101,11 +101,6 @@ class Dhcp:
     options: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
     boot: tuple[str, ...] = field(default=(), metadata=LATER)
 
-    @property
-    def pools(self) -> tuple[tuple[IPv4Address, IPv4Address], ...]:
-        """All of them, in the order of the pillar."""
-        return (self.pool, *self.further_pools) if self.pool else ()
-
 
 @dataclass(frozen=True)
 class LocalNetwork:
@@ -406,6 +401,11 @@ class Site:
             replace(network, routed=tuple(routed.get(network.name, ())))
             for network in (internal, *self.networks)
         )
+
+    @functools.cached_property
+    def local_by_name(self) -> dict[str, LocalNetwork]:
+        """The same, by what rules call them."""
+        return {network.name: network for network in self.local}
 
     def addresses_of(self, host: str) -> tuple[IPv4Address, ...]:
         """Those of an entry of ``hosts``."""

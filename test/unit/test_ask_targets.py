@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def site(root):
     node, hosts = (subprocess.Popen(["unshare", "--net", "sleep", "60"]) for _ in range(2))
     for process in (node, hosts):
         entered(process)
-    processes = [node, hosts]
+    processes: list[subprocess.Popen[Any]] = [node, hosts]
 
     def run(where, text):
         command = ["nsenter", f"--net=/proc/{where.pid}/ns/net", "ip", "-batch", "-"]
@@ -41,7 +42,7 @@ def site(root):
 
     for number in (1, 2, 3):
         cable(number)
-    lines = []
+    lines: list[str] = []
     script = root / "gateway/health/files/ask-targets"
 
     def start(*targets, pause=0.1):
@@ -52,7 +53,7 @@ def site(root):
             text=True,
         )
         processes.append(process)
-        threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
+        threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True).start()
 
     def wait(expected, seconds=5):
         """Until a line says that these have answered, and the one after it."""

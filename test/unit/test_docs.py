@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import _gateway_iptables
 import _gateway_plan
 import _gateway_reader
 import _gateway_rules
@@ -153,6 +154,16 @@ def test_every_module_has_its_place_in_the_answers():
     modules = {path.name for path in ROOT.glob("_modules/*.py")}
     states = {f"_states/{path.name}" for path in ROOT.glob("_states/*.py")}
     assert {each for each in modules | states if f"`{each}`" not in answers} == set()
+
+
+def test_every_chain_is_named():
+    """In the table of what is ours on a node, each in the row of its table."""
+    text = (ROOT / "docs/internals.md").read_text()
+    rows = {
+        table: set(re.findall(r"`GATEWAY-([A-Z]+)`", row))
+        for table, row in re.findall(r"^\| (?:.*, )?(raw|mangle|nat|filter) \|(.*)$", text, re.M)
+    }
+    assert rows == {table: set(chains) for table, chains in _gateway_iptables.CHAINS.items()}
 
 
 # --------------------------------------------------------------------------------------------------

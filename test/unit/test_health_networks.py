@@ -146,6 +146,21 @@ def test_who_does_not_have_them_does_not_wait(node, monkeypatch):
     node.wait(-10)
 
 
+def test_who_does_not_have_them_waits_when_it_is_back(node, monkeypatch):
+    """So nothing moves where a network was dead on both and one sees first that it is back."""
+    monkeypatch.setenv("HEALTH_TARGET_GRACE", "100000")
+    node.start(is_holder=False)
+    node.carrier("eth3", 0)
+    node.wait(-10)
+    node.carrier("eth3", 1)
+    time.sleep(1.2)
+    assert node.penalty() == -10
+    node.says("faults", "network servers: no carrier on eth3")
+    node.address.touch()
+    node.wait(0)
+    assert node.words() == ""
+
+
 def test_nobody_answers_in_a_network(node):
     node.start(is_holder=True)
     dmz = "dmz eth4 203.0.113.20 dmz eth4 203.0.113.21"

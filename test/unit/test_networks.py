@@ -6,6 +6,7 @@ import subprocess
 from ipaddress import IPv4Address
 
 import _gateway_plan
+import _gateway_vpn
 import pytest
 from iptables_reader import packet
 from rendered import SITES
@@ -99,6 +100,10 @@ def test_a_new_network_moves_nobody(plan):
         ({"nodes:gw2:addresses": {"guest": "10.20.0.1"}}, "address 10.20.0.1 is taken already"),
         ({"nodes:gw2:addresses": {"guest": "10.77.0.9"}}, "not inside 10.20.0.0/24"),
         (
+            {"firewall": {"groups": {"some": ["servers-gateway"]}}},
+            "servers-gateway is the gateway itself; a rule may name its address",
+        ),
+        (
             {"nat:forwards:0:to": "10.99.0.1"},
             "nat:forwards:0:to: 10.99.0.1 is in no network behind the pair",
         ),
@@ -127,6 +132,10 @@ def test_a_new_network_moves_nobody(plan):
             {"hosts:printer:ip": ["10.77.0.11", "10.60.0.12"]},
             "10.60.0.12 is in no network behind the pair",
         ),
+        (
+            {"hosts:printer:ip": "10.50.0.12"},  # behind a router
+            "10.50.0.12 is in no network behind the pair where DHCP is answered",
+        ),
         ({"health:internal:targets": ["10.20.0.3"]}, "10.20.0.3 is the gateway itself"),
         (
             {"dhcp:pool": "10.77.0.250-10.77.0.254"},
@@ -134,7 +143,7 @@ def test_a_new_network_moves_nobody(plan):
         ),
         (
             {"firewall": {"groups": {"some": ["public"]}}},
-            "public is a zone; here it must be a VPN client, a host or a network",
+            "public is a zone; here it must be a VPN client, a host, or addresses",
         ),
     ],
 )
@@ -200,6 +209,9 @@ FLOWS = [
     ("eth0 fd77::10>fd20:2::60 tcp/80", "refused"),
     ("eth0.20 10.20.0.60>10.77.0.1 icmp/8", "dropped"),
     ("eth0.20 10.20.0.60>10.20.0.1 icmp/8", "accepted"),
+    ("eth0.20 10.20.0.60>10.20.0.255 udp/123", "accepted"),
+    ("eth0.20 10.20.0.60>10.77.0.255 udp/123", "dropped"),
+    ("eth0.20 10.20.0.60>203.0.113.31 udp/67 from=68", "dropped"),
     # Another one, not isolated.
     ("eth4 203.0.113.20>192.0.2.1 tcp/443", "accepted"),
     ("eth4 203.0.113.20>10.77.0.1 icmp/8", "accepted"),
@@ -381,6 +393,40 @@ def test_egress_is_of_all_networks_or_of_those_that_a_rule_names(router):
     assert found.meets(packet("eth0 10.77.0.60>192.0.2.1 tcp/25")) == "refused"
 
 
+def test_a_network_and_a_server_may_have_one_name(plan):
+    """As long as no rule says it; what is meant without a name is not mixed up."""
+    changes = {
+        "networks:main": {**GUEST, "interface": "eth6"},
+        "vpn:servers:main:full_tunnel": True,
+        "firewall": {"egress": "deny", "egress_allowed": [{"ports": 443}]},
+    }
+    [rule] = plan({**SITE, **changes})["firewall"]["egress_allowed"]
+    addresses = [each["address"] for each in rule["from"] if "address" in each]
+    assert addresses.count("10.40.0.0/24") == addresses.count("10.8.0.0/16") == 1
+
+
+@pytest.mark.parametrize("name", ["guest", "internal", "public", "vpn", "other"])
+def test_a_full_tunnel_leaves_whatever_its_server_is_called(router, name):
+    """A rule without `from` is for full tunnels, also of a server that is called as a network."""
+    found = router(
+        {
+            **SITE,
+            "vpn:servers": {
+                name: {"network": "10.9.0.0/16", "port": 1195, "full_tunnel": True},
+                "split": {"network": "10.10.0.0/16", "port": 1196},
+            },
+            "firewall": {"egress": "deny", "egress_allowed": [{"ports": 443}]},
+        }
+    )
+    for flow, expected in (
+        (f"vpn-{name} 10.9.0.6>192.0.2.1 tcp/443", "accepted as eth1"),
+        (f"vpn-{name} 10.9.0.6>192.0.2.1 tcp/80", "refused"),
+        ("vpn-split 10.10.0.6>192.0.2.1 tcp/443", "refused"),
+        ("eth0.20 10.20.0.60>192.0.2.1 tcp/443", "accepted as eth1"),
+    ):
+        assert found.meets(packet(flow)) == expected, flow
+
+
 def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
     routes = [*SITE["routes"], {"network": "10.51.0.0/16", "via": "10.30.0.9"}]
     routes.append({"network": "10.52.0.0/16", "via": "10.20.0.9"})
@@ -392,6 +438,15 @@ def test_vpn_clients_get_routes_to_trusted_networks_alone(plan):
         "route 10.51.0.0 255.255.0.0",
         "route 10.8.0.0 255.255.0.0",
     ]
+
+
+@pytest.mark.parametrize(("to", "lacking"), [("dmz", False), ("guest", True)])
+def test_a_route_to_another_network_needs_a_rule(plan, to, lacking):
+    routes = {"vpn:servers:main:routes": ["203.0.113.16/28"]}
+    found = plan({**SITE, **routes, "firewall:forward": [{"from": "main", "to": to}]})
+    assert bool(_gateway_vpn._route_warnings(found)) is lacking
+    trusted = plan({**SITE, **routes, "networks:dmz:trusted": True})
+    assert _gateway_vpn._route_warnings(trusted) == []
 
 
 # --------------------------------------------------------------------------------------------------
@@ -409,6 +464,11 @@ def test_who_gets_no_names_is_answered_by_another_dns_server(plan):
     assert records["servers-gateway"] == "10.30.0.1"
     printer = [record["ip"] for record in dns["records"] if "printer" in record["names"]]
     assert printer == ["10.77.0.11", "10.30.0.11"]
+
+
+def test_a_wildcard_of_a_host_with_several_addresses_is_its_first(plan):
+    found = plan({**SITE, "hosts:printer:aliases": ["*.print"]})["dns"]["wildcards"]
+    assert found == [{"name": "print.example.internal", "ip": "10.77.0.11"}]
 
 
 def test_time_is_for_all_networks(plan):
@@ -474,7 +534,7 @@ def test_dhcp_of_a_network_says_what_the_pillar_says(plan):
 
 @pytest.mark.parametrize(
     "option",
-    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 66, "bootfile-name", 0, 255],
+    [1, "3", "router", 6, 15, "domain-search", 42, 51, 54, 61, 67, "bootfile-name", 0, 255],
 )
 def test_what_dhcp_says_by_itself_is_no_option(edit, option):
     pillar = edit({**SITE, "networks:guest:dhcp:options": {option: "10.20.0.9"}})
@@ -483,6 +543,21 @@ def test_what_dhcp_says_by_itself_is_no_option(edit, option):
     assert any(
         each.startswith(f"gateway:networks:guest:dhcp:options:{option}: ") for each in errors
     )
+
+
+def test_where_phones_find_their_settings_is_text(plan):
+    """dnsmasq makes four bytes of an address without quotes."""
+    options = {66: "10.20.0.9", "tftp-server": "http://10.20.0.9/a", 150: "10.20.0.9"}
+    [guest] = [
+        each
+        for each in plan({**SITE, "networks:guest:dhcp:options": options})["networks"]
+        if each["name"] == "guest"
+    ]
+    assert guest["dhcp"]["options"] == [
+        ["tftp-server", '"http://10.20.0.9/a"'],
+        ["150", "10.20.0.9"],
+        ["66", '"10.20.0.9"'],
+    ]
 
 
 @pytest.mark.parametrize("node", ["gw1", "gw2"])
@@ -558,6 +633,24 @@ def test_without_table_filter_nothing_gets_in_from_the_public_side(router):
         assert found.meets(packet(f"eth1 192.0.2.1>{address} tcp/80")) == "dropped", address
     for flow in ("eth1 192.0.2.1>172.17.0.2 tcp/80", "eth0 10.77.0.10>192.0.2.1 tcp/80"):
         assert found.meets(packet(flow)).startswith("nobody says"), flow
+
+
+@pytest.mark.parametrize("node", ["gw1", "gw2"])
+def test_nobody_gets_addresses_of_a_network_by_another_s_interface(render, node):
+    """A relay says for which network it asks, and so does who renews an address. A guest that says
+    so could take the pool of another network."""
+    changes = {**SITE, "networks:dmz:dhcp": {"pool": "203.0.113.20-203.0.113.25"}}
+    text = render("example", node=node, changes=changes).files["/etc/gateway/dhcp.conf"]
+    ranges = [line for line in text.splitlines() if line.startswith("dhcp-range=")]
+    assert [line.split(",")[:2] for line in ranges] == [
+        [f"dhcp-range=tag:{interface}", f"set:network-{name}"]
+        for interface, name in (
+            ("eth0", "internal"),
+            ("eth4" if node == "gw1" else "eth5", "dmz"),
+            *[("eth0.20", "guest")] * 2,
+            ("eth3", "servers"),
+        )
+    ]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -127,6 +127,19 @@ def test_without_ways_back_no_rules_are_asked_for(plan, monkeypatch):
     assert len(_gateway_routes.status(plan(SITES["networks"]), HERE)[1]) == 2 + 3
 
 
+@pytest.mark.parametrize(
+    ("network", "shown"), [("10.50.0.1/32", "10.50.0.1"), ("10.50.0.0/16", "10.50.0.0/16")]
+)
+def test_a_route_behind_a_router_is_seen(module, node, break_pillar, network, shown):
+    """ip shows a single address without its length."""
+    break_pillar({"routes": [{"network": network, "via": "10.77.0.254"}]})
+    for gateway, present in (("10.77.0.254", True), ("10.77.0.253", False)):
+        node.routes.append({"dst": shown, "gateway": gateway, "dev": "eth0", "protocol": "119"})
+        status = module.status()
+        assert status["routes"][network]["present"] is present
+        assert (f"the route to {network} is missing" in status["problems"]) is not present
+
+
 # --------------------------------------------------------------------------------------------------
 # What is written
 

@@ -271,6 +271,11 @@ class Node:
             for way in plan["ways_back"]
             for route in way["routes"]
         }
+        # A broadcast address is a local one, from whichever side somebody asks for it.
+        self.broadcasts = {"255.255.255.255": ""}
+        for side in (plan["internal"], *plan["networks"]):
+            last = str(ip_network(side["network"]).broadcast_address)
+            self.broadcasts[last] = side["interface"]
         self.routes |= {"fd08::/64": "vpn-main"}
         self.routes |= {"172.17.0.0/16": "docker0", "fd17::/64": "docker0"}
         self.routes |= {"192.168.9.0/24": "eth9"}
@@ -306,7 +311,9 @@ class Node:
             return any(ip_address(have) in network for network in self.sets[value])
         if option in ("--src-type", "--dst-type"):
             if value == "BROADCAST":
-                return packet.destination == "255.255.255.255"
+                there = self.broadcasts.get(packet.destination)
+                limits = ("", packet.interface) if values[1:] == ("in",) else (there,)
+                return there is not None and there in limits
             assert value == "LOCAL"
             have = packet.source if option == "--src-type" else packet.destination
             return have in self.local and (
@@ -381,7 +388,7 @@ class Node:
             self.walk("mangle", "PREROUTING", packet)
         if not own and packet.states == {"NEW"}:
             self.walk("nat", "PREROUTING", packet)
-        here = packet.destination in self.local or packet.destination == "255.255.255.255"
+        here = packet.destination in self.local or packet.destination in self.broadcasts
         if not (here or own or is_marked(packet, GATE)):
             return "gated"
         if not here:
