@@ -530,7 +530,7 @@ def test_a_way_back_that_is_whole_is_left_alone(kernel):
     )
 
     def put_back():
-        """Who has asked for the routes before they went, and for the rules then, sees half of it."""
+        """Who asks for the routes before they go, and for the rules then, sees half of it."""
         kernel.run("route flush table 169082881\nrule del pref 121 iif guest0")
         kernel.wait(WHOLE)
         time.sleep(0.5)
