@@ -24,6 +24,15 @@ from lab import Lab, run
 
 COUNTS = 1, 10, 60
 RUNS = 5
+IN_CROWD = ["ip", "netns", "exec", crowd.HOME, sys.executable, "-c"]
+# As much as goes in so many seconds.
+SEND = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 5001)) as session:
+    end = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < end:
+        session.sendall(bytes(1 << 20))
+"""
 # The loader alone, with a rule more; afterwards all is as before.
 SWAP = """
 set -e
@@ -48,16 +57,14 @@ def call(lab: Lab, function: str) -> float:
 def connections() -> float:
     """New connections in a second from the last network."""
     arguments = [checks.INTERNET, str(CLOSED), str(SECONDS)]
-    command = ["ip", "netns", "exec", crowd.HOME, sys.executable, "-c", CONNECT, *arguments]
-    return float(run(command).stdout)
+    return float(run([*IN_CROWD, CONNECT, *arguments]).stdout)
 
 
 def stream(lab: Lab) -> float:
     """Gigabits in a second of one TCP connection from the last network."""
     sink = lab.host("internet").spawn("timeout 30 nc -l -p 5001 | wc -c")
     time.sleep(0.3)
-    send = f"timeout {SECONDS} cat /dev/zero | nc -N {checks.INTERNET} 5001"
-    run(["ip", "netns", "exec", crowd.HOME, "sh", "-c", send], check=False)
+    run([*IN_CROWD, SEND, checks.INTERNET, str(SECONDS)])
     return int(sink.communicate(timeout=30)[0]) * 8 / SECONDS / 1e9
 
 
