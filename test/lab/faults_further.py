@@ -133,7 +133,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "primary vanishes, further networks, fast",
         CUT,
-        HEAL_MS,
         vanishes("fast"),
         mends=UNCUT,
         site="networks, fast",
@@ -141,7 +140,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         f"primary vanishes, {MANY} further networks",
         CUT,
-        HEAL_MS,
         vanishes(announced_ms=ANNOUNCED_MS),
         mends=UNCUT,
         site="many networks",
