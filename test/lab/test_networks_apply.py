@@ -112,7 +112,8 @@ def test_networks_come_and_go(running: Lab) -> None:
         now = timeless(running, name)
         assert sorted(set(now) ^ set(before[name])) == []
         running.host(name).run(f"! test -e {TARGETS}")
-    assert checks.http(guest, outside) == ""
+    assert checks.holders(running, "10.20.0.1") == []
+    assert checks.http(guest, f"http://{checks.BACKEND}/") == ""
 
 
 def test_clean_takes_networks_along(running: Lab) -> None:
