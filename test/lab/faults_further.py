@@ -88,7 +88,6 @@ FAULTS: tuple[Fault, ...] = (
         before=(WAYS[0],),
         after=(taken_by("gw1"), WAYS[1], leases_in("guest")),
         site="networks",
-        core=True,
     ),
     Fault(
         "the switch cuts one network off, with targets",
