@@ -337,8 +337,8 @@ def test_a_lease_in_each_network(networks: Lab) -> None:
 
 
 def lease(machine: Station) -> dict[str, str]:
-    """What a machine is given by DHCP: option name to value. Nothing is done with it. (dnsmasq pings
-    an address for 3 s before it offers it, and answers nobody else meanwhile.)"""
+    """What a machine is given by DHCP: option name to value. Nothing is done with it. (dnsmasq
+    pings an address for 3 s before it offers it, and answers nobody else meanwhile.)"""
     file = f"/tmp/{machine.name}.leases"
     ask = f"dhclient -1 -sf /bin/true -lf {file} -pf {file}.pid -cf /etc/lab/dhclient.conf eth0"
     machine.run(f"rm -f {file}; {ask} || {ask} || {ask}; kill $(cat {file}.pid)")
