@@ -99,6 +99,7 @@ bench: $(VENV)/ready
 	$(PYTHON) test/bench/plan.py
 	$(PYTHON) test/bench/apply.py
 	$(PYTHON) test/bench/firewall.py
+	$(PYTHON) test/bench/networks.py
 	$(PYTHON) test/bench/vpn.py
 
 bench-failover: $(VENV)/ready

@@ -9,6 +9,8 @@ import _gateway_plan
 from _gateway_machine import Facts, Plan
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
+# What plans of older versions do not have, and status and drain look at.
+LATER: Plan = {"networks": [], "inside_routes": [], "ways_back": []}
 
 
 def status(wanted: Plan | None) -> tuple[Facts, list[str]]:
@@ -73,4 +75,6 @@ def last() -> Plan:
         plan = json.loads(text or "")
     except ValueError:
         plan = None
-    return plan if isinstance(plan, dict) and "digest" in plan else {"digest": text or None}
+    if not isinstance(plan, dict) or "digest" not in plan:
+        return {"digest": text or None}
+    return LATER | plan

@@ -1,6 +1,7 @@
 """DNS: hosts of the site, names, forwarders."""
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_dnsmasq
@@ -9,11 +10,11 @@ import _gateway_values as values
 from _gateway_keys import EMPTY, REQUIRED, Items, Key, Kind, Mapping, Named, Settings, by_name
 from _gateway_machine import Plan, opening, service_unit
 from _gateway_names import claim_aliases
-from _gateway_reader import Section
+from _gateway_reader import Reader, Section
 from _gateway_site import (
     Dns,
     Host,
-    Network,
+    LocalNetwork,
     Node,
     Site,
     plan_settings,
@@ -47,9 +48,11 @@ _FORWARDER = Kind(
 _HOST = by_name(
     Key(
         "ip",
-        kinds.ADDRESS,
+        Items(kinds.ADDRESS, "address, or a list: one in each of several networks", "is empty"),
         REQUIRED,
-        "Inside the internal network if there is a `mac`; in no VPN network.",
+        "In the internal network or one of `networks` if there is a `mac` (DHCP is not answered"
+        " behind routers); in no VPN network. A host belongs to the network that holds its"
+        " address.",
     ),
     Key(
         "mac",
@@ -101,33 +104,62 @@ KEYS = (
 )
 
 
-def read_hosts(top: Section, internal: Network, domain: str | None) -> tuple[Host, ...]:
+def read_hosts(top: Section, local: values.Networks, domain: str | None) -> tuple[Host, ...]:
+    """``local``: the networks behind the pair."""
     hosts = []
     reader = top.reader
     for entry in top.entries("hosts"):
         section = entry.section
+        ips = section.placed("ip")
         macs = section.placed("mac")
         aliases = section.placed("aliases")
+        first, *further = (*ips.values(), None)
         host = Host(
             name=entry.name,
-            ip=section.get("ip"),
+            ip=first,
             macs=tuple(macs.values()),
             aliases=tuple(aliases.values()),
+            further_ips=tuple(filter(None, further)),
         )
-        owner, _, key = reader.claims.get(("address", host.ip), "").rpartition(":")
-        named = key in ("virtual_ip", "internal")
-        hint = f"; a name for it is one of {owner}:aliases" if named else ""
-        reader.claim("address", host.ip, section.at("ip"), hint)
+        _check_addresses(reader, ips, local, reserved=bool(macs))
         for path, mac in macs.items():
             reader.claim("MAC address", mac, path)
         if len(macs) > MOST_MACS:
             reader.fault(section.at("mac"), f"{len(macs)} of them; a host has at most {MOST_MACS}")
         reader.claim("host name", host.name, section.path)
         claim_aliases(reader, aliases, domain)
-        if host.macs or (host.ip and internal.network and host.ip in internal.network):
-            reader.inside(host.ip, internal.network, section.at("ip"))
         hosts.append(host)
     return tuple(sorted(hosts, key=lambda host: (int(host.ip or 0), host.name)))
+
+
+def _check_addresses(
+    reader: Reader, ips: dict[str, IPv4Address], local: values.Networks, reserved: bool
+) -> None:
+    """A host's addresses are nobody else's, and where its MAC address is known, each is in another
+    network behind the pair."""
+    taken: dict[IPv4Network, IPv4Address] = {}
+    for path, ip in ips.items():
+        owner, _, key = reader.claims.get(("address", ip), "").rpartition(":")
+        named = key in ("virtual_ip", "internal")
+        reader.claim(
+            "address", ip, path, f"; a name for it is one of {owner}:aliases" if named else ""
+        )
+        network = local.holding(ip)
+        if network in taken:
+            reader.fault(
+                path,
+                f"{taken[network]} is in {network} already; a name for another"
+                " address there is a host of its own",
+            )
+        if network:
+            taken[network] = ip
+            reader.inside(ip, network, path)
+        elif not reserved or not local.are_known:
+            continue
+        elif len(local.all) == 1:
+            reader.inside(ip, local.all[0], path)
+        else:
+            reader.fault(path, f"{ip} is in no network behind the pair where DHCP is answered")
 
 
 # dnsmasq does not start when one of these lacks its counterpart, and `dnsmasq --test` does not
@@ -162,11 +194,15 @@ def ports(site: Site) -> dict[str, str]:
 
 
 def openings(plan: Plan) -> list[dict[str, Any]]:
-    return [opening("DNS", proto, values.DNS_PORT, "inside") for proto in ("udp", "tcp")]
+    # At another address the others would be told the names of the site.
+    return [
+        opening("DNS", proto, values.DNS_PORT, "inside", "others there") for proto in ("udp", "tcp")
+    ]
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:
-    return [service_unit("gateway-dns", watched=True)]
+    others = [service_unit("gateway-dns-others", watched=True)] if plan["dns"]["others"] else []
+    return [service_unit("gateway-dns", watched=True), *others]
 
 
 def _dns(site: Site, node: Node) -> dict[str, Any]:
@@ -178,16 +214,20 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
     named = [
         *((peer.internal, (*filter(None, [peer.label]), *peer.aliases)) for peer in site.nodes),
         *((side.virtual_ip, side.aliases) for side in (site.internal, site.public)),
-        *((host.ip, (host.name, *host.aliases)) for host in site.hosts),
+        *((network.virtual_ip, network.aliases) for network in site.networks),
+        *((ip, (host.name, *host.aliases)) for host in site.hosts for ip in host.ips),
     ]
-    records, wildcards = [], {}
+    records: list[dict[str, Any]] = []
+    wildcards: dict[str, str] = {}
     for ip, names in named:
         plain = tuple(name for name in names if not name.startswith("*."))
         if plain:
             records.append({"ip": str(ip), "names": _names(site, plain)})
         for name in names:
             if name.startswith("*."):
-                wildcards[values.full_name(name, site.domain).removeprefix("*.")] = str(ip)
+                # dnsmasq has one address for a wildcard: the host's first.
+                below = values.full_name(name, site.domain).removeprefix("*.")
+                wildcards.setdefault(below, str(ip))
     domain = set() if site.dns.public_domain else {site.domain}
     covered = domain | wildcards.keys()
     own = [
@@ -197,7 +237,9 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
         if "." in name and name not in domain and covered.isdisjoint(_parents(name))
     ]
     return {
-        "listen": [str(node.internal), str(site.internal.virtual_ip)],
+        "listen": _listen(node, [local for local in site.local if local.names]),
+        # Who gets no names of the site is answered by an instance that has none.
+        "others": _listen(node, [local for local in site.local if not local.names]),
         "forwarders": list(site.dns.forwarders),
         "public_domain": site.dns.public_domain,
         "records": records,
@@ -206,6 +248,15 @@ def _dns(site: Site, node: Node) -> dict[str, Any]:
         "outside": [name for name in own if name not in wildcards],
         "settings": plan_settings(site.dns.settings),
     }
+
+
+def _listen(node: Node, networks: list[LocalNetwork]) -> list[str]:
+    """The node's own address in each of these networks, and the virtual IP."""
+    return [
+        str(address)
+        for network in networks
+        for address in (node.address_in(network.name), network.virtual_ip)
+    ]
 
 
 def _parents(name: str) -> Iterator[str]:

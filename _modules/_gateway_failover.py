@@ -292,6 +292,13 @@ def _vrrp(site: Site, node: Node) -> dict[str, Any]:
             "interface": node.internal_interface,
             "virtual_ip": str(site.internal.virtual_ip),
             "addresses": [],
+            "further": [
+                {
+                    "interface": node.interface_in(network.name),
+                    "address": str(network.virtual_ip),
+                }
+                for network in site.networks
+            ],
             "source": str(node.internal),
             "peers": [str(peer.internal) for peer in peers],
         }
@@ -303,6 +310,7 @@ def _vrrp(site: Site, node: Node) -> dict[str, Any]:
                 "interface": node.public_interface,
                 "virtual_ip": str(site.public.virtual_ip),
                 "addresses": [str(address) for address in site.public.addresses],
+                "further": [],
                 "source": str(node.public),
                 "peers": [str(peer.public) for peer in peers],
             }
@@ -339,6 +347,8 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
         (_priority(site, other) for other in site.nodes if other is not node), default=0
     )
     failover = site.failover
+    counted = _gateway_nodes.networks_counted(len(site.nodes), len(site.networks))
+    most_lost = _gateway_nodes.NETWORK_PENALTY * counted
     return {
         "services": list(site.health.services),
         "public": {
@@ -353,6 +363,17 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
             # With two elections, the one on the public side goes on when the internal side is dead.
             "undecided": bool(site.health.undecided and site.public.virtual_ip),
         },
+        "networks": [
+            {
+                "name": network.name,
+                "interface": node.interface_in(network.name),
+                "address": str(node.address_in(network.name)),
+                "virtual_ip": str(network.virtual_ip),
+                "targets": [str(target) for target in network.targets],
+            }
+            for network in site.networks
+        ],
+        "networks_counted": counted,
         "virtual_ip": str(site.internal.virtual_ip),
         "announced": _announced(site, node),
         "preempt": failover.preempt,
@@ -360,6 +381,8 @@ def _health(site: Site, node: Node) -> dict[str, Any]:
         "advert": max(1, int(failover.advert_interval * 80)),
         "penalties": {
             **{name: number * step for name, number in _gateway_nodes.PENALTIES.items()},
+            "drained": (_gateway_nodes.PENALTIES["drained"] + most_lost) * step,
+            "network": _gateway_nodes.NETWORK_PENALTY * step,
             # While it is not yet known whether the peer can take over: just below a healthy peer
             # that is still cold, and above a peer with a fault.
             "draining": _priority(site, node) - (lowest_peer - step - 1),
@@ -373,6 +396,7 @@ def _announced(site: Site, node: Node) -> list[str]:
     """The addresses that move, each behind its interface."""
     moving = [
         (node.internal_interface, site.internal.virtual_ip),
+        *((node.interface_in(local.name), local.virtual_ip) for local in site.networks),
         (node.public_interface, site.public.virtual_ip),
         *((node.public_interface, address) for address in site.public.addresses),
     ]

@@ -72,7 +72,8 @@ def bridges(plan: Plan) -> list[str]:
     """Interfaces of ours that are bridges whose frames pass iptables from port to port."""
     if not os.path.exists(BRIDGE_FILTER):
         return []
-    interfaces = [plan[side]["interface"] for side in ("internal", "public")]
+    sides = (plan["internal"], plan["public"], *plan["networks"])
+    interfaces = [side["interface"] for side in sides]
     return [
         name
         for name in interfaces

@@ -1,10 +1,12 @@
 """The packets without which a gateway is none: VRRP and state sync of the peers, DHCP, DNS and time
-of the internal network, the VPN, and the way to the internet."""
+of the networks behind them, the VPN, and the way to the internet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Any
+
+import _gateway_networks
 
 VRRP, TCP, UDP = 112, 6, 17
 # Numbers of IANA's. A name that is not among them is none of the protocols that are looked at.
@@ -66,7 +68,8 @@ def packets(plan: Plan) -> Iterator[Packet]:
     """What has to get through: our rules accept it, and track neither VRRP nor state sync."""
     yield from _election(plan)
     yield from _state_sync(plan)
-    yield from _services(plan)
+    for network in _gateway_networks.local(plan):
+        yield from _services(network)
     yield from _vpn(plan)
     yield from _internet(plan)
 
@@ -106,11 +109,11 @@ def _state_sync(plan: Plan) -> Iterator[Packet]:
     yield _sent(message, "state sync to the peer")
 
 
-def _services(plan: Plan) -> Iterator[Packet]:
-    """DHCP, DNS and time of the internal network."""
-    inside, network = plan["internal"]["interface"], net(plan["internal"]["network"])
-    node, virtual_ip = net(plan["node"]["internal"]), net(plan["internal"]["virtual_ip"])
-    if plan["dhcp"]["enabled"]:
+def _services(local: Plan) -> Iterator[Packet]:
+    """DHCP, DNS and time of a network behind the node."""
+    inside, network = local["interface"], net(local["network"])
+    node, virtual_ip = net(local["address"]), net(local["virtual_ip"])
+    if local["dhcp"]["enabled"]:
         yield Packet(
             "DHCP",
             "INPUT",
@@ -159,16 +162,16 @@ def _vpn(plan: Plan) -> Iterator[Packet]:
 
 def _internet(plan: Plan) -> Iterator[Packet]:
     """The way to the internet, for those behind the gateway and for itself."""
-    inside, outside = plan["internal"]["interface"], plan["public"]["interface"]
-    if plan["firewall"]["egress"] == "allow":
+    outside = plan["public"]["interface"]
+    for local in _gateway_networks.local(plan) if plan["firewall"]["egress"] == "allow" else []:
         way = Packet(
             "the way to the internet",
             "FORWARD",
-            net(plan["internal"]["network"]),
+            net(local["network"]),
             INTERNET,
             TCP,
             dport=_port(443),
-            into=inside,
+            into=local["interface"],
             out=outside,
             to="unicast",
         )
@@ -182,7 +185,7 @@ def _internet(plan: Plan) -> Iterator[Packet]:
             sport=way.dport,
             dport=ANY_PORT,
             into=outside,
-            out=inside,
+            out=local["interface"],
             state="established",
         )
     yield Packet(

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 import _gateway_machine
 import _gateway_values
@@ -20,33 +20,81 @@ RESOLVED = "127.0.0.53"
 FAR_AWAY = "198.41.0.4"
 
 
-def sides(plan: Plan) -> dict[str, tuple[str, str | None, str | None]]:
-    """Interface, this node's address (if the pillar has one) and network (likewise), by side."""
+class Side(NamedTuple):
+    """One of a node's interfaces in the pillar: its name here, the node's own address (if the
+    pillar has one), the network (likewise); the section that describes it, and the key of the
+    address in the node's section."""
+
+    interface: str
+    address: str | None
+    network: str | None
+    section: str
+    address_key: str
+
+    @property
+    def interface_key(self) -> str:
+        """The key in the node's section that says what the interface is called there."""
+        if self.section.startswith("networks:"):
+            return self.section.replace("networks:", "interfaces:")
+        return f"{self.address_key}_interface"
+
+
+def sides(plan: Plan) -> dict[str, Side]:
+    """All of them, by side: internal, public, the further networks by their names, and sync."""
     sides = {
-        side: (plan[side]["interface"], plan["node"][side], plan[side]["network"])
+        side: Side(plan[side]["interface"], plan["node"][side], plan[side]["network"], side, side)
         for side in ("internal", "public")
     }
+    for each in plan["networks"]:
+        sides[each["name"]] = Side(
+            each["interface"],
+            each["address"],
+            each["network"],
+            f"networks:{each['name']}",
+            f"addresses:{each['name']}",
+        )
     if plan["node"]["sync"]:
-        sides["sync"] = (plan["sync"]["interface"], plan["node"]["sync"], None)
+        sides["sync"] = Side(
+            plan["sync"]["interface"], plan["node"]["sync"], None, "state_sync", "sync"
+        )
     return sides
 
 
 def interface_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
     """Where the pillar says what each side's interface is called on this node."""
     name = plan["node"]["name"]
-    section = {"internal": "internal", "public": "public", "sync": "state_sync"}
     return {
-        side: f"gateway:nodes:{name}:{side}_interface"
-        if f"{side}_interface" in pillar["nodes"][name]
-        else f"gateway:{section[side]}:interface"
-        for side in sides(plan)
+        side: f"gateway:nodes:{name}:{found.interface_key}"
+        if _is_said(pillar, name, found.interface_key)
+        else f"gateway:{found.section}:interface"
+        for side, found in sides(plan).items()
     }
+
+
+def address_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
+    """Where the pillar says which address this node has on each side."""
+    name = plan["node"]["name"]
+    return {
+        # The node's address in a further network is the virtual IP plus its id, if nothing is said.
+        side: f"gateway:nodes:{name}:{found.address_key}"
+        if _is_said(pillar, name, found.address_key)
+        else f"gateway:{found.section}"
+        for side, found in sides(plan).items()
+    }
+
+
+def _is_said(pillar: Mapping[str, Any], node: str, key: str) -> bool:
+    """Whether a node's section of the pillar has this key."""
+    value: Any = pillar["nodes"][node]
+    for part in key.split(":"):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value is not None
 
 
 def errors(plan: Plan, here: Here) -> list[str]:
     """What the pillar says of this node's interfaces and the node itself does not have."""
     return [
-        *_interface_errors(plan, here.links, here.interface_keys),
+        *_interface_errors(plan, here),
         *_advertisement_errors(plan),
     ]
 
@@ -56,14 +104,17 @@ def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
     return {}, _virtual_ip_errors(plan, here.links)
 
 
-def _interface_errors(plan: Plan, links: Links, keys: dict[str, str]) -> list[str]:
-    errors = []
-    for side, (interface, address, network) in sides(plan).items():
+def _interface_errors(plan: Plan, here: Here) -> list[str]:
+    errors, links = [], here.links
+    for side, found in sides(plan).items():
+        interface, address, network, *_ = found
         if not os.path.exists(f"{_gateway_machine.INTERFACES}/{interface}"):
             have = ", ".join(sorted(os.listdir(_gateway_machine.INTERFACES)))
-            errors.append(f"{keys[side]}: this node has no interface {interface}, only {have}")
+            errors.append(
+                f"{here.interface_keys[side]}: this node has no interface {interface}, only {have}"
+            )
             continue
-        key = f"gateway:nodes:{plan['node']['name']}:{side}"
+        key = here.address_keys[side]
         if address and address not in _gateway_machine.addresses_on(links, interface):
             errors.append(f"{key}: {address} is not on this node's interface {interface}")
         elif address and network:
@@ -95,18 +146,38 @@ def _virtual_ip_errors(plan: Plan, links: Links) -> list[str]:
     configured = _gateway_machine.text(KEEPALIVED) or ""
     errors = []
     for instance in plan["vrrp"]["instances"]:
-        moving = {"virtual_ip": [instance["virtual_ip"]], "addresses": instance["addresses"]}
-        for key, address in [(key, each) for key, found in moving.items() for each in found]:
+        moving = [
+            (f"{instance['name']}:virtual_ip", instance["virtual_ip"]),
+            *((f"{instance['name']}:addresses", each) for each in instance["addresses"]),
+        ]
+        if instance["name"] == "internal":
+            moving += [
+                (f"networks:{each['name']}:virtual_ip", each["virtual_ip"])
+                for each in plan["networks"]
+            ]
+        for key, address in moving:
             for interface in links:
                 length = _gateway_machine.prefix_length(links, interface, address)
                 own = f"{address}/{length}"
                 if length is None or _is_keepalived_s(configured, own, interface):
                     continue
                 errors.append(
-                    f"gateway:{instance['name']}:{key}: this node has {own} on {interface}, and not"
+                    f"gateway:{key}: this node has {own} on {interface}, and not"
                     " by keepalived; take it out of what configures the interface"
                 )
     return errors
+
+
+def lasting_addresses(links: Links) -> list[str]:
+    """This node's addresses but for those that keepalived has added, be it by a configuration that
+    is about to change."""
+    configured = _gateway_machine.text(KEEPALIVED) or ""
+    return [
+        address
+        for interface in links
+        for address, facts in _gateway_machine.addresses_on(links, interface).items()
+        if not _is_keepalived_s(configured, f"{address}/{facts['prefixlen']}", interface)
+    ]
 
 
 def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
@@ -123,7 +194,7 @@ def _is_keepalived_s(configuration: str, address: str, interface: str) -> bool:
 def warnings(plan: Plan, here: Here) -> list[str]:
     """Where this node's addresses, routes and resolv.conf do not go with the pillar."""
     links = here.links
-    for interface, address, _ in sides(plan).values():
+    for interface, address, *_ in sides(plan).values():
         if interface not in links or (
             address and address not in _gateway_machine.addresses_on(links, interface)
         ):
@@ -134,7 +205,7 @@ def warnings(plan: Plan, here: Here) -> list[str]:
         *_overlap_warnings(plan, routes),
         *_way_out_warnings(plan, here.interface_keys),
         *_peer_warnings(plan, links, routes),
-        *_lease_warnings(plan, links),
+        *_lease_warnings(plan, here),
         *_resolver_warnings(plan, links),
     ]
 
@@ -142,12 +213,12 @@ def warnings(plan: Plan, here: Here) -> list[str]:
 def _size_warnings(plan: Plan, links: Links) -> list[str]:
     """A network that is larger on the node than in the pillar."""
     found = []
-    for side, (interface, address, network) in sides(plan).items():
+    for interface, address, network, section, _ in sides(plan).values():
         length = _gateway_machine.prefix_length(links, interface, address)
         if network and length is not None and length < ip_network(network).prefixlen:
             found.append(
-                f"gateway:{side}:network: {network} here, but this node has {address}/{length} on"
-                f" {interface}"
+                f"gateway:{section}:network: {network} here, but this node has {address}/{length}"
+                f" on {interface}"
             )
     return found
 
@@ -155,13 +226,14 @@ def _size_warnings(plan: Plan, links: Links) -> list[str]:
 def _overlap_warnings(plan: Plan, routes: Routes) -> list[str]:
     """Another interface that takes what is meant for a network of the site."""
     networks: list[tuple[str, str, str | None]] = [
-        (f"gateway:{side}:network", network, interface)
-        for side, (interface, _, network) in sides(plan).items()
-        if network
+        (f"gateway:{side.section}:network", side.network, side.interface)
+        for side in sides(plan).values()
+        if side.network
     ]
     for server in plan["vpn"]["servers"]:
         networks.append((f"gateway:vpn:servers:{server['name']}:network", server["network"], None))
     networks += [("gateway:vpn:clients", network, None) for network in plan["vpn"]["networks"]]
+    networks += [("gateway:routes", each["destination"], None) for each in plan["inside_routes"]]
     return [
         f"{key}: {found}, a part of {network}, is on this node's interface {device}, and packets"
         " for it go there"
@@ -204,16 +276,19 @@ def _peer_warnings(plan: Plan, links: Links, routes: Routes) -> list[str]:
     ]
 
 
-def _lease_warnings(plan: Plan, links: Links) -> list[str]:
-    interface, address, _ = sides(plan)["internal"]
-    if not (
-        plan["dhcp"]["enabled"]
-        and _gateway_machine.addresses_on(links, interface).get(address or "", {}).get("dynamic")
-    ):
-        return []
+def _lease_warnings(plan: Plan, here: Here) -> list[str]:
+    """Own addresses from the DHCP server that the gateways are themselves."""
+    found = sides(plan)
+    served = {network["name"]: network["dhcp"]["enabled"] for network in plan["networks"]}
+    served["internal"] = plan["dhcp"]["enabled"]
     return [
-        f"gateway:nodes:{plan['node']['name']}:internal: this node has {address} by DHCP, and the"
-        " gateways are the DHCP server; after an outage of both nobody could give it"
+        f"{here.address_keys[side]}: this node has {address} by DHCP, and the gateways are the DHCP"
+        " server; after an outage of both nobody could give it"
+        for side, (interface, address, *_) in found.items()
+        if served.get(side)
+        and _gateway_machine.addresses_on(here.links, interface)
+        .get(address or "", {})
+        .get("dynamic")
     ]
 
 
@@ -223,8 +298,10 @@ def _resolver_warnings(plan: Plan, links: Links) -> list[str]:
         return []
     servers = _nameservers(resolver_file())
     own = {plan["internal"]["virtual_ip"], plan["public"]["virtual_ip"]}
+    own |= {network["virtual_ip"] for network in plan["networks"]}
     own |= {address for link in links for address in _gateway_machine.addresses_on(links, link)}
     own |= {peer[side] for peer in plan["peers"] for side in ("internal", "public")}
+    own |= {peer["address"] for network in plan["networks"] for peer in network["peers"]}
     ourselves = [server for server in servers if _is_ourselves(server, own)]
     key = "gateway:dns:forwarders: missing, and /etc/resolv.conf of this node"
     if set(servers) > set(ourselves):
@@ -273,7 +350,7 @@ def _is_ourselves(server: str, own: set[str]) -> bool:
 def forecasts(plan: Plan, here: Here) -> list[str]:
     """Links without a carrier. Of a running node the health monitor says it."""
     found = []
-    for side, (interface, _, _) in sides(plan).items():
+    for side, (interface, *_) in sides(plan).items():
         flags = here.links.get(interface, {}).get("flags", ["UP"])
         if "UP" not in flags or "NO-CARRIER" in flags:
             what = "has no carrier" if "UP" in flags else "is down"

@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+import _gateway_networks
+
 # iptables' own chains; ours of the same name are called from them. Jumps are made by the loader.
 BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 # Our chains by table, in the order in which they are loaded; the same in both families, empty or
@@ -18,12 +20,17 @@ BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 # SOURCES drops who has an address of the inside and comes from elsewhere, INSIDE accepts what stays
 # inside, BRANCH what a network behind a client sends there, EGRESS what is listed of what leaves.
 CHAINS = {
-    "raw": ("PREROUTING", "OUTPUT"),
-    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING"),
+    "raw": ("PREROUTING", "OUTPUT", "FORGED", "ONEWAY", "OTHERS", "BRANCH"),
+    "mangle": ("PREROUTING", "FORWARD", "POSTROUTING", "UNJUDGED", "CIRCLES"),
     "nat": ("PREROUTING", "POSTROUTING", "DNAT"),
-    "filter": ("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "BRANCH", "EGRESS"),
+    "filter": (
+        *("INPUT", "FORWARD", "OUTPUT", "SOURCES", "INSIDE", "BRANCH", "EGRESS"),
+        *("TOBRANCH", "TRANSLATED", "LOCAL", "TRUSTED", "HAIRPIN", "ISOLATED"),
+    ),
 }
 PREFIX = "GATEWAY-"
+# What is refused in a chain of these is logged as if it were in one that leads there.
+LOGGED_AS = {"SOURCES": "source", "TRANSLATED": "forward", "ISOLATED": "input"}
 # multiport(8 of iptables-extensions): 15 ports, and a range counts as two.
 MULTIPORT = 15
 # IPSET_MAXNAMELEN is 32 with the closing zero.
@@ -63,9 +70,24 @@ class Gateway:
         return str(self.plan["public"]["interface"])
 
     @cached_property
-    def network(self) -> str:
-        """The internal network; IPv4."""
-        return str(self.plan["internal"]["network"])
+    def local(self) -> list[_Plan]:
+        """All networks behind the gateway, the internal one first (``_gateway_networks.local``)."""
+        return _gateway_networks.local(self.plan)
+
+    @cached_property
+    def local_networks(self) -> list[str]:
+        """Their addresses, with what is behind routers in them; IPv4."""
+        return [network for local in self.local for network in local["all"]]
+
+    @cached_property
+    def trusted(self) -> list[str]:
+        """The interfaces of the internal network and of those with its rights."""
+        return [local["interface"] for local in self.local if local["trusted"]]
+
+    @cached_property
+    def untrusted(self) -> list[str]:
+        """The interfaces of the other networks."""
+        return [local["interface"] for local in self.local if not local["trusted"]]
 
     @cached_property
     def vpn_networks(self) -> list[str]:
@@ -85,12 +107,20 @@ class Gateway:
     @cached_property
     def inside(self) -> list[str]:
         """The interfaces of those who live behind the gateway."""
-        return [self.internal, *self.devices]
+        return [*(local["interface"] for local in self.local), *self.devices]
 
-    @cached_property
-    def from_internal(self) -> str:
-        """The match for the internal network; clients of a peer come by its interface too."""
-        return joined(f"-i {self.internal}", f"-s {self.network}" if self.version == 4 else "")
+    def from_local(self, local: _Plan) -> list[str]:
+        """Matches for one of the networks; clients of a peer come by the internal interface too."""
+        interface = f"-i {local['interface']}"
+        if self.version == 6:
+            return [interface]
+        return [f"{interface} -s {each}" for each in local["all"]]
+
+    def to_local(self, local: _Plan) -> list[str]:
+        """Matches for what goes to one of the networks."""
+        if self.version == 4:
+            return [f"-d {each}" for each in local["all"]]
+        return [f"-o {local['interface']}"]
 
     @cached_property
     def set_names(self) -> dict[str, str]:
@@ -201,7 +231,7 @@ class Pen:
     def refuse(self, how: str, *match: str) -> None:
         """The end of a chain for some packets: logged if wished, and dropped or rejected."""
         if self.gateway.log:
-            self.log(self.chain.lower().removesuffix("s"), *match)
+            self.log(LOGGED_AS.get(self.chain, self.chain.lower()), *match)
         if how == "reject":
             self.reject("", *match)
         else:

@@ -32,17 +32,19 @@ def _settings(site: Site, node: Node) -> dict[str, str]:
     # A redirect would give a host a route through the peer, which dies with it. The kernel sends
     # redirects when `all` or the interface allows it. `default` is for tunnels that are created
     # later.
-    for scope in ("all", "default", node.internal_interface, node.public_interface):
+    local = [node.interface_in(network.name) for network in site.local]
+    for scope in ("all", "default", *local, node.public_interface):
         settings[f"net/ipv4/conf/{scope}/send_redirects"] = "0"
         settings[f"net/ipv4/conf/{scope}/accept_redirects"] = "0"
     # If both cards are on one switch, each hears ARP requests for the other's address. Only the
     # card that has the address answers (1), and it asks with an address of its own (2). Not set for
     # `all`: that would change other interfaces, too.
-    for interface in filter(None, (node.internal_interface, node.public_interface, link)):
+    for interface in filter(None, (*local, node.public_interface, link)):
         settings[f"net/ipv4/conf/{interface}/arp_ignore"] = "1"
         settings[f"net/ipv4/conf/{interface}/arp_announce"] = "2"
-    # A host on the internal side must not give the gateway its IPv6 default route.
-    settings[f"net/ipv6/conf/{node.internal_interface}/accept_ra"] = "0"
+    # A host behind the gateway must not give it its IPv6 default route.
+    for interface in local:
+        settings[f"net/ipv6/conf/{interface}/accept_ra"] = "0"
     if not site.public.accept_ra:
         settings[f"net/ipv6/conf/{node.public_interface}/accept_ra"] = "0"
     if site.state_sync.interface:

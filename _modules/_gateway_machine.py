@@ -24,9 +24,10 @@ UPTIME = "/proc/uptime"
 class Here:
     """This node at one moment: what the rooms need beside its plan to say how it is doing.
 
-    ``role`` is ``MASTER`` where the internal virtual IP is, else ``BACKUP``. ``site`` and
-    ``interface_keys`` (where the pillar says what each side's interface is called) are of the
-    pillar, so they are empty while it is wrong. ``kept`` is for what takes long to find out, and is
+    ``role`` is ``MASTER`` where the internal virtual IP is, else ``BACKUP``. ``site``,
+    ``interface_keys`` and ``address_keys`` (where the pillar says what each side's interface is
+    called, and which address the node has there) are of the pillar, so they are empty while it is
+    wrong. ``kept`` is for what takes long to find out, and is
     found out once in an apply.
     """
 
@@ -35,6 +36,7 @@ class Here:
     drained: bool
     site: Site | None = None
     interface_keys: dict[str, str] = field(default_factory=dict)
+    address_keys: dict[str, str] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
 
 
@@ -177,8 +179,10 @@ def service_unit(
 def opening(what: str, proto: str, port: int, *sources: str, version: int = 0) -> dict[str, Any]:
     """What the firewall lets in for a service of the node's, from whom, and why.
 
-    ``sources``: ``inside`` (the internal side, and VPN clients), ``hosts`` (those of the internal
-    side), ``new hosts`` (without an address yet) and ``public``. ``version`` is of IP; 0 for both.
+    ``sources``: ``inside`` (the internal side, networks with its rights, and VPN clients),
+    ``hosts`` (of the internal side and those networks), ``others`` (hosts of the other networks),
+    ``others there`` (only at the node's and the virtual address in their network),
+    ``new hosts`` (without an address yet) and ``public``. ``version`` is of IP; 0 for both.
     """
     return {"what": what, "proto": proto, "port": port, "from": list(sources), "version": version}
 

@@ -1,6 +1,7 @@
 """What rules may name: hosts, servers, clients, groups, sides; and what that stands for."""
 
 from collections.abc import Callable
+from ipaddress import IPv4Network
 
 import _gateway_kinds as kinds
 import _gateway_values as values
@@ -8,6 +9,7 @@ from _gateway_keys import Items, Kind
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Host,
+    LocalNetwork,
     Network,
     Node,
     Target,
@@ -21,7 +23,7 @@ GROUP = kinds.matching(
 _END = Kind(values.string, "end", lambda: {"type": "string", "minLength": 1})
 EMPTY_IS_ALL = "is empty; leave it out if any will do"
 MEMBERS = Items(_END, "list")
-ADDRESSES_ONLY = "ends: hosts, networks, groups"
+ADDRESSES_ONLY = "ends: hosts, groups, addresses"
 
 
 def ends(words: str = "[ends](#ends)", empty: str = EMPTY_IS_ALL) -> Items:
@@ -36,10 +38,17 @@ def claim_aliases(reader: Reader, aliases: dict[str, str], domain: str | None) -
         reader.claim("host name", alias.removesuffix(f".{domain}"), path)
 
 
-def own_names(internal: Network, public: Network, nodes: tuple[Node, ...]) -> set[str]:
+def own_names(
+    internal: Network,
+    public: Network,
+    networks: tuple[LocalNetwork, ...],
+    nodes: tuple[Node, ...],
+) -> set[str]:
     """What the gateways are called, and the virtual IPs."""
     own = {name for node in nodes for name in (node.name.lower(), node.label, *node.aliases)}
-    return {name for name in (*own, *internal.aliases, *public.aliases) if name}
+    aliases = {*internal.aliases, *public.aliases}
+    aliases |= {alias for network in networks for alias in network.aliases}
+    return {name for name in own | aliases if name}
 
 
 class Names:
@@ -55,11 +64,13 @@ class Names:
         own: set[str],
         servers: tuple[VpnServer, ...],
         clients: dict[str, tuple[str, ...]],
+        local: dict[str, tuple[IPv4Network, ...]],
     ) -> None:
         self.reader = reader
         self.domain = domain
         self.own = {self.short(name) for name in own}
         self.clients = clients
+        self.local = local
         self.hosts = {
             self.short(name): host
             for host in hosts
@@ -73,6 +84,9 @@ class Names:
             # "any".
             if zone != "vpn" or servers:
                 self._learn(zone, "zone")
+        for network in local:
+            if network not in self.ZONES:
+                self._learn(network, "zone")
         for server in servers:
             self._learn(server.name, "server")
         for client in clients:
@@ -86,7 +100,7 @@ class Names:
         self.kinds.setdefault(name, []).append(kind)
 
     def read_groups(self, firewall: Section) -> None:
-        """Read ``groups``: lists of networks, hosts and other groups, in any order."""
+        """Read ``groups``: lists of networks, hosts, VPN clients and other groups, in any order."""
         section = firewall.section("groups")
         for name in sorted(section.values, key=values.safe_repr):
             try:
@@ -105,19 +119,30 @@ class Names:
                 self.reader.fault(section.at(group), "contains itself")
                 members[group] = ()  # once for all the groups of the circle
             else:
-                networks = {name for kind, name in found if kind == "network"}
-                for name in (name for kind, name in found if kind == "client"):
-                    networks.update(self.clients[name])
+                networks = {each for kind, name in found for each in self._addresses(kind, name)}
                 self.groups[group] = tuple(sorted(networks))
+
+    def _addresses(self, kind: str, name: str) -> tuple[str, ...]:
+        """Those of a group's member; none of a group in it, whose members are members too."""
+        if kind == "network":
+            return (name,)
+        if kind == "host":
+            return tuple(map(str, self.hosts[name].ips))
+        if kind == "zone":
+            return tuple(map(str, self.local[name]))
+        return self.clients[name] if kind == "client" else ()
 
     def _read_members(self, section: Section, group: str) -> tuple[tuple[str, str], ...]:
         def parse(value: object) -> tuple[str, str]:
             text = values.string(value).lower()
             if text in self.groups:
                 return "group", text
-            if "client" in self.kinds.get(text, []):
-                return "client", self.target("client")(text).name
-            network = self._host_or_network(text)
+            if text in self.kinds:
+                target = self.target("client", "local")(text)
+                return target.kind, target.name
+            if self.short(text) in self.hosts:
+                return "host", self.short(text)
+            network = self._network(text)
             if network.endswith("/0"):
                 raise ValueError(f"{network} is everything; leave the group out of the rule")
             return "network", network
@@ -136,10 +161,7 @@ class Names:
             left += [name for kind, name in new if kind == "group"]
         return found
 
-    def _host_or_network(self, text: str) -> str:
-        host = self.hosts.get(self.short(text))
-        if host:
-            return str(host.ip)
+    def _network(self, text: str) -> str:
         try:
             return values.any_network(text)
         except ValueError:
@@ -153,7 +175,8 @@ class Names:
         raise ValueError(f"there is nothing called {values.show(text)}{hint}")
 
     def target(self, *kinds: str) -> Callable[[object], Target]:
-        """A parser of what a rule names, which has to be of one of these kinds."""
+        """A parser of what a rule names, which has to be of one of these kinds. ``local`` are of
+        the zones those that are networks behind the pair."""
 
         def parse(value: object) -> Target:
             text = values.string(value).lower()
@@ -163,8 +186,11 @@ class Names:
             if len(found) > 1:
                 raise ValueError(f"{text} is a {' and a '.join(found)}; rename one of them")
             if not found:
-                return Target("network", self._host_or_network(text))
-            if found[0] not in kinds:
+                host = self.hosts.get(self.short(text))
+                if host and host.further_ips:
+                    return Target("host", host.name)
+                return Target("network", str(host.ip) if host else self._network(text))
+            if found[0] not in kinds and not ("local" in kinds and text in self.local):
                 raise ValueError(f"{text} is a {found[0]}; here it must be {_either(kinds)}")
             if found[0] == "client" and not self.clients[text]:
                 raise ValueError(f"client {text} has neither id nor networks, so no fixed address")
@@ -175,9 +201,10 @@ class Names:
 
 def _either(kinds: tuple[str, ...]) -> str:
     names = {
-        "zone": "internal, public or vpn",
+        "zone": "internal, public, vpn, one of the networks",
         "server": "a VPN server",
         "client": "a VPN client",
         "group": "a group",
     }
-    return ", ".join([names[kind] for kind in kinds if kind in names] + ["a host or a network"])
+    named = [names[kind] for kind in kinds if kind in names]
+    return ", ".join([*named, "a host, or addresses such as 10.77.0.0/24"])

@@ -1,7 +1,7 @@
 """Address translation: port forwards, 1:1, and sources on their way out."""
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_kinds as kinds
@@ -41,8 +41,8 @@ _FORWARD = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "An entry of `hosts` (name or alias) or an address. It is inside the internal network,"
-        " and not a gateway.",
+        "An entry of `hosts` (name or alias; of several addresses it is the first) or an address."
+        " It is in a network behind the pair, and not a gateway.",
     ),
     Key(
         "to_port",
@@ -51,7 +51,13 @@ _FORWARD = by_name(
         "All ports of a list lead to this one; a range leads to the range that begins with it.",
         said="`port`",
     ),
-    Key("from", ends(ADDRESSES_ONLY), EMPTY, "Who may use it.", said="anybody"),
+    Key(
+        "from",
+        ends("ends but `public`, `vpn`, servers, clients"),
+        EMPTY,
+        "Who may use it.",
+        said="anybody",
+    ),
     Key(
         "address",
         Items(
@@ -77,7 +83,7 @@ _ONE_TO_ONE = by_name(
         "to",
         _TARGET,
         REQUIRED,
-        "Inside the internal network, not a gateway; in no other item.",
+        "In a network behind the pair, not a gateway; in no other item.",
     ),
 )
 _OUTBOUND = by_name(
@@ -115,10 +121,13 @@ KEYS = (Key("nat", Mapping(_NAT), EMPTY, "[nat](#gatewaynat)."),)
 
 
 def read_nat(
-    top: Section, names: Names, internal: Network, public: Network, nodes: tuple[Node, ...]
+    top: Section,
+    names: Names,
+    inside: values.Networks,  # all of those behind the pair
+    public: Network,
+    gateways: set[IPv4Address | None],
 ) -> Nat:
     nat = top.section("nat")
-    gateways = {internal.virtual_ip, *(node.internal for node in nodes)}
 
     def target(value: object) -> tuple[str, IPv4Address]:
         name = names.short(values.server_address(value))
@@ -132,13 +141,17 @@ def read_nat(
                 ) from None
             hint = values.did_you_mean(name, names.hosts)
             raise ValueError(f"there is no host {name} in gateway:hosts{hint}") from None
-        if ip and internal.network and ip not in internal.network:
+        network = inside.holding(ip)
+        if ip and inside.are_known and not network:
             shown = name if name == str(ip) else f"{name} ({ip})"
-            raise ValueError(f"{shown} is not inside {internal.network}")
+            where = f"not inside {inside.all[0]}"
+            if len(inside.all) > 1:
+                where = "in no network behind the pair"
+            raise ValueError(f"{shown} is {where}")
         if not host:  # of a host it is said where it stands
             if ip in gateways:
                 raise ValueError(f"{ip} is the gateway itself; {_gateway_policy.FOR_INPUT}")
-            fault = values.no_host(ip, internal.network) if internal.network else None
+            fault = values.no_host(ip, network) if network else None
             if fault:
                 raise ValueError(fault)
         return name, ip
@@ -193,7 +206,7 @@ def _read_forward(
     found: Any = section.get("to", target) or (None, None)
     to, ip = found
     to_port = section.get("to_port")
-    sources = section.get("from", names.target("group"))
+    sources = section.get("from", names.target("group", "local"))
     parse_address = _public_address(public, public.virtual_ip)
     addresses: tuple[IPv4Address | None, ...] = (public.virtual_ip,)
     if "address" in section.values:
@@ -264,7 +277,12 @@ def plan(site: Site, node: Node) -> dict[str, Any]:
 def _nat(site: Site, node: Node) -> dict[str, Any]:
     """Sources to translate on their way out, and the address to use (None: the interface's)."""
     virtual_ip = text_or_none(site.public.virtual_ip)
-    sources = [{"network": str(site.internal.network), "to": virtual_ip}]
+    sources: list[dict[str, Any]] = [
+        {"network": str(network), "to": virtual_ip}
+        for local in site.local
+        if local.translated
+        for network in local.all_networks
+    ]
     # A tunnel ends on this node, so replies must come back to this node's own address, whoever
     # holds the virtual IP.
     sources += [{"network": str(server.subnet(node)), "to": None} for server in site.vpn_servers]
@@ -307,7 +325,7 @@ def to_forwards(pen: Pen, gateway: Gateway) -> None:
         pen.note(f"A bridge may bring what is for the peer's {bridge}.")
         elsewhere = "-m physdev --physdev-is-in -m addrtype ! --dst-type LOCAL"
         pen.add(f"-i {bridge} {elsewhere} -j RETURN")
-    pen.note("Forwards are for the three sides.")
+    pen.note("Forwards are for these sides.")
     for interface in (gateway.public, *gateway.inside):
         pen.add(f"-i {interface} -j {PREFIX}DNAT")
 
@@ -343,7 +361,7 @@ def _not_usual(gateway: Gateway) -> list[str]:
         return [f"! -d {address}"]
     # By DHCP: an address of the public interface. Who asks from inside does not come by it:
     # there it is any of the node's addresses but those of the inside.
-    inside = [gateway.network, *gateway.vpn_networks]
+    inside = [*gateway.local_networks, *gateway.vpn_networks]
     return [
         f"-i {gateway.public} -m addrtype ! --dst-type LOCAL --limit-iface-in",
         "-m addrtype ! --dst-type LOCAL",
@@ -368,15 +386,18 @@ def neighbours(pen: Pen, gateway: Gateway) -> None:
     """What needs this node's address so that the answer comes back by it (nat POSTROUTING)."""
     pen.note("The node's own traffic keeps its address.")
     pen.add("-m addrtype --src-type LOCAL -j RETURN")
-    translated = f"-o {gateway.internal} -m conntrack --ctstate DNAT"
     pen.note("A host that reaches a neighbour by a public address.")
-    snat = f"-j SNAT --to-source {gateway.plan['internal']['virtual_ip']}"
-    pen.add(f"-s {gateway.network}", translated, snat)
+    for local in gateway.local:
+        neighbour = f"-o {local['interface']} -m conntrack --ctstate DNAT"
+        for network in local["all"]:
+            snat = f"-j SNAT --to-source {local['virtual_ip']}"
+            pen.add(f"-s {network}", neighbour, snat)
     for network in gateway.client_networks if gateway.plan["routes"] else []:
         # Elsewhere than at the node itself the answer would pass untracked.
         pen.note(f"{network}, behind a client, asks by a forward.")
-        snat = f"-j SNAT --to-source {gateway.plan['node']['internal']}"
-        pen.add(f"-s {network}", translated, snat)
+        for local in gateway.local:
+            translated = f"-o {local['interface']} -m conntrack --ctstate DNAT"
+            pen.add(f"-s {network}", translated, f"-j SNAT --to-source {local['address']}")
 
 
 @ipv4
@@ -408,10 +429,37 @@ def _snat(action: str) -> str:
 def forwarded(pen: Pen, gateway: Gateway) -> None:
     """Connections that table nat has led to a host (filter FORWARD)."""
     pen.note("Port forwards; who may use one was decided in table nat.")
+    for interface in (gateway.public, *gateway.untrusted):
+        pen.add(f"-i {interface} -m conntrack --ctstate DNAT -j {PREFIX}TRANSLATED")
+    # Those of the VPN may go to a trusted network anyway.
+    devices = gateway.devices if gateway.untrusted else []
+    for interface in (*gateway.trusted, *devices):
+        pen.add(f"-i {interface} -m conntrack --ctstate DNAT -j {PREFIX}LOCAL")
+
+
+@ipv4
+def translated(pen: Pen, gateway: Gateway) -> None:
+    """Connections from outside that table nat has led to a host (chain TRANSLATED)."""
     for entry in gateway.plan["nat"]["one_to_one"]:
-        # It translates; what may come in through it is for forward rules to say.
-        address = f"--ctstate DNAT --ctorigdst {entry['address']}"
-        pen.refuse("drop", f"-i {gateway.public} -m conntrack {address}")
-    # Those of the VPN may go there anyway.
-    for interface in (gateway.public, gateway.internal):
-        pen.add(f"-i {interface} -o {gateway.internal} -m conntrack --ctstate DNAT -j ACCEPT")
+        pen.note("It translates; what may come in through it is for forward rules to say.")
+        pen.refuse("drop", f"-m conntrack --ctorigdst {entry['address']}")
+    pen.note("Whoever is behind the gateway.")
+    pen.add(f"-j {PREFIX}LOCAL")
+
+
+@ipv4
+def into_local(pen: Pen, gateway: Gateway) -> None:
+    """The ways that lead to a host behind the gateway (chain LOCAL)."""
+    trusted = values.Networks(
+        IPv4Network(network)
+        for local in gateway.local
+        if local["trusted"]
+        for network in local["all"]
+    )
+    for entry in gateway.plan["nat"]["one_to_one"]:
+        if not trusted.holding(IPv4Address(entry["ip"])):
+            pen.note("It translates; who may go there is for rules to say.")
+            pen.add(f"-m conntrack --ctorigdst {entry['address']} -j RETURN")
+    pen.note("Out of these, whatever the routes say.")
+    for local in gateway.local:
+        pen.add(f"-o {local['interface']} -j ACCEPT")

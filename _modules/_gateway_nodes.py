@@ -3,6 +3,7 @@
 from typing import Any
 
 import _gateway_kinds as kinds
+import _gateway_networks
 import _gateway_pem
 import _gateway_sync
 import _gateway_values as values
@@ -10,6 +11,7 @@ from _gateway_keys import EMPTY, REQUIRED, Items, Key, Mapping, Named, by_name
 from _gateway_names import claim_aliases
 from _gateway_reader import Reader, Section
 from _gateway_site import (
+    LocalNetwork,
     Network,
     Node,
     Site,
@@ -23,10 +25,21 @@ HIGHEST_ID = 200
 # Steps by which a node's priority is lowered. One step is as large as the number of nodes, so that
 # it outweighs all differences of rank. Each penalty outweighs the sum of those before it.
 PENALTIES = {"cold": 1, "uplink": 2, "fault": 4, "drained": 8}
+# Each lost network beyond the first one, so that the node that has lost fewer is better also while
+# it is cold. What is left of the priorities says how many of these count (``networks_counted``).
+NETWORK_PENALTY = 2
 # With this many nodes the last one, with all penalties, still has a priority of 1.
 MOST_NODES = HIGHEST_PRIORITY // (sum(PENALTIES.values()) + 1)
 
 
+def networks_counted(nodes: int, networks: int) -> int:
+    """Of how many lost networks beyond the first one it counts that they are lost: of all where
+    there is room for it, with two nodes of 54."""
+    room = (HIGHEST_PRIORITY - 1) // nodes - sum(PENALTIES.values())
+    return max(0, min(networks - 1, room // NETWORK_PENALTY))
+
+
+OWN_SIDES = ("gateway:internal:network", "gateway:public:network")  # keys of their networks
 MINION = kinds.matching(values.MINION_PATTERN.pattern, "a minion id")
 _NODE = by_name(
     Key(
@@ -107,6 +120,7 @@ _NODE = by_name(
         EMPTY,
         "This node's own certificate: [below](#gatewaynodesnodepki).",
     ),
+    *_gateway_networks.OF_NODE,
 )
 _INTERNAL = by_name(
     Key("interface", kinds.INTERFACE, REQUIRED, "The nodes' card on the internal side."),
@@ -193,7 +207,7 @@ def read_internal(top: Section, domain: str | None) -> Network:
         aliases=tuple(aliases.values()),
     )
     claim_aliases(section.reader, aliases, domain)
-    _claim_side(section, network)
+    _gateway_networks.claim_side(section, network)
     return network
 
 
@@ -222,26 +236,26 @@ def read_public(top: Section, domain: str | None) -> Network:
         section.reader.inside(address, network.network, path)
     if network.virtual_ip and "network" not in section.values:
         section.reader.fault(section.at("network"), "missing; a public virtual IP needs it")
-    _claim_side(section, network)
+    _gateway_networks.claim_side(section, network)
     return network
 
 
-def _claim_side(section: Section, side: Network) -> None:
-    section.reader.claim_network(side.network, section.at("network"))
-    section.reader.claim("address", side.virtual_ip, section.at("virtual_ip"))
-    section.reader.inside(side.virtual_ip, side.network, section.at("virtual_ip"))
-
-
 def read_nodes(
-    top: Section, internal: Network, public: Network, link: str | None, domain: str | None
+    top: Section,
+    internal: Network,
+    public: Network,
+    networks: tuple[LocalNetwork, ...],
+    link: str | None,
+    domain: str | None,
 ) -> tuple[Node, ...]:
     nodes = []
     for entry in top.entries("nodes"):
         aliases = entry.section.placed("aliases")
         node = _read_node(
-            entry.name, entry.section, internal, public, link, tuple(aliases.values())
+            entry.name, entry.section, internal, public, networks, link, tuple(aliases.values())
         )
         _claim_node(entry.section, node, internal, public)
+        _gateway_networks.check_interfaces(top.reader, entry.section, node, link)
         _gateway_sync.check_sync_link(entry.section, node, internal, public, link)
         claim_aliases(top.reader, aliases, domain)
         nodes.append(node)
@@ -255,6 +269,7 @@ def _read_node(
     section: Section,
     internal: Network,
     public: Network,
+    networks: tuple[LocalNetwork, ...],
     link: str | None,
     aliases: tuple[str, ...],
 ) -> Node:
@@ -272,6 +287,8 @@ def _read_node(
         sync=section.get("sync"),
         sync_interface=section.get("sync_interface", default=link),
         pki=_gateway_pem.read_pki(section.section("pki"), ("gateway", "nodes", name, "pki")),
+        addresses=_gateway_networks.read_node_addresses(section, number, networks),
+        interfaces=_gateway_networks.read_node_interfaces(section, networks),
     )
 
 
@@ -299,13 +316,15 @@ def _claim_node(section: Section, node: Node, internal: Network, public: Network
 def check_places(reader: Reader, site: Site) -> None:
     """What is in a network where nothing can reach it, and names that two interfaces would have.
     Networks that overlap have been named already."""
-    internal = site.internal.network
+    behind = ("gateway:internal:", "gateway:networks:", "gateway:routes:")
+    local = [pair for pair in reader.networks if pair[1].startswith(behind)]
     vpn = [pair for pair in reader.networks if pair[1].startswith("gateway:vpn:")]
     for node in site.nodes:
-        inside = [(internal, "gateway:internal:network"), *vpn] if internal else vpn
+        inside = [*local, *vpn]
         for key, address, networks in (
             ("public", node.public, [] if site.public.network else inside),
-            ("sync", node.sync, vpn),
+            # Those of the internal and the public side have been named already.
+            ("sync", node.sync, [*vpn, *(pair for pair in local if pair[1] not in OWN_SIDES)]),
         ):
             for network, path in networks:
                 if address and address in network:
@@ -313,20 +332,23 @@ def check_places(reader: Reader, site: Site) -> None:
                         f"gateway:nodes:{node.name}:{key}",
                         f"{address} is inside {network} of {path}",
                     )
-        for interface in (node.internal_interface, node.public_interface, node.sync_interface):
+        interfaces = (node.internal_interface, node.public_interface, node.sync_interface)
+        for interface in (*interfaces, *node.interfaces.values()):
             for server in site.vpn_servers:
                 if interface == values.DEVICE_PREFIX + server.name:
                     reader.fault(
                         f"gateway:vpn:servers:{server.name}",
                         f"its device would be {interface}, an interface of {node.name} already",
                     )
-    elsewhere = [host for host in site.hosts if host.ip and not (internal and host.ip in internal)]
-    for host in elsewhere:
+    behind_us = values.Networks(network for network, _ in local)
+    pairs = [(host, ip) for host in site.hosts for ip in host.ips if ip]
+    elsewhere = [(host, ip) for host, ip in pairs if not behind_us.holding(ip)]
+    for host, ip in elsewhere:
         for server in site.vpn_servers:
-            if server.network and host.ip in server.network:
+            if server.network and ip in server.network:
                 reader.fault(
                     f"gateway:hosts:{host.name}:ip",
-                    f"{host.ip} is inside {server.network} of VPN server {server.name}, which has"
+                    f"{ip} is inside {server.network} of VPN server {server.name}, which has"
                     " clients and no hosts (gateway:vpn:clients)",
                 )
 
@@ -339,6 +361,7 @@ def check_names(reader: Reader, site: Site) -> None:
     aliased += [
         ("gateway:internal", site.internal.aliases),
         ("gateway:public", site.public.aliases),
+        *((f"gateway:networks:{network.name}", network.aliases) for network in site.networks),
     ]
     aliased += [(f"gateway:hosts:{host.name}", host.aliases) for host in site.hosts]
     for path, aliases in aliased:
@@ -372,15 +395,17 @@ def check_own_ports(reader: Reader, site: Site, own: dict[str, str]) -> None:
 
 def check_own_addresses(reader: Reader, site: Site) -> None:
     """A gateway that asks itself gets no answer, or the one that it would like to have."""
-    sides = (site.internal, site.public)
-    own = {str(side.virtual_ip) for side in sides} | {str(each) for each in site.public.addresses}
+    moving = (*(side.virtual_ip for side in (site.internal, site.public)), *site.public.addresses)
+    own = {str(each) for each in (*moving, *(network.virtual_ip for network in site.networks))}
     for node in site.nodes:
-        own |= {str(each) for each in (node.internal, node.public, node.sync)}
+        addresses = (node.internal, node.public, node.sync, *node.addresses.values())
+        own |= {str(each) for each in addresses}
     for key, servers in (
         ("dns:forwarders", site.dns.forwarders),
         ("ntp:servers", site.ntp.servers),
         ("health:public:targets", site.health.public_targets),
         ("health:internal:targets", site.health.internal_targets),
+        *((f"networks:{network.name}:targets", network.targets) for network in site.networks),
     ):
         for number, server in enumerate(map(str, servers)):
             if server in own:

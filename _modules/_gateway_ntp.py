@@ -66,7 +66,7 @@ def ports(site: Site) -> dict[str, str]:
 
 
 def openings(plan: Plan) -> list[dict[str, Any]]:
-    return [opening("time", "udp", 123, "inside")]
+    return [opening("time", "udp", 123, "inside", "others")]
 
 
 def units(plan: Plan) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def _ntp(site: Site, node: Node) -> dict[str, Any]:
             for server in site.ntp.servers
         ],
         "peers": [str(peer.internal) for peer in site.peers(node)],
-        "allow": [str(site.internal.network)]
+        "allow": [str(network) for local in site.local for network in local.all_networks]
         + [str(server.network) for server in site.vpn_servers],
         "settings": plan_settings(site.ntp.settings),
     }

@@ -18,11 +18,13 @@ import _gateway_follow
 import _gateway_interfaces
 import _gateway_kernel
 import _gateway_nat
+import _gateway_networks
 import _gateway_nodes
 import _gateway_ntp
 import _gateway_policy
 import _gateway_routes
 import _gateway_sync
+import _gateway_values as values
 import _gateway_vpn
 from _gateway_keys import by_name
 from _gateway_names import Names, own_names
@@ -35,6 +37,7 @@ VERSION = "202611-1"  # of the formula, as FORMULA has it
 # `units` of what a node is to be; and of how it is doing, what _gateway_status asks for.
 ROOMS: tuple[Any, ...] = (
     _gateway_nodes,
+    _gateway_networks,
     _gateway_interfaces,
     _gateway_policy,
     _gateway_nat,
@@ -91,14 +94,24 @@ def _read_site(top: Section) -> Site:
     domain = top.get("domain")
     internal = _gateway_nodes.read_internal(top, domain)
     public = _gateway_nodes.read_public(top, domain)
+    networks = _gateway_networks.read_networks(top, domain)
     link = _gateway_sync.read_sync_link(top)
-    nodes = _gateway_nodes.read_nodes(top, internal, public, link, domain)
+    nodes = _gateway_nodes.read_nodes(top, internal, public, networks, link, domain)
     vpn = _gateway_vpn.read_vpn(top, nodes, public)
-    hosts = _gateway_dns.read_hosts(top, internal, domain)
+    routes = _gateway_networks.read_routes(top, internal, networks)
+    own_networks = (internal.network, *(network.network for network in networks))
+    behind = values.Networks(own_networks)
+    hosts = _gateway_dns.read_hosts(top, behind, domain)
     clients = client_addresses(vpn.clients, vpn.servers, nodes)
-    own = own_names(internal, public, nodes)
-    names = Names(top.reader, hosts, domain, own, vpn.servers, clients)
+    own = own_names(internal, public, networks, nodes)
+    local = _gateway_networks.addresses(internal, networks, routes)
+    names = Names(top.reader, hosts, domain, own, vpn.servers, clients, local)
     followers = _gateway_follow.read_followers(top)
+    inside = values.Networks((*own_networks, *(route.network for route in routes)))
+    gateways = {internal.virtual_ip, *(network.virtual_ip for network in networks)}
+    for node in nodes:
+        gateways |= {node.internal, *node.addresses.values()}
+    known = _gateway_dhcp.known(top.reader, behind, hosts)
     router_id, keepalived = _gateway_failover.read_keepalived(top)
     ntp_provider, ntp = _gateway_ntp.read_ntp(top)
     return Site(
@@ -117,13 +130,15 @@ def _read_site(top: Section) -> Site:
         vpn_remote=vpn.remote,
         hosts=hosts,
         firewall=_gateway_policy.read_firewall(top, names),
-        nat=_gateway_nat.read_nat(top, names, internal, public, nodes),
+        nat=_gateway_nat.read_nat(top, names, inside, public, gateways),
         dns=_gateway_dns.read_dns(top),
-        dhcp=_gateway_dhcp.read_dhcp(top, internal, hosts),
+        dhcp=_gateway_dhcp.read_dhcp(top, internal, known),
         ntp=ntp,
         ntp_provider=ntp_provider,
         keepalived=keepalived,
         follow_virtual_ip=followers,
+        networks=_gateway_networks.read_dhcp(top, networks, known),
+        routes=routes,
     )
 
 

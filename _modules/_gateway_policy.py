@@ -78,7 +78,7 @@ RULE = by_name(
         "to",
         ends(),
         EMPTY,
-        "Where it goes. In `input` and `egress_allowed` hosts, networks and groups only.",
+        "Where it goes. In `input` and `egress_allowed` hosts, groups and addresses only.",
         said="anywhere",
     ),
     Key(
@@ -156,9 +156,9 @@ _FIREWALL = by_name(
         "egress_allowed",
         Rows(_EGRESS_RULE, f"{_RULES} without `action`", table=False),
         EMPTY,
-        "The list, with `egress: deny`. `to` is hosts, networks or groups. Without `from` a rule"
-        " is for the internal network and the clients of full tunnels. Whatever a rule names, it"
-        " is only for what comes from the internal side or a tunnel.",
+        "The list, with `egress: deny`. `to` is hosts, groups or addresses. Without `from` a rule"
+        " is for the networks behind the pair and the clients of full tunnels. Whatever a rule"
+        " names, it is only for what comes from there.",
     ),
     Key(
         "groups",
@@ -362,7 +362,7 @@ def _firewall(site: Site, node: Node) -> dict[str, Any]:
 def _inside(site: Site) -> tuple[Target, ...]:
     """Who may go to the internet through the pair unless a rule says otherwise."""
     servers = [Target("server", server.name) for server in site.vpn_servers if server.full_tunnel]
-    return (Target("zone", "internal"), *servers)
+    return (*(Target("zone", local.name) for local in site.local), *servers)
 
 
 def plan_rules(
@@ -399,22 +399,26 @@ def _plan_target(site: Site, node: Node, target: Target) -> list[dict[str, Any]]
         return [{"group": target.name}]
     if target.kind == "network":
         return [{"address": target.name}]
+    if target.kind == "host":
+        return [{"address": str(ip)} for ip in site.addresses_of(target.name)]
     if target.kind == "client":
         return [{"address": address} for address in site.client_addresses[target.name]]
-    if target.name == "public":
+    # A VPN server may be called as one of these: nobody has to name it in a rule.
+    if target == Target("zone", "public"):
         return [{"interface": node.public_interface}]
-    if target.name == "internal":
-        network = str(site.internal.network)
+    local = site.local_by_name.get(target.name)
+    if local and target.kind == "zone":
+        interface = node.interface_in(local.name)
         return [
-            {"interface": node.internal_interface, "address": network},
-            {"interface": node.internal_interface, "family": 6},
+            *({"interface": interface, "address": str(each)} for each in local.all_networks),
+            {"interface": interface, "family": 6},
         ]
     # A peer's VPN clients arrive on the internal interface, so their address decides and not the
     # interface.
     return [
         plain
         for server in site.vpn_servers
-        if target.name in ("vpn", server.name)
+        if target in (Target("zone", "vpn"), Target("server", server.name))
         for plain in (
             {"address": str(server.network)},
             {"interface": values.DEVICE_PREFIX + server.name, "family": 6},

@@ -22,6 +22,7 @@ from _gateway_iptables import (
     Policy,
     bridged,
     ipv4,
+    joined,
     raw,
     write,
     write_sets,
@@ -115,15 +116,25 @@ def _untracked_own_adverts(pen: Pen, gateway: Gateway) -> None:
     pen.add(f"-p {VRRP} -j CT --notrack")
 
 
+def _honest(pen: Pen, gateway: Gateway) -> None:
+    if gateway.firewall["spoof_protection"]:
+        pen.note("Nobody sends from an address that is on another side (BCP 38).")
+        pen.add(f"-j {PREFIX}FORGED")
+
+
 def _forged(pen: Pen, gateway: Gateway) -> None:
+    """Every packet goes through this chain. With sixty networks it matters that an honest one, and
+    what comes from the internet before all, leaves it early."""
     if not gateway.firewall["spoof_protection"]:
         return
-    pen.note("Nobody sends from an address that is on another side (BCP 38).")
-    for interface in (*gateway.inside, gateway.public):
+    sides = (gateway.public, *gateway.inside)
+    for interface in sides:
+        pen.add(f"-i {interface} -m rpfilter -j RETURN")
+    for interface in sides:
         forged = "-j DROP"
         if interface in gateway.bridges:
             forged = f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}"
-        pen.add(f"-i {interface} -m rpfilter --invert", forged)
+        pen.add(f"-i {interface}", forged)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -140,9 +151,15 @@ def _mark_unjudged(pen: Pen, gateway: Gateway) -> None:
         pen.add(f"-i {bridge} {_UNJUDGED} -j DROP")
     # A flush of table filter alone would let everything in.
     pen.note("Nothing gets in that table filter has not judged.")
+    pen.add(f"-i {gateway.public} -j {PREFIX}UNJUDGED")
+
+
+def _unjudged(pen: Pen, gateway: Gateway) -> None:
+    """All but what is for an interface of somebody else's. As short for a packet as ``_forged``."""
+    pen.add(f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}")
     for interface in gateway.inside:
-        way = f"-i {gateway.public} -o {interface}"
-        pen.add(way, f"-j MARK --set-xmark {UNJUDGED}/{UNJUDGED}")
+        pen.add(f"-o {interface} -j RETURN")
+    pen.add(f"-j MARK --set-xmark 0x0/{UNJUDGED}")
 
 
 def _drop_unjudged(pen: Pen, gateway: Gateway) -> None:
@@ -190,7 +207,8 @@ def _icmp(pen: Pen, gateway: Gateway) -> None:
     if gateway.version == 4:
         return
     believed = [gateway.public] if gateway.plan["public"]["accept_ra"] else []
-    for interface, kind in product((gateway.internal, gateway.public), ICMP6_LINK):
+    links = (*gateway.trusted, *gateway.untrusted, gateway.public)
+    for interface, kind in product(links, ICMP6_LINK):
         if kind == ADVERTISEMENT and interface not in believed:
             continue
         # Routers do not pass on link-local addresses, nor anything with all of its hops left.
@@ -201,7 +219,7 @@ def _icmp(pen: Pen, gateway: Gateway) -> None:
 @ipv4
 def _no_internal_addresses(pen: Pen, gateway: Gateway) -> None:
     pen.note("The public side knows no internal addresses.")
-    for network in (gateway.network, *gateway.vpn_networks):
+    for network in (*gateway.local_networks, *gateway.vpn_networks):
         pen.refuse("drop", f"-i {gateway.public} -d {network}")
 
 
@@ -224,13 +242,48 @@ def _services(pen: Pen, gateway: Gateway) -> None:
 def _zone(zone: str, gateway: Gateway) -> list[str]:
     """Matches for those who may come in to a service (``opening`` of _gateway_machine)."""
     if zone == "inside":
-        return [f"-i {interface}" for interface in gateway.inside]
+        return [f"-i {interface}" for interface in (*gateway.trusted, *gateway.devices)]
     if zone == "new hosts":
-        return [f"-i {gateway.internal} -s 0.0.0.0"]
+        return [f"-i {local['interface']} -s 0.0.0.0" for local in gateway.local]
     if zone == "public":
         return [f"-i {gateway.public}"]
     # Clients of a peer's VPN come in by the internal interface too: this is not for them.
-    return [gateway.from_internal]
+    trusted = zone == "hosts"
+    return [
+        joined(source, own)
+        for local in gateway.local
+        if local["trusted"] is trusted
+        for source in gateway.from_local(local)
+        for own in (_own(gateway, local) if zone == "others there" else [""])
+    ]
+
+
+def _own(gateway: Gateway, local: _Plan) -> list[str]:
+    """Matches for the gateway's addresses in a network. Those of IPv6 are not in the pillar."""
+    if gateway.version == 4:
+        return [f"-d {local['virtual_ip']}", f"-d {local['address']}"]
+    return ["-m addrtype --dst-type LOCAL --limit-iface-in"]
+
+
+def _only_there(pen: Pen, gateway: Gateway) -> None:
+    for local in gateway.local:
+        if local["isolated"]:
+            pen.add(f"-i {local['interface']} -j {PREFIX}ISOLATED")
+
+
+def _isolated(pen: Pen, gateway: Gateway) -> None:
+    """From an isolated network the gateway has the addresses that it has there (chain ISOLATED)."""
+    isolated = [local for local in gateway.local if local["isolated"]]
+    if not isolated:
+        return
+    pen.note("The gateway has no other address there.")
+    for local in isolated:
+        for own in _own(gateway, local):
+            pen.add(f"-i {local['interface']} {own} -j RETURN")
+    if gateway.version == 4:
+        pen.note("DHCP asks everybody there.")
+        pen.add("-m addrtype --dst-type BROADCAST --limit-iface-in -j RETURN")
+    pen.refuse("drop")
 
 
 def _echo(pen: Pen, gateway: Gateway) -> None:
@@ -267,7 +320,7 @@ def _own_dhcp(pen: Pen, gateway: Gateway) -> None:
 
 
 def _no_other_input(pen: Pen, gateway: Gateway) -> None:
-    pen.note("Nothing else of these three sides.")
+    pen.note("Nothing else of these sides.")
     for interface in gateway.inside:
         pen.refuse("reject", f"-i {interface}")
     pen.refuse("drop", f"-i {gateway.public}")
@@ -297,7 +350,9 @@ def _egress(pen: Pen, gateway: Gateway) -> None:
     out = f"-o {gateway.public}"
     if gateway.firewall["egress"] == "allow":
         pen.note("The internet.")
-        pen.add(gateway.from_internal, out, "-j ACCEPT")
+        for local in gateway.local:
+            for source in gateway.from_local(local):
+                pen.add(source, out, "-j ACCEPT")
     if gateway.firewall["egress_allowed"]:
         # They may name any address, and are for who lives behind the gateway all the same.
         pen.note("What may leave.")
@@ -311,7 +366,7 @@ def _egress_rules(pen: Pen, gateway: Gateway) -> None:
 
 
 def _no_other_forward(pen: Pen, gateway: Gateway) -> None:
-    pen.note("Nothing else from, or into, these three sides.")
+    pen.note("Nothing else from, or into, these sides.")
     for interface in gateway.inside:
         pen.refuse("reject", f"-i {interface}")
     pen.refuse("drop", f"-i {gateway.public}")
@@ -338,7 +393,7 @@ def _repair(pen: Pen, gateway: Gateway) -> None:
     pen.note("Whoever may repair it.")
     for rule in gateway.firewall["input"]:
         _ssh_of_rule(pen, gateway, rule)
-    for interface in gateway.inside:
+    for interface in (*gateway.trusted, *gateway.devices):
         pen.add(f"-i {interface} {_ssh(gateway)} -j ACCEPT")
     _ssh_from_outside(pen, gateway, _members(gateway, CLOSED_MEMBERS))
 
@@ -385,19 +440,25 @@ POLICY: Policy = {
         _untracked_adverts,
         _gateway_sync.untracked_from_peer,
         raw,
-        _forged,
+        _honest,
         _gateway_vpn_rules.untracked_one_way,
     ),
+    ("raw", "FORGED"): (_forged,),
     ("raw", "OUTPUT"): (_untracked_own_adverts, _gateway_sync.untracked_to_peer, raw),
+    ("raw", "ONEWAY"): (_gateway_vpn_rules.one_way_of_trusted,),
+    ("raw", "OTHERS"): (_gateway_vpn_rules.one_way_of_others,),
+    ("raw", "BRANCH"): (_gateway_vpn_rules.one_way_of_branches,),
     ("mangle", "PREROUTING"): (raw, _seen),
     ("mangle", "FORWARD"): (
         bridged("RETURN"),
         _mark_unjudged,
         raw,
-        _gateway_vpn_rules.no_circles,
+        _gateway_vpn_rules.behind_a_client,
         _segments,
     ),
+    ("mangle", "UNJUDGED"): (_unjudged,),
     ("mangle", "POSTROUTING"): (bridged("RETURN"), _drop_unjudged, raw),
+    ("mangle", "CIRCLES"): (_gateway_vpn_rules.no_circles,),
     ("nat", "PREROUTING"): (raw, _gateway_nat.to_forwards),
     ("nat", "POSTROUTING"): (
         raw,
@@ -418,6 +479,7 @@ POLICY: Policy = {
         _no_internal_addresses,
         _gateway_vpn_rules.only_from_inside,
         _input_rules,
+        _only_there,
         _services,
         _echo_and_ssh,
         _own_dhcp,
@@ -434,13 +496,20 @@ POLICY: Policy = {
         _forward_rules,
         _gateway_nat.forwarded,
         _egress,
+        _gateway_vpn_rules.trusted,
         _gateway_vpn_rules.servers,
         _gateway_vpn_rules.behind_clients,
         _no_other_forward,
         _gateway_sync.nothing_passes,
     ),
     ("filter", "OUTPUT"): (raw,),
+    ("filter", "ISOLATED"): (_isolated,),
     ("filter", "EGRESS"): (_egress_rules,),
+    ("filter", "TOBRANCH"): (_gateway_vpn_rules.to_branch,),
+    ("filter", "TRANSLATED"): (_gateway_nat.translated,),
+    ("filter", "LOCAL"): (_gateway_nat.into_local,),
+    ("filter", "TRUSTED"): (_gateway_vpn_rules.into_trusted,),
+    ("filter", "HAIRPIN"): (_gateway_vpn_rules.hairpin,),
     **_FROM_INSIDE,
 }
 

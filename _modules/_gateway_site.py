@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -14,6 +14,11 @@ import _gateway_values as values
 VPN_PREFIXES = (16, 29)
 PUBLIC_MATERIAL = ("ca", "certificate", "crl")  # of vpn:pki; the rest is secret
 INSTANCE_PREFIX = "gateway-"
+INTERNAL = "internal"  # what the internal network is called among all local ones
+
+# Of a field that came later: without a value it is not in the digest, so a site without it has the
+# digest that it had before.
+LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,17 @@ class Node:
     sync: IPv4Address | None
     sync_interface: str | None
     pki: dict[str, Material]
+    # In the further networks, by their names: its own address, and what the card is called here.
+    addresses: dict[str, IPv4Address] = field(default_factory=dict, metadata=LATER)
+    interfaces: dict[str, str] = field(default_factory=dict, metadata=LATER)
+
+    def address_in(self, network: str) -> IPv4Address:
+        """The node's own address in a local network."""
+        return self.internal if network == INTERNAL else self.addresses[network]
+
+    def interface_in(self, network: str) -> str:
+        """The node's interface in a local network."""
+        return self.internal_interface if network == INTERNAL else self.interfaces[network]
 
     @property
     def label(self) -> str | None:
@@ -66,6 +82,63 @@ class Network:
     def further(self) -> frozenset[IPv4Address]:
         """``addresses``, to look one up."""
         return frozenset(self.addresses)
+
+
+@dataclass(frozen=True)
+class Dhcp:
+    """What DHCP hands out in a network beside the reservations. ``settings`` are of all networks,
+    and only the internal one has them. What is None is what the network has anyway."""
+
+    enabled: bool
+    pool: tuple[IPv4Address, IPv4Address] | None
+    lease_time: str
+    settings: tuple[tuple[str, str], ...]
+    further_pools: tuple[tuple[IPv4Address, IPv4Address], ...] = field(default=(), metadata=LATER)
+    router: IPv4Address | None = field(default=None, metadata=LATER)
+    dns: tuple[IPv4Address, ...] = field(default=(), metadata=LATER)
+    ntp: tuple[IPv4Address, ...] = field(default=(), metadata=LATER)
+    domain: str | None = field(default=None, metadata=LATER)
+    options: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
+    boot: tuple[str, ...] = field(default=(), metadata=LATER)
+
+
+@dataclass(frozen=True)
+class LocalNetwork:
+    """A network behind the pair, with a virtual IP: the internal one, or a further one.
+
+    ``trusted``: with the rights of the internal network. ``isolated``: nothing of the gateway but
+    its services at its addresses there. ``names``: whether it gets the names of the site.
+    ``translated``: whether its addresses are hidden from the internet (NAT). ``routed`` are
+    networks behind routers in it, ``targets`` who has to answer there on a healthy node.
+    """
+
+    name: str
+    interface: str
+    network: IPv4Network
+    virtual_ip: IPv4Address
+    aliases: tuple[str, ...]
+    trusted: bool
+    isolated: bool
+    names: bool
+    translated: bool
+    targets: tuple[IPv4Address, ...]
+    dhcp: Dhcp
+    routed: tuple[IPv4Network, ...] = ()
+
+    @property
+    def all_networks(self) -> tuple[IPv4Network, ...]:
+        """Its own, and those behind routers in it."""
+        return (self.network, *self.routed)
+
+
+@dataclass(frozen=True)
+class InsideRoute:
+    """The way to a network behind a router in the local network called ``through``."""
+
+    key: str
+    network: IPv4Network
+    via: IPv4Address
+    through: str
 
 
 @dataclass(frozen=True)
@@ -144,11 +217,18 @@ class Host:
     ip: IPv4Address
     macs: tuple[str, ...]
     aliases: tuple[str, ...]
+    further_ips: tuple[IPv4Address, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def ips(self) -> tuple[IPv4Address, ...]:
+        """All its addresses, in the order of the pillar."""
+        return (self.ip, *self.further_ips)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a rule names: ``kind`` is zone, server, client, group or network."""
+    """What a rule names: ``kind`` is zone, server, client, group, host (one with several addresses)
+    or network (an address, too, and that of any other host)."""
 
     kind: str
     name: str
@@ -233,16 +313,6 @@ class Dns:
 
 
 @dataclass(frozen=True)
-class Dhcp:
-    """What DHCP hands out beside the reservations."""
-
-    enabled: bool
-    pool: tuple[IPv4Address, IPv4Address] | None
-    lease_time: str
-    settings: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Failover:
     """How fast the virtual IPs move; times in seconds. ``down_adverts`` is how many adverts in
     a row have to be missed; ``reassert`` how often the executables of the holder are called again,
@@ -305,6 +375,45 @@ class Site:
     ntp_provider: str
     keepalived: Service
     follow_virtual_ip: tuple[str, ...]
+    networks: tuple[LocalNetwork, ...] = field(default=(), metadata=LATER)
+    routes: tuple[InsideRoute, ...] = field(default=(), metadata=LATER)
+
+    @functools.cached_property
+    def local(self) -> tuple[LocalNetwork, ...]:
+        """All networks behind the pair: the internal one, and the further ones."""
+        internal = LocalNetwork(
+            name=INTERNAL,
+            interface=self.internal.interface,
+            network=self.internal.network,  # type: ignore[arg-type] # it has both
+            virtual_ip=self.internal.virtual_ip,  # type: ignore[arg-type]
+            aliases=self.internal.aliases,
+            trusted=True,
+            isolated=False,
+            names=True,
+            translated=True,
+            targets=self.health.internal_targets,
+            dhcp=self.dhcp,
+        )
+        routed: dict[str, list[IPv4Network]] = {}
+        for route in self.routes:
+            routed.setdefault(route.through, []).append(route.network)
+        return tuple(
+            replace(network, routed=tuple(routed.get(network.name, ())))
+            for network in (internal, *self.networks)
+        )
+
+    @functools.cached_property
+    def local_by_name(self) -> dict[str, LocalNetwork]:
+        """The same, by what rules call them."""
+        return {network.name: network for network in self.local}
+
+    def addresses_of(self, host: str) -> tuple[IPv4Address, ...]:
+        """Those of an entry of ``hosts``."""
+        return self._addresses[host]
+
+    @functools.cached_property
+    def _addresses(self) -> dict[str, tuple[IPv4Address, ...]]:
+        return {host.name: host.ips for host in self.hosts}
 
     def peers(self, node: Node) -> tuple[Node, ...]:
         """The other nodes of the site."""
@@ -327,13 +436,16 @@ class Site:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """What a part of a site was made of, without what was worked out of it since."""
-    return {name: getattr(value, name) for name in _field_names(value.__class__)}
+    """What a part of a site was made of, without what was worked out of it since, and without what
+    came later and is not used."""
+    parts = ((name, getattr(value, name), later) for name, later in _field_names(value.__class__))
+    return {name: part for name, part, later in parts if part or not later}
 
 
 @functools.cache
-def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))
+def _field_names(kind: Any) -> tuple[tuple[str, bool], ...]:
+    """Each field, and whether it came later."""
+    return tuple((each.name, "later" in each.metadata) for each in fields(kind))
 
 
 def _plain(value: Any) -> Any:

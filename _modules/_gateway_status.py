@@ -45,6 +45,7 @@ def look_by_pillar(
         look(plan),
         site=site,
         interface_keys=_gateway_interfaces.interface_keys(plan, pillar),
+        address_keys=_gateway_interfaces.address_keys(plan, pillar),
         kept={} if kept is None else kept,
     )
 

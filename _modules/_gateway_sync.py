@@ -4,6 +4,7 @@ import json
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import _gateway_interfaces
 import _gateway_kernel
 import _gateway_kinds as kinds
 import _gateway_machine
@@ -207,7 +208,9 @@ def _sync(site: Site, node: Node) -> dict[str, Any]:
     (peer,) = site.peers(node)
     addresses = [
         *(each for node in site.nodes for each in (node.internal, node.public, node.sync)),
+        *(each for node in site.nodes for each in node.addresses.values()),
         *(side.virtual_ip for side in (site.internal, site.public)),
+        *(network.virtual_ip for network in site.networks),
         *site.public.addresses,
     ]
     return {
@@ -231,7 +234,9 @@ def ignored(plan: Plan) -> list[str]:
         return []
     planned = plan["sync"]["ignored"]
     networks = [ip_network(network) for network in planned]
-    own = {ip_address(address) for address in _gateway_machine.addresses() if ":" not in address}
+    # Not a virtual IP that is about to go: the next apply would find it gone, and restart all.
+    lasting = _gateway_interfaces.lasting_addresses(_gateway_machine.links())
+    own = {ip_address(address) for address in lasting if ":" not in address}
     others = {address for address in own if not any(address in network for network in networks)}
     return [*planned, *map(str, sorted(others))]
 

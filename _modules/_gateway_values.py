@@ -5,7 +5,7 @@ A parser returns the value, or raises ValueError with what is wrong with it.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
@@ -340,6 +340,27 @@ def did_you_mean(word: object, choices: Any) -> str:
     lower = {str(choice).lower(): choice for choice in choices}
     close = difflib.get_close_matches(show(word).lower(), list(lower), n=1)
     return f'; did you mean "{lower[close[0]]}"?' if close else ""
+
+
+class Networks:
+    """Many networks, of which one that holds an address is found without asking each. Where one is
+    not known (None), it cannot be said of an address that it is in none (``are_known``)."""
+
+    def __init__(self, networks: Iterable[IPv4Network | None]) -> None:
+        found = list(networks)
+        self.all = [network for network in found if network]
+        self.are_known = len(self.all) == len(found)
+        # By length of the prefix, and by the prefix as a number.
+        self._known: dict[int, dict[int, IPv4Network]] = {}
+        for network in self.all:
+            prefix = int(network.network_address) >> 32 - network.prefixlen
+            self._known.setdefault(network.prefixlen, {}).setdefault(prefix, network)
+
+    def holding(self, ip: IPv4Address | None) -> IPv4Network | None:
+        """The network that an address is in; one of them where they overlap."""
+        number = int(ip) if ip else 0
+        found = (known.get(number >> 32 - length) for length, known in self._known.items())
+        return next(filter(None, found), None) if ip else None
 
 
 EVERYTHING = ("zone", "server", "client", "group")

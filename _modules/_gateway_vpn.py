@@ -10,6 +10,7 @@ from typing import Any
 
 import _gateway_kinds as kinds
 import _gateway_machine
+import _gateway_networks
 import _gateway_pem
 import _gateway_values as values
 import _gateway_vpn_clients
@@ -182,7 +183,7 @@ def _push_everything(server: VpnServer) -> list[str]:
 def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
     subnet = server.subnet(node)
     reachable = [
-        site.internal.network,
+        *(network for local in site.local if local.trusted for network in local.all_networks),
         *(other.network for other in site.vpn_servers),
         *server.routes,
     ]
@@ -200,9 +201,7 @@ def _plan_server(site: Site, server: VpnServer, node: Node) -> dict[str, Any]:
         # The servers' whole networks and not the nodes' subnets, so that a new node does not change
         # what is pushed.
         "pushes": [
-            _gateway_vpn_clients.push_route(network)
-            for network in reachable
-            if network and network != subnet
+            _gateway_vpn_clients.push_route(network) for network in reachable if network != subnet
         ]
         + (_push_everything(server) if server.full_tunnel else [])
         + [f"dhcp-option DNS {site.internal.virtual_ip}", f"dhcp-option DOMAIN {site.domain}"],
@@ -276,7 +275,7 @@ def _route_warnings(plan: Plan) -> list[str]:
     """Networks to which a VPN server's clients are sent, and no rule lets them through."""
     accepting = [rule for rule in plan["firewall"]["forward"] if rule["action"] == "accept"]
     open_to_all = [
-        plan["internal"]["network"],
+        *(net for each in _gateway_networks.local(plan) if each["trusted"] for net in each["all"]),
         *plan["vpn"]["networks"],
         *(server["network"] for server in plan["vpn"]["servers"]),
     ]

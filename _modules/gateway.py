@@ -7,6 +7,7 @@ Each function works from the command line, from Jinja and over salt-ssh.
 import contextlib
 import gc
 import os
+from ipaddress import IPv4Address
 
 import _gateway_libraries
 import salt.pillar
@@ -18,6 +19,7 @@ _gateway_libraries.forget_changed()
 import _gateway_applied
 import _gateway_drain
 import _gateway_firewall
+import _gateway_interface_files
 import _gateway_interfaces
 import _gateway_nodes
 import _gateway_pem
@@ -204,8 +206,10 @@ def has_states(**kwargs):
 def prepared(supported=True, **kwargs):
     """
     What an apply has to know of this node before its first state, in one answer: ``lacking`` (the
-    formula's states are not here), ``errors`` (what ``validate`` says without warnings), ``plan``
-    and ``ruleset``, which are empty where one of the former is not. For gateway/map.jinja.
+    formula's states are not here), ``errors`` (what ``validate`` says without warnings), ``plan``,
+    ``ruleset`` and ``resolver`` (the file with the DNS servers that the node asks: resolv.conf, or
+    systemd-resolved's list where that names only its stub), which are empty where one of the former
+    is not. For gateway/map.jinja.
 
     supported
         Whether the formula knows this node's system. On another one nothing is looked at, and there
@@ -226,6 +230,7 @@ def prepared(supported=True, **kwargs):
         "errors": errors,
         "plan": plan() if good else {},
         "ruleset": ruleset() if good else {},
+        "resolver": _gateway_interfaces.resolver_file() if good else "",
     }
 
 
@@ -329,6 +334,46 @@ def ruleset(node=None, **kwargs):
     return _gateway_rules.ruleset(planned, _gateway_firewall.bridges(planned) if here else [])
 
 
+def interfaces(kind=None, router=None, node=None, **kwargs):
+    """
+    What a node's interfaces file should hold: texts by the paths of their files, for the internal
+    interface, the public one, those of further networks and the nodes' own link, with the VLANs
+    among them. The formula writes none of it: paste it, or have it written by a state of yours. The
+    virtual IPs are never in it. What the pillar does not know is said in comments of the text: the
+    default route, say, and what ``vlan20`` is on. DNS servers of the node are yours.
+
+    kind
+        ``ifupdown``, ``networkd`` or ``netplan``. Without it all of them, as ``{kind: {path:
+        text}}``.
+    router
+        The router of the node's default route, on the public side. Without it there is a comment
+        where it belongs. An address by DHCP has its own.
+    node
+        Minion id of a node; this minion's own by default.
+
+    Raises SaltInvocationError for another kind, and for a router that is no IPv4 address.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.interfaces netplan
+        salt gw1 gateway.interfaces networkd router=198.51.100.254
+    """
+    _called(kwargs)
+    kinds = _gateway_interface_files.KINDS
+    if kind not in (None, *kinds):
+        raise SaltInvocationError(f"kind: {kind} is not one of {', '.join(kinds)}")
+    try:
+        address = None if router is None else IPv4Address(str(router))
+    except ValueError:
+        raise SaltInvocationError(f"router: {router} is not an IPv4 address") from None
+    planned = plan(node)
+    if kind:
+        return _gateway_interface_files.files(planned, kind, address)
+    return {each: _gateway_interface_files.files(planned, each, address) for each in kinds}
+
+
 def sync_ignored(**kwargs):
     """
     Addresses and networks whose connections are no business of the peer's: those of the plan, and
@@ -342,20 +387,6 @@ def sync_ignored(**kwargs):
     """
     _called(kwargs)
     return _gateway_sync.ignored(plan())
-
-
-def resolver_file():
-    """
-    The file with the DNS servers that this node asks: /etc/resolv.conf, or systemd-resolved's list
-    where that names only its stub.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt gw1 gateway.resolver_file
-    """
-    return _gateway_interfaces.resolver_file()
 
 
 def pem(material, **kwargs):

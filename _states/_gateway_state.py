@@ -75,9 +75,10 @@ def result(
 # Commands
 
 
-def run(salt: Functions, *command: str) -> str:
+def run(salt: Functions, *command: str, stdin: str | None = None) -> str:
     """The output of a command. Raises CommandExecutionError with its message if it fails."""
-    done = salt["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True)
+    more = {} if stdin is None else {"stdin": stdin}
+    done = salt["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True, **more)
     if done["retcode"]:
         message = done["stderr"] or done["stdout"]
         raise CommandExecutionError(f"{' '.join(command)}: {message}")

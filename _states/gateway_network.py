@@ -18,6 +18,10 @@ if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
 
 # Marks the routes that are ours. Not taken in iproute2's rt_protos.
 ROUTE_PROTOCOL = "119"
+# Marks our rules beside those of the firewall's gate, which have 119, and stand before them.
+RULE_PROTOCOL = "121"
+RULE_PREFERENCE = "121"
+MAIN = "254"  # the number of the main table
 NETWORKD = "/etc/systemd/network"
 NETWORKD_FOLDERS = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 NETWORKD_LINKS = "/run/systemd/netif/links"  # what networkd itself tells networkctl
@@ -160,53 +164,116 @@ def kernel_settings_restored(name, forwarding_file):
 # Routes
 
 
-def _routes():
-    """The main table's routes, with whole destinations and the numbers of their protocols."""
-    output = state.run(__salt__, "ip", "-N", "-json", "-4", "route", "show", "table", "main")
+def _live_routes():
+    """The kernel's routes, with whole destinations, the numbers of their protocols, and of their
+    tables (None: the main one)."""
+    output = state.run(__salt__, "ip", "-N", "-json", "-4", "route", "show", "table", "all")
     return [
-        route | {"dst": route["dst"] if "/" in route["dst"] else f"{route['dst']}/32"}
+        route
+        | {
+            "dst": route["dst"] if "/" in route["dst"] else f"{route['dst']}/32",
+            "table": int(route["table"]) if route.get("table", MAIN) != MAIN else None,
+        }
         for route in json.loads(output or "[]")
     ]
 
 
-def routes(name, routes):
+def _live_rules():
+    """The kernel's rules of ours: interface and number of the table of each. An interface may have
+    two, where somebody has put an older one back."""
+    output = state.run(__salt__, "ip", "-N", "-json", "-4", "rule", "show")
+    rules = [
+        rule for rule in json.loads(output or "[]") if str(rule.get("protocol")) == RULE_PROTOCOL
+    ]
+    return {(rule["iif"], int(rule["table"])) for rule in rules}
+
+
+def _place(destination, table):
+    """How a route is called in what the state says."""
+    return f"{destination} in table {table}" if table else destination
+
+
+def routes(name, routes, ways_back=()):
     """
     The kernel has these routes, marked with our protocol number, and no others with that number.
     A route of somebody else's to the same destination is an error, and stays.
 
     routes
         List of mappings with ``destination`` and ``via``.
+    ways_back
+        List of mappings with ``interface``, ``table`` and ``routes``: what the table of that number
+        has, where the kernel looks first for what comes in by that interface.
     """
-    wanted = {route["destination"]: route["via"] for route in routes}
+    wanted = {(route["destination"], None): route["via"] for route in routes}
+    for way in ways_back:
+        wanted |= {(each["destination"], way["table"]): each["via"] for each in way["routes"]}
+    wanted_rules = {(way["interface"], way["table"]) for way in ways_back}
     try:
-        found = _routes()
+        found = _live_routes()
+        live_rules = _live_rules()
     except CommandExecutionError as error:
         return state.failed(name, str(error))
-    ours = {route["dst"]: route for route in found if route.get("protocol") == ROUTE_PROTOCOL}
-    foreign = sorted(set(wanted) & {route["dst"] for route in found} - set(ours))
+    live = _ours(found)
+    foreign = sorted(
+        destination
+        for destination, table in wanted.keys() - live.keys()
+        if table is None and any((r["dst"], r["table"]) == (destination, None) for r in found)
+    )
     if foreign:
         lines = [f"There is a route to {key} already that is not ours." for key in foreign]
         return state.failed(name, "\n".join(lines))
-    # A route without a gateway is not from this state, but it has our number.
-    live = {key: route.get("gateway") or f"dev {route.get('dev')}" for key, route in ours.items()}
+    places = sorted(live.keys() | wanted.keys(), key=lambda place: (place[1] or 0, place[0]))
+    moved = {key: (live.get(key), wanted.get(key)) for key in places}
+    moved = {key: pair for key, pair in moved.items() if pair[0] != pair[1]}
+    stale, missing = sorted(live_rules - wanted_rules), sorted(wanted_rules - live_rules)
     changes = {
-        destination: {"old": live.get(destination), "new": wanted.get(destination)}
-        for destination in sorted(live.keys() | wanted.keys())
-        if live.get(destination) != wanted.get(destination)
+        **{_place(*key): {"old": old, "new": new} for key, (old, new) in moved.items()},
+        **{
+            f"from {interface}": {
+                "old": dict(stale).get(interface),
+                "new": dict(missing).get(interface),
+            }
+            for interface, _ in [*stale, *missing]
+        },
     }
 
     def act():
-        for destination, change in changes.items():
-            if change["new"] is None:
-                state.run(__salt__, "ip", "route", "del", destination, "proto", ROUTE_PROTOCOL)
-            else:
-                verb = "replace" if change["old"] else "add"
-                via = change["new"]
-                state.run(
-                    __salt__, "ip", "route", verb, destination, "via", via, "proto", ROUTE_PROTOCOL
-                )
+        # A rule after what it leads to, and gone before that.
+        lines = [_rule("del", *rule) for rule in stale]
+        for (destination, table), (old, via) in moved.items():
+            verb = "del" if via is None else "replace" if old else "add"
+            way = f" via {via}" if via else ""
+            where = f" table {table}" if table else ""
+            lines.append(f"route {verb} {destination}{way}{where} proto {ROUTE_PROTOCOL}")
+        lines += [_rule("add", *rule) for rule in missing]
+        # At once: with many networks there are hundreds.
+        try:
+            text = "\n".join(lines) + "\n"
+            state.run(__salt__, "ip", "-4", "-force", "-batch", "-", stdin=text)
+        except CommandExecutionError:
+            # The follower may have put back meanwhile what is added here.
+            if (_ours(_live_routes()), _live_rules()) != (wanted, wanted_rules):
+                raise
 
     return state.result(__opts__, name, changes, "Routes set.", "Routes would be set.", act)
+
+
+def _ours(routes):
+    """Where our routes lead, by destination and table."""
+    return {
+        # A route without a gateway is not from this state, but it has our number.
+        (route["dst"], route["table"]): route.get("gateway") or f"dev {route.get('dev')}"
+        for route in routes
+        if route.get("protocol") == ROUTE_PROTOCOL
+    }
+
+
+def _rule(verb, interface, table):
+    """A line for `ip -batch`."""
+    return (
+        f"rule {verb} pref {RULE_PREFERENCE} iif {interface} lookup {table}"
+        f" protocol {RULE_PROTOCOL}"
+    )
 
 
 # --------------------------------------------------------------------------------------------------

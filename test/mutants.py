@@ -41,10 +41,14 @@ PLANNER = " ".join(
         *("plan", "plan_properties", "plan_texts", "nodes", "interfaces", "failover", "vpn"),
         *("clients", "openvpn", "pem", "policy", "nat", "hosts", "dns", "dhcp", "ntp", "kernel"),
         *("routes", "follow", "sync", "firewall", "module", "status", "sls", "sls_order"),
+        *("networks", "networks_properties"),
     )
 )
 PLANNER += " test_health.py:plan|errors"
-COMPILER = "test_rules.py test_rules_closed.py test_rules_networks.py test_rules_texts.py"
+COMPILER = (
+    "test_rules.py test_rules_closed.py test_rules_networks.py test_rules_texts.py test_networks.py"
+    " test_networks_properties.py"
+)
 LOADER = "test_firewall_loader.py test_firewall_trial.py test_firewall_closed.py"
 # A file's own tests. Of tests with words behind a colon, those that say one of them.
 TESTED = {

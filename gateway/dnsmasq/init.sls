@@ -11,7 +11,7 @@ include:
 
 {%- if plan %}
 {#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
-{%- set resolver = salt['gateway.resolver_file']() %}
+{%- set resolver = pillar.gateway_run.resolver %}
 
 dnsmasq package:
   pkg.installed:
@@ -49,6 +49,8 @@ dns unit:
     - template: jinja
     - context:
         sandbox: {{ sandbox | tojson }}
+        whose: ''
+        file: dns.conf
         resolver: {{ resolver }}
 
 dns service:
@@ -65,7 +67,52 @@ dns service:
       - gateway: dns names that are ours alone
       - gateway: dns configuration
       - gateway: dns unit
-{%- if plan.dhcp.enabled %}
+{%- if plan.dns.others %}
+
+dns configuration for others:
+  gateway.checked_file:
+    - name: /etc/gateway/dns-others.conf
+    - source: salt://gateway/dnsmasq/files/dns-others.conf.jinja
+    - context:
+        resolver: {{ resolver }}
+    - check: dnsmasq --test -C
+    - require:
+      - gateway: configuration checks change nothing
+      - pkg: dnsmasq package
+
+dns unit for others:
+  gateway.file:
+    - name: /etc/systemd/system/gateway-dns-others.service
+    - source: salt://gateway/dnsmasq/files/gateway-dns.service.jinja
+    - template: jinja
+    - context:
+        sandbox: {{ sandbox | tojson }}
+        whose: ' for networks without the names of the site'
+        file: dns-others.conf
+        resolver: {{ resolver }}
+
+dns service for others:
+  gateway_service.running:
+    - name: gateway-dns-others
+    - reads:
+      - /etc/gateway/dns-others.conf
+      - /etc/systemd/system/gateway-dns-others.service
+    - require:
+      - gateway: dns configuration for others
+      - gateway: dns unit for others
+{%- else %}
+
+no dns service for others:
+  gateway_service.off:
+    - name: gateway-dns-others
+
+no dns files for others:
+  file.absent:
+    - names: {{ os.others_files }}
+    - require:
+      - gateway_service: no dns service for others
+{%- endif %}
+{%- if plan.dhcp.enabled or plan.networks | selectattr('dhcp.enabled') | list %}
 
 dhcp reservations:
   gateway.file:

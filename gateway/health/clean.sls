@@ -13,6 +13,7 @@ health files are gone:
       - /usr/lib/gateway/health
       - /usr/lib/gateway/health-decisions
       - /usr/lib/gateway/announce
+      - /usr/lib/gateway/ask-targets
       - /var/lib/gateway/drained
       - /run/gateway/penalty
       - /run/gateway/health.json

@@ -16,6 +16,8 @@ health scripts:
         - source: salt://gateway/health/files/health
       - /usr/lib/gateway/announce:
         - source: salt://gateway/health/files/announce
+      - /usr/lib/gateway/ask-targets:
+        - source: salt://gateway/health/files/ask-targets
     - mode: '0755'
 
 health settings:
@@ -43,6 +45,7 @@ health service:
     - reads:
       - /usr/lib/gateway/health
       - /usr/lib/gateway/health-decisions
+      - /usr/lib/gateway/ask-targets
       - /etc/gateway/health.conf
       - /etc/systemd/system/gateway-health.service
     - require:

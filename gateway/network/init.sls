@@ -11,5 +11,6 @@ include:
 systemd-networkd keeps what is ours:
   gateway_network.networkd:
     - name: /etc/systemd/networkd.conf.d/gateway.conf
-    - interfaces: {{ [plan.internal.interface, plan.public.interface] | tojson }}
+    - interfaces: {{ ([plan.internal.interface, plan.public.interface]
+        + (plan.networks | map(attribute='interface') | list)) | tojson }}
 {%- endif %}

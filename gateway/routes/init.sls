@@ -22,7 +22,8 @@ routes unit:
 
 routes to the peers' VPN subnets:
   gateway_network.routes:
-    - routes: {{ plan.routes | tojson }}
+    - routes: {{ (plan.routes + plan.inside_routes) | tojson }}
+    - ways_back: {{ plan.ways_back | tojson }}
 
 routes at boot:
   gateway_service.running:

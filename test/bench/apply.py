@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long an apply with nothing to do takes on gw1, beside an empty SLS: `make bench`.
 
-Prints medians of salt-call (masterless, so that no network is in it) for the example's site and for
-one with 10,000 hosts more: seconds by the clock, and of the processor. A site of that size comes
-from an inventory, so its pillar is JSON.
+Prints medians of salt-call (masterless, so that no network is in it) for the example's site, for
+one with 10,000 hosts more, and for sites with one and with sixty further networks: seconds by the
+clock, and of the processor. A site of that size comes from an inventory, so its pillar is JSON.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 import checks
+import further
 import measured
 import pki
 from lab import Host, Lab
 
 RUNS = 7
 HOSTS = 10_000
+NETWORKS = 1, 60
 CALL = "salt-call --config-dir /etc/salt/masterless --out=json"
 EMPTY = "/srv/bench"
 
@@ -99,19 +101,27 @@ def bench(lab: Lab) -> list[tuple[str, float, float]]:
     empty = f"{CALL} --local --file-root={EMPTY} state.apply empty"
     gateway = f"{CALL} state.apply gateway"
     rows: list[tuple[str, float, float]] = []
-    sites: dict[str, dict[str, Any]] = {
-        "example site": {},
-        f"{HOSTS:,} hosts more": many_hosts(),
-    }
-    # The larger site's network is wider than the interface's.
-    gw1.run("ip route add 10.77.0.0/16 dev eth0")
-    for name, override in sites.items():
+
+    def site(name: str, override: dict[str, Any]) -> None:
         lab.set_pillar({"gateway": override} if override else {})
-        checks.local(gw1, gateway)
+        failed = checks.failures(checks.local(gw1, gateway))
+        if failed:
+            raise SystemExit(f"{name}: {failed}")
         nothing, everything = measure(gw1, empty, gateway)
         for kind, before, after in zip(("clock", "processor"), nothing, everything, strict=True):
             rows.append((f"{name}, {kind}", before, after))
+
+    site("example site", {})
+    # The larger site's network is wider than the interface's.
+    gw1.run("ip route add 10.77.0.0/16 dev eth0")
+    site(f"{HOSTS:,} hosts more", many_hosts())
     gw1.run("ip route del 10.77.0.0/16 dev eth0")
+    for count in NETWORKS:
+        networks, cards = further.many(count)
+        with lab.further(cards):
+            site(f"{count} further network{'s' if count > 1 else ''}", networks)
+            lab.set_pillar({})
+            checks.local(gw1, gateway)
     lab.set_pillar({})
     checks.local(gw1, gateway)
     return rows

@@ -2,13 +2,15 @@
 """How long a failover is noticed: `make bench-failover`.
 
     failover.py [--runs 50] [--profiles fast,normal,lossy,article] [--sessions 200,2000,10000]
+                [--networks 1,10,60]
 
 For each profile so many crashes (the primary's cables leave the switch, at any moment between two
 adverts) and so many clean hand-overs (keepalived is stopped where the virtual IP is), under a probe
 of one datagram per millisecond through NAT. `article` is the configuration that is usual for this
 (VRRP version 2, adverts each second, notify scripts) on the same hosts. Then TCP sessions through
-NAT over a crash, in growing number. Prints p50, p95 and worst, and writes the distribution to
-failover.svg beside this file and to the lab's out/bench-failover.json.
+NAT over a crash, in growing number; and crashes with so many further networks behind the pair,
+under a datagram each 10 ms from each of them. Prints p50, p95 and worst, and writes the
+distribution to failover.svg beside this file and to the lab's out/bench-failover.json.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 import checks
+import crowd
+import further
 import measured
 import pki
 import svg
 from engine import LabError
-from lab import GATEWAYS, OUT, Lab, ProbeResult, step
+from lab import GATEWAYS, OUT, Lab, ProbeResult, ports, step
 from measured import machine
 from observe import Holder, Timeline
 
@@ -233,6 +237,33 @@ def sessions(bench: Bench, count: int) -> dict[str, float]:
     }
 
 
+# --- further networks ---------------------------------------------------------------------------
+
+
+def networks(bench: Bench, count: int, runs: int) -> dict[str, Any]:
+    """What crashes do to so many further networks: the longest outage of each network in each run,
+    and in how much time the other gateway announced itself in all of them, in ms."""
+    more, cards = further.many(count)
+    spans = []
+    with bench.lab.further(cards), crowd.crowd(cards):
+        apply(bench.lab, pillar("normal", QUICK) | more)
+        bench.wait_for_one("gw1")
+        time.sleep(3)  # each has asked for its router
+        with crowd.CrowdProbe(cards, seconds=1500) as probe:
+            for _ in range(runs):
+                spans.append(bench.crash(PROFILES["normal"]))
+            bench.wait_for_one(*GATEWAYS)
+        macs = {network: ports("gw2")[card["card"]].mac for network, card in cards.items()}
+        apply(bench.lab, pillar("normal", QUICK))
+    result = probe.result
+    outages = [list(result.outages_ms(start - 0.05, end).values()) for start, end in spans]
+    return {
+        "count": count,
+        "outages_ms": [round(ms, 1) for each in outages for ms in each],
+        "announced_ms": [round(result.announcements_ms(macs, start), 1) for start, _ in spans],
+    }
+
+
 # --- the report ---------------------------------------------------------------------------------
 
 
@@ -258,12 +289,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=50, help="crashes and hand-overs per profile")
     parser.add_argument("--profiles", default=",".join(PROFILES))
     parser.add_argument("--sessions", default="200,2000,10000", help="numbers, or nothing")
+    parser.add_argument("--networks", default="1,10,60", help="numbers, or nothing")
     parser.add_argument("--out", type=Path, default=PICTURE, help="the picture")
     options = parser.parse_args()
     profiles = [name for name in options.profiles.split(",") if name]
     counts = [int(count) for count in options.sessions.split(",") if count]
     found: dict[str, dict[str, list[float]]] = {}
     survived: list[dict[str, float]] = []
+    further_networks: list[dict[str, Any]] = []
     with Lab().visit() as lab, ExitStack() as stack:
         pki.distribute(lab)
         bench = Bench(lab, stack)
@@ -284,11 +317,17 @@ def main() -> None:
         for count in counts:
             with step(f"a crash under {count} TCP sessions"):
                 survived.append(sessions(bench, count))
-    report(found, survived, options.out)
+        for number in (int(count) for count in options.networks.split(",") if count):
+            with step(f"{options.runs} crashes with {number} further networks"):
+                further_networks.append(networks(bench, number, options.runs))
+    report(found, survived, further_networks, options.out)
 
 
 def report(
-    found: dict[str, dict[str, list[float]]], survived: list[dict[str, float]], picture: Path
+    found: dict[str, dict[str, list[float]]],
+    survived: list[dict[str, float]],
+    further_networks: list[dict[str, Any]],
+    picture: Path,
 ) -> None:
     """Print the figures, and write them and the picture."""
     drawn = rows(found)
@@ -318,7 +357,30 @@ def report(
                 for each in survived
             ],
         )
-    result = {"machine": machine(), "outages_ms": found, "sessions": survived}
+    if further_networks:
+        measured.keep(
+            "failover-networks",
+            ["further networks", "crashes", "p50", "p95", "worst", "announced within"],
+            [
+                [f"{each['count']}", f"{len(each['announced_ms'])}"]
+                + [
+                    f"{ms:.0f} ms"
+                    for ms in (
+                        percentile(each["outages_ms"], 0.5),
+                        percentile(each["outages_ms"], 0.95),
+                        max(each["outages_ms"]),
+                        max(each["announced_ms"]),
+                    )
+                ]
+                for each in further_networks
+            ],
+        )
+    result = {
+        "machine": machine(),
+        "outages_ms": found,
+        "sessions": survived,
+        "networks": further_networks,
+    }
     (OUT / "bench-failover.json").write_text(json.dumps(result, indent=1))
 
 

@@ -20,6 +20,7 @@ import measured  # noqa: E402
 
 SIZES = (10, 1), (100, 10), (1_000, 100), (10_000, 1_000), (10_000, 10_000)  # hosts, forwards
 RUNS = 5
+NETWORKS = (0, 0), (1, 0), (10, 0), (60, 0), (0, 100), (60, 100)  # and routes
 MANY = 1_000, 2_000, 4_000  # of one kind of entry
 FIRST_HOST = IPv4Address("10.77.1.0")
 
@@ -92,6 +93,35 @@ def one_to_one(entries: int) -> dict[str, Any]:
     return site
 
 
+def with_networks(networks: int, routes: int) -> dict[str, Any]:
+    """A third of them trusted, a third isolated, each with DHCP; routes by routers in all of them,
+    and a host that has an address in each."""
+    site = pillar(10, 1)
+    prefixes = [f"10.{100 + number}.0" for number in range(networks)]
+    site["networks"] = {
+        f"network{number:02}": {
+            "interface": f"eth0.{number + 10}",
+            "network": f"{prefix}.0/24",
+            "virtual_ip": f"{prefix}.1",
+            "trusted": number % 3 == 0,
+            "isolated": number % 3 == 1,
+            "dhcp": {"pool": f"{prefix}.50-{prefix}.99"},
+        }
+        for number, prefix in enumerate(prefixes)
+    }
+    routers = [f"{prefix}.9" for prefix in prefixes] or ["10.77.0.9"]
+    site["routes"] = [
+        {"network": f"172.20.{number}.0/24", "via": routers[number % len(routers)]}
+        for number in range(routes)
+    ]
+    if prefixes:
+        site["hosts"]["everywhere"] = {
+            "ip": [f"{prefix}.10" for prefix in prefixes],
+            "mac": "06:00:00:00:00:01",
+        }
+    return site
+
+
 # What a pillar may have thousands of.
 KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
     "hosts": lambda entries: pillar(entries, 1),
@@ -132,6 +162,15 @@ def main() -> None:
         times = [f"{step:.0f} ms" for step in (*steps, sum(steps))]
         rows.append([f"{hosts:,}", f"{forwards:,}", *times])
     measured.keep("plan", ["hosts", "forwards", "read", "plan", "compile", "all"], rows)
+    rows = []
+    for networks, routes in NETWORKS:
+        site = with_networks(networks, routes)
+        runs = [seconds(site) for _ in range(RUNS)]
+        steps = [statistics.median(column) * 1000 for column in zip(*runs, strict=True)]
+        times = [f"{step:.1f} ms" for step in (*steps, sum(steps))]
+        rows.append([str(networks), str(routes), *times])
+    headings = ["networks", "routes", "read", "plan", "compile", "all"]
+    measured.keep("plan-networks", headings, rows)
     rows = []
     for kind, make in KINDS.items():
         totals = [

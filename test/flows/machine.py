@@ -48,6 +48,19 @@ class Machine:
         return str(self.node.get("public_interface", self.pillar["public"]["interface"]))
 
     @cached_property
+    def networks(self) -> dict[str, tuple[str, str, str]]:
+        """Each further network: its interface here, the node's address and the virtual IP, both
+        with the length of the network's prefix."""
+        found = {}
+        for name, entry in sorted(self.pillar.get("networks", {}).items()):
+            length = IPv4Network(entry["network"]).prefixlen
+            virtual = IPv4Address(entry["virtual_ip"])
+            own = self.node.get("addresses", {}).get(name, virtual + self.node["id"])
+            interface = self.node.get("interfaces", {}).get(name, entry["interface"])
+            found[name] = (str(interface), f"{own}/{length}", f"{virtual}/{length}")
+        return found
+
+    @cached_property
     def sync_interface(self) -> str | None:
         link = self.pillar.get("state_sync")
         return str(link["interface"]) if isinstance(link, dict) else None
@@ -90,6 +103,10 @@ class Machine:
             public = pillar["public"]
             moving = [public.get("virtual_ip"), *public.get("addresses", [])]
             found[self.public] += [f"{address}/32" for address in moving if address]
+        for number, (interface, own, virtual) in enumerate(self.networks.values(), 1):
+            found[interface] = [own, f"fd20:{number}::1/64"]
+            if self.holder:
+                found[interface].append(f"{ip_interface(virtual).ip}/32")
         for number, (server, device) in enumerate(self.tunnels.items()):
             subnet = self.subnet(server, self.node)
             found[device] = [f"{subnet[1]}/{subnet.prefixlen}", f"fd08:{number + 1}::1/64"]
@@ -130,6 +147,14 @@ class Machine:
                 found.append((str(self.subnet(server, peer)), self.internal, peer["internal"]))
             for networks in self.branches.values():
                 found += [(str(each), self.internal, peer["internal"]) for each in networks]
+        for route in self.pillar.get("routes", []):
+            router = ip_address(route["via"])
+            through = [
+                interface
+                for interface, own, _ in self.networks.values()
+                if router in ip_interface(own).network
+            ]
+            found.append((route["network"], (through or [self.internal])[0], str(router)))
         for client in self.connected:
             device = next(iter(self.tunnels.values()))
             halves = (half for network in self.branches[client] for half in network.subnets())

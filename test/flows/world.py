@@ -182,6 +182,7 @@ class World:
             with suppress(OSError):
                 _set(f"net/ipv4/{name}", 100000)
         self.kernel = {**plan["kernel"], **plan["forwarding"]}
+        self.ways_back = plan["ways_back"]
 
     def _plug(self) -> None:
         machine = self.machine
@@ -196,6 +197,11 @@ class World:
         for network, interface, router in machine.routes:
             via = f"via {router} " if router else ""
             commands.append(f"route add {network} {via}dev {interface}")
+        for way in self.ways_back:
+            for route in way["routes"]:
+                table = f"via {route['via']} table {way['table']}"
+                commands.append(f"route add {route['destination']} {table}")
+            commands.append(f"rule add pref 121 iif {way['interface']} lookup {way['table']}")
         _tool("ip", "-batch", "-", text="\n".join(commands) + "\n")
         for port in self.ports.values():
             port.plug(True)

@@ -83,6 +83,12 @@ def holders(lab: Lab, address: str = VIRTUAL_IP) -> list[str]:
     return [name for name in INTERNAL if lab.host(name).run(command).stdout.strip()]
 
 
+def addresses(lab: Lab, name: str) -> set[str]:
+    """Every IPv4 address that a host has."""
+    shown = lab.host(name).run("ip -brief -4 address show").stdout
+    return set(re.findall(r" ([0-9.]+)/", shown))
+
+
 def lease(lab: Lab) -> dict[str, str]:
     """What the backend was given by DHCP: option name to value."""
     leases = lab.host("backend01").run("cat /var/lib/dhcp/dhclient.eth0.leases").stdout

@@ -14,10 +14,11 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -26,11 +27,21 @@ from typing import Any
 LAB = Path(__file__).resolve().parent
 OUT = LAB / "out"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def one_of(variable: str, usual: str, there: Mapping[str, str]) -> str:
+    """What an environment variable says; the lab is not begun with what it does not have."""
+    value = os.environ.get(variable) or usual
+    if value not in there:
+        sys.exit(f"{variable}={value} is not one of {', '.join(there)}")
+    return value
+
+
 CODENAMES = {"12": "bookworm", "13": "trixie"}
-DEBIAN = os.environ.get("DEBIAN", "12")  # one of them, for all machines
+DEBIAN = one_of("DEBIAN", "12", CODENAMES)  # for all machines
 BASE_IMAGE = f"gateway-lab-base:{DEBIAN}"
 SALT_VERSIONS = {"3006": "3006.28", "3007": "3007.15", "3008": "3008.3"}
-SALT_SERIES = os.environ.get("SALT_SERIES", "3008")  # one of them
+SALT_SERIES = one_of("SALT_SERIES", "3008", SALT_VERSIONS)
 LAB_NAME = os.environ.get("LAB_NAME", "gateway-lab")  # another one for a second lab beside it
 STATE = OUT / f"{LAB_NAME}.json"
 TOOLS = {  # what the lab calls, and Debian's package of it

@@ -12,11 +12,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import checks
 import cloud
+import crowd
+import further
 from engine import run
 from lab import GATEWAYS, Lab, LabError
 from observe import Observation
@@ -29,9 +31,13 @@ HEAL_MS = 50.0
 SOON_MS = 1500.0  # the uplink's carrier is gone: the next look of the health monitor
 PROBED_MS = 6000.0  # the uplink is silent: some probes in a row
 ONE_MASTER_MS = 150.0  # within some adverts
+BACK_MS = 1500.0  # hosts ask for a router that was silent once a second
+ANNOUNCED_MS = 100.0  # from the first of many networks to the last
 DHCP_MS = 1500.0  # asked each 200 ms; a server that stops needs a moment
 
 PUBLIC = {"virtual_ip": checks.PUBLIC_VIRTUAL_IP}
+MANY = 60  # further networks, as many as a site may have
+MANY_NETWORKS, MANY_CARDS = further.many(MANY)
 HEALTH = {"public": {"targets": [checks.INTERNET]}}
 # What is merged over pillar.example. All but `plain` have a public virtual IP and replicate the
 # state of connections.
@@ -50,6 +56,21 @@ SITES: dict[str, Pillar] = {
         "failover": {"profile": "lossy"},
     },
     "plain": {"health": HEALTH},
+    "networks": {"public": PUBLIC, **checks.STATE_SYNC, "health": HEALTH, **further.PILLAR},
+    "networks, fast": {
+        "public": PUBLIC,
+        **checks.STATE_SYNC,
+        "health": HEALTH,
+        **further.PILLAR,
+        "failover": {"profile": "fast"},
+    },
+    "many networks": {"public": PUBLIC, **checks.STATE_SYNC, "health": HEALTH, **MANY_NETWORKS},
+}
+# The gateways' cards in further networks, where a site has some.
+CARDS: dict[str, crowd.Cards] = {
+    "networks": further.CARDS,
+    "networks, fast": further.CARDS,
+    "many networks": MANY_CARDS,
 }
 
 
@@ -58,17 +79,19 @@ SITES: dict[str, Pillar] = {
 
 @dataclass
 class Stage:
-    """Where a row is played: the lab, the pillar of its site, and who watches (if somebody)."""
+    """Where a row is played: the lab, the pillar of its site, the cards in further networks, and
+    who watches (if somebody)."""
 
     lab: Lab
     pillar: Pillar
+    cards: crowd.Cards = field(default_factory=dict)
     seen: Observation | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """The site's virtual IPs."""
         public = (checks.PUBLIC_VIRTUAL_IP,) if "public" in self.pillar else ()
-        return (checks.VIRTUAL_IP, *public)
+        return (checks.VIRTUAL_IP, *public, *map(crowd.virtual_ip, self.cards.values()))
 
 
 Step = Callable[[Stage], None]
@@ -250,13 +273,18 @@ class Must:
     )
     claimed_s: float | None = None  # until a cloud's address is where the virtual IP is
     whole_s: float = 30.0  # until gw1 has the virtual IPs and nobody has a problem
+    further_ms: float | None = NOTHING  # as outage_ms, of further networks, but for
+    dead: tuple[str, ...] = ()  # those that nobody can serve
+    back_ms: float = BACK_MS  # how soon these are back when it is mended
+    announced_ms: float | None = None  # the primary's peer in all further networks; None: not tried
 
 
 def vanishes(profile: str = "normal", **other: Any) -> Must:
     """The primary is gone without a word."""
     limit = VANISH_MS[profile]
     stall = 1000.0 if limit < 1000 else 2 * limit + 1000
-    expected = {"outage_ms": limit, "heal_ms": HEAL_MS, "dns_ms": limit + 100, "stall_ms": stall}
+    expected = {"outage_ms": limit, "further_ms": limit, "heal_ms": HEAL_MS}
+    expected |= {"dns_ms": limit + 100, "stall_ms": stall}
     return Must(**{**expected, "moves": 2, "parted": True, **other})
 
 

@@ -93,6 +93,14 @@ TOPOLOGY = {
     "internet": Machine((Port("wan", "198.51.100.100/24", "02:00:00:00:02:64"),)),
     "laptop": Machine((Port("wan", "198.51.100.50/24", "02:00:00:00:02:32"),)),
 }
+# What a test has plugged in beside them (Lab.further): host, the card's name, its port.
+MORE_PORTS: dict[str, dict[str, Port]] = {}
+
+
+def ports(host: str) -> dict[str, Port]:
+    """The ports of a host by the names of its cards."""
+    own = {f"eth{number}": port for number, port in enumerate(TOPOLOGY[host].ports)}
+    return own | MORE_PORTS.get(host, {})
 
 
 # --- the switch ---------------------------------------------------------------------------------
@@ -113,9 +121,9 @@ def set_cables(host: str, setting: str, *ifaces: str) -> None:
     one that Salt's master is on. The setting may name its {network}."""
     on_switch(
         *(
-            f"link set {host}-eth{number} {setting.format(network=port.network)}"
-            for number, port in enumerate(TOPOLOGY[host].ports)
-            if (f"eth{number}" in ifaces if ifaces else port.network != "mgmt")
+            f"link set {host}-{card} {setting.format(network=port.network)}"
+            for card, port in ports(host).items()
+            if (card in ifaces if ifaces else port.network != "mgmt")
         )
     )
 
@@ -133,10 +141,15 @@ def make_switch() -> None:
     # Bridged packets are nobody's business but the bridge's.
     sysctl = "/proc/sys/net/bridge/bridge-nf-call-iptables"
     run(["ip", "netns", "exec", LAB_NAME, "sh", "-c", f"[ ! -e {sysctl} ] || echo 0 > {sysctl}"])
-    for bridge in NETWORKS:
+    make_bridges(*NETWORKS)
+
+
+def make_bridges(*names: str) -> None:
+    """Give the switch more networks."""
+    for name in names:
         on_switch(
-            f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-            f"link set {bridge} addrgenmode none up",
+            f"link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link set {name} addrgenmode none up",
         )
 
 
@@ -154,19 +167,23 @@ def allow_real_time(pid: int) -> None:
                 (group / "cpu.rt_runtime_us").write_text("200000")
 
 
+def plug_in(name: str, pid: int, card: str, port: Port) -> list[str]:
+    """Plug a cable between a card of a host and the switch; return what is left to do inside."""
+    socket = f"{name}-{card}"
+    run(["ip", "-n", LAB_NAME, "link", "del", socket], check=False)  # of its former life
+    on_switch(
+        f"link add {socket} type veth peer name {card} address {port.mac} netns {pid}",
+        f"link set {socket} master {port.network} addrgenmode none up",
+    )
+    address = [f"addr add {port.address} broadcast + dev {card}"] if port.address else []
+    return [*address, f"link set {card} up"]
+
+
 def wire(name: str, pid: int) -> None:
     """Plug the cables of a host that just started and let it boot."""
     inside = []
-    for number, port in enumerate(TOPOLOGY[name].ports):
-        card, socket = f"eth{number}", f"{name}-eth{number}"
-        run(["ip", "-n", LAB_NAME, "link", "del", socket], check=False)  # of its former life
-        on_switch(
-            f"link add {socket} type veth peer name {card} address {port.mac} netns {pid}",
-            f"link set {socket} master {port.network} addrgenmode none up",
-        )
-        if port.address:
-            inside.append(f"addr add {port.address} broadcast + dev {card}")
-        inside.append(f"link set {card} up")
+    for card, port in ports(name).items():
+        inside += plug_in(name, pid, card, port)
     if name in GATEWAYS:
         allow_real_time(pid)
     if TOPOLOGY[name].router:
@@ -537,6 +554,33 @@ class Lab:
         """Undo isolate."""
         set_cables(host, "master {network}", *ifaces)
 
+    @contextmanager
+    def further(self, cards: dict[str, dict[str, str]]) -> Iterator[None]:
+        """Have more networks, and in each a card of both gateways: the network's name, the card's,
+        and the address of each gateway with its prefix length."""
+        make_bridges(*cards)
+        for number, (network, card) in enumerate(cards.items()):
+            for gateway in GATEWAYS:
+                mac = f"02:00:00:01:{number:02x}:0{gateway[-1]}"
+                MORE_PORTS.setdefault(gateway, {})[card["card"]] = Port(network, card[gateway], mac)
+        for gateway in GATEWAYS:
+            self.plug_more(gateway, *MORE_PORTS[gateway])
+        try:
+            yield
+        finally:
+            MORE_PORTS.clear()
+            for network, card in cards.items():
+                for end in (*(f"{gateway}-{card['card']}" for gateway in GATEWAYS), network):
+                    run(["ip", "-n", LAB_NAME, "link", "del", end], check=False)
+
+    def plug_more(self, gateway: str, *cards: str) -> None:
+        """Give a gateway cards that `further` knows, as new ones."""
+        pid = self.host(gateway).pid
+        inside = []
+        for card in cards:
+            inside += plug_in(gateway, pid, card, MORE_PORTS[gateway][card])
+        ip_batch(inside, ["nsenter", "--net", "--target", str(pid)])
+
     def forget_connections(self) -> None:
         """Empty the gateways' tables of connections. Ports come again within minutes here, and a
         session that meets a leftover of one node alone is not told to the other one."""
@@ -566,9 +610,9 @@ class Lab:
 
     # Salt
 
-    def wait_minions(self, timeout: float = 60) -> None:
+    def wait_minions(self, timeout: float = 150) -> None:
         """Return when the minions of both gateways answer the master."""
-        wait_for("Salt minions", self._minions_answer, timeout)
+        wait_for("Salt minions", lambda: self._minions_answer(timeout), timeout)
 
     def salt(self, target: str, fun: str, *args: str, timeout: float = 120) -> dict[str, Any]:
         """Run an execution module on the minions and return what each one returned."""
@@ -677,9 +721,9 @@ class Lab:
         """Put every cable where it belongs, whatever an interrupted test left behind."""
         on_switch(
             *(
-                f"link set {name}-eth{number} master {port.network} up"
-                for name, machine in TOPOLOGY.items()
-                for number, port in enumerate(machine.ports)
+                f"link set {name}-{card} master {port.network} up"
+                for name in TOPOLOGY
+                for card, port in ports(name).items()
             )
         )
 
@@ -693,21 +737,21 @@ class Lab:
         roster = {}
         for name in gateways:
             Host(name).write("/root/.ssh/authorized_keys", public, 0o600)
-            ports = {port.network: port for port in TOPOLOGY[name].ports}
-            address = ports["mgmt"].address.partition("/")[0]
+            on = {port.network: port for port in TOPOLOGY[name].ports}
+            address = on["mgmt"].address.partition("/")[0]
             # A node has none of the master's files; those of the lab have them for masterless runs.
             options = {"id": name, "file_roots": {}, "pillar_roots": {}}
             roster[name] = {"host": address, "user": "root", "minion_opts": options}
         master.write("/etc/salt/roster", json.dumps(roster, indent=1))
 
-    def _minions_answer(self) -> bool:
+    def _minions_answer(self, timeout: float) -> bool:
         gateways = [name for name in TOPOLOGY if name.startswith("gw")]
         # Salt waits long for a minion that missed the question: ask when all are connected.
         connected = "ss -Htn state established dport = :4505 | grep -q ."
         if any(Host(name).run(connected, check=False).returncode for name in gateways):
             return False
         ping = "salt --out=json --static --timeout=2 'gw*' test.ping"
-        answer = Host("master").run(ping, check=False, timeout=30).stdout
+        answer = Host("master").run(ping, check=False, timeout=timeout).stdout
         return all(f'"{name}": true' in answer for name in gateways)
 
 

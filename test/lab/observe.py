@@ -8,6 +8,7 @@ the machines of the lab share (time.monotonic()):
 - a DNS question each 10 ms to the virtual IP;
 - on each gateway, the kernel's own report of who has the virtual IPs;
 - on the LAN, a witness: who answers ARP for the virtual IP (10 ms), who offers a lease (200 ms);
+- where there are further networks, a datagram each 10 ms from each of them (crowd.py);
 - if wished, an intruder: the internet sends datagrams to the backend by either gateway (5 ms), and
   the backend counts what it gets.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 
 import checks
+from crowd import Cards, CrowdProbe, CrowdResult
 from lab import GATEWAYS, TOPOLOGY, Host, Lab, LabError, Outage, ProbeResult, SessionsResult
 
 WITNESS = Path(__file__).parent / "files" / "lab" / "witness.py"
@@ -179,6 +181,7 @@ class Record:
     arp: Timeline  # who answered for the internal virtual IP, in steps of 50 ms
     dhcp: Timeline  # who offered a lease
     reached: int | None  # datagrams of the intruder that a host inside got
+    crowd: CrowdResult | None  # where there are further networks
 
     def lost(self, since: float = 0.0, until: float = FOREVER) -> int:
         """Return how many datagrams were lost in outages that began in this time."""
@@ -202,7 +205,8 @@ class Record:
 
 
 class Observation:
-    """See above. `sessions` is how many TCP sessions, 0 for none."""
+    """See above. `sessions` is how many TCP sessions, 0 for none; `cards` are those of further
+    networks, in which a crowd is."""
 
     def __init__(
         self,
@@ -211,8 +215,10 @@ class Observation:
         addresses: tuple[str, ...] = (checks.VIRTUAL_IP,),
         seconds: float = 500,
         intruder: bool = False,
+        cards: Cards | None = None,
     ) -> None:
         self.lab = lab
+        self._crowd = CrowdProbe(cards, seconds) if cards else None
         self._intruder = intruder
         self._reached: int | None = None
         self.addresses = addresses
@@ -232,6 +238,8 @@ class Observation:
                 stack.callback(holder.end)
             if self._sessions:
                 stack.enter_context(self._sessions)
+            if self._crowd:
+                stack.enter_context(self._crowd)
             stack.enter_context(self._questions)
             stack.enter_context(self._datagrams)
             self._stack = stack.pop_all()
@@ -266,6 +274,7 @@ class Observation:
                 arp.between(self.start, self.end),
                 dhcp.between(self.start, self.end),
                 self._reached,
+                self._crowd.result if self._crowd else None,
             )
         return self._record
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import checks
 import cloud
-from faults import SITES, Fault, Stage
-from lab import Lab
+from crowd import Cards, CrowdResult
+from faults import CARDS, SITES, Fault, Must, Stage
+from lab import GATEWAYS, Lab, ports
 from observe import Observation, Record, Timeline
 
 
@@ -28,8 +29,9 @@ class Outcome:
 def whole(stage: Stage) -> str:
     """Return what is not as it should be, "" for a site that needs nobody."""
     lab = stage.lab
+    held = {name: checks.addresses(lab, name) for name in GATEWAYS}
     for address in stage.addresses:
-        if (now := checks.holders(lab, address)) != ["gw1"]:
+        if (now := [name for name in GATEWAYS if address in held[name]]) != ["gw1"]:
             return f"{address} is on {' and '.join(now) or 'no gateway'}"
     for name, status in lab.salt("gw*", "gateway.status", timeout=20).items():
         problems = status["problems"] if isinstance(status, dict) else [status]
@@ -64,13 +66,15 @@ def claimed_after(lab: Lab, healed: float) -> float:
 
 def play(lab: Lab, fault: Fault) -> Outcome:
     """Break, watch, mend, watch, and say what of the promises was not kept."""
-    stage = Stage(lab, SITES[fault.site])
+    stage = Stage(lab, SITES[fault.site], CARDS.get(fault.site, {}))
     try:
         for step in fault.before:
             step(stage)
         lab.forget_connections()
         intruder = fault.must.reached is not None
-        with Observation(lab, addresses=stage.addresses, intruder=intruder) as stage.seen:
+        with Observation(
+            lab, addresses=stage.addresses, intruder=intruder, cards=stage.cards
+        ) as stage.seen:
             time.sleep(1)
             broken = time.monotonic()
             try:
@@ -93,7 +97,7 @@ def play(lab: Lab, fault: Fault) -> Outcome:
         for step in fault.after:
             step(stage)
     amiss = wait_whole(stage, max(5.0, fault.must.whole_s - (time.monotonic() - mended)))
-    outcome = judge(fault, record, broken, mended, healed, claimed)
+    outcome = judge(fault, record, broken, mended, healed, claimed, stage.cards)
     outcome.figures["whole_s"] = round(time.monotonic() - mended, 1)
     outcome.whole = not amiss
     if amiss:
@@ -108,6 +112,7 @@ def judge(
     mended: float,
     healed: float,
     claimed_s: float | None = None,
+    cards: Cards | None = None,
 ) -> Outcome:
     """Compare what was seen with what must hold. Mending went on from `mended` to `healed`."""
     must = fault.must
@@ -135,6 +140,10 @@ def judge(
     if sessions:
         found["stall_ms"] = sessions.worst_stall_ms
         found["lost_sessions"] = sessions.opened - sessions.alive
+    if record.crowd and cards:
+        of_crowd = judged_crowd(record.crowd, must, cards, broken, mended, healed)
+        found["heal_ms"] = max(found["heal_ms"], of_crowd.pop("heal_ms"))
+        found |= of_crowd
     for name, value in found.items():
         limit = getattr(must, name)
         if limit is not None and value > limit:
@@ -152,10 +161,31 @@ def judge(
     return outcome
 
 
+def judged_crowd(
+    crowd: CrowdResult, must: Must, cards: Cards, broken: float, mended: float, healed: float
+) -> dict[str, float]:
+    """What further networks noticed: the longest outage of all that could be served, what came
+    when it was mended, how late those came back that could not, and how long it took the other
+    gateway to announce itself in all of them."""
+    then, later = crowd.outages_ms(broken - 0.05, mended), crowd.outages_ms(mended)
+    found = {
+        "further_ms": max(ms for network, ms in then.items() if network not in must.dead),
+        "heal_ms": max(later.values()),
+    }
+    worst = [crowd.worst(network, broken - 0.05, mended) for network in must.dead]
+    if must.dead:
+        found["back_ms"] = max((each.end - healed) * 1000 if each else 0.0 for each in worst)
+    if must.announced_ms is not None:
+        macs = {network: ports("gw2")[card["card"]].mac for network, card in cards.items()}
+        found["announced_ms"] = crowd.announcements_ms(macs, broken)
+    return found
+
+
 # --- the table ----------------------------------------------------------------------------------
 
 COLUMNS = {  # title: figure
     "outage": "outage_ms",
+    "further": "further_ms",
     "heal": "heal_ms",
     "lost": "lost",
     "dns": "dns_ms",
@@ -170,12 +200,12 @@ COLUMNS = {  # title: figure
 
 def header() -> str:
     """Return the head of the table: ms, but for what is counted and `whole`, in s."""
-    return f"{'fault':50}" + "".join(f"{title:>7}" for title in COLUMNS) + "  masters"
+    return f"{'fault':50}" + "".join(f"{title:>8}" for title in COLUMNS) + "  masters"
 
 
 def line(outcome: Outcome) -> str:
     """Return one row of the table."""
-    figures = (f"{outcome.figures.get(name, float('nan')):7.0f}" for name in COLUMNS.values())
+    figures = (f"{outcome.figures.get(name, float('nan')):8.0f}" for name in COLUMNS.values())
     verdict = "".join(f"\n    FAILED: {text}" for text in outcome.failed)
     return f"{outcome.name:50}{''.join(figures)}  {outcome.masters}{verdict}"
 
@@ -185,6 +215,11 @@ def line(outcome: Outcome) -> str:
 DOCUMENTED = ["broken", "outage", "when it mends", "DNS away", "200 TCP sessions, stall", "promise"]
 
 
+def lasted(ms: float) -> str:
+    """An outage, in words."""
+    return f"{ms:.0f} ms" if ms else "nothing lost"
+
+
 def documented(outcome: Outcome) -> list[str]:
     """Return the cells of DOCUMENTED, for people."""
     figures = outcome.figures
@@ -192,10 +227,16 @@ def documented(outcome: Outcome) -> list[str]:
         return [outcome.name, "not run", "", "", "", ""]
     lost = figures["lost_sessions"]
     sessions = "all live" if not lost else f"{lost} of {figures['sessions']} cut"
+    further = (
+        f"; further networks {lasted(figures['further_ms'])}" if "further_ms" in figures else ""
+    )
+    announced = (
+        f", announced within {figures['announced_ms']:.0f} ms" if "announced_ms" in figures else ""
+    )
     return [
         outcome.name,
-        f"{figures['outage_ms']:.0f} ms" if figures["outage_ms"] else "nothing lost",
-        f"{figures['heal_ms']:.0f} ms" if figures["heal_ms"] else "nothing lost",
+        f"{lasted(figures['outage_ms'])}{further}{announced}",
+        lasted(figures["heal_ms"]),
         f"{figures['dns_ms']:.0f} ms",
         f"{sessions}, {figures['stall_ms']:.0f} ms",
         "failed" if outcome.failed else "held",

@@ -41,7 +41,7 @@ grep -rlE 'Managed by Salt|GATEWAY-' /etc /usr/lib/systemd /var/lib --exclude-di
 systemctl list-unit-files --no-legend '*gateway*'
 systemctl list-units --all --no-legend --plain '*gateway*' 'keepalived*'
 { iptables-save; ip6tables-save; ipset save; } | grep -E 'GATEWAY|gateway|10\.8\.|10\.77\.'
-ip route show proto 119; ip rule show | grep 119; ip -6 rule show | grep 119
+ip route show table all proto 119; ip rule show | grep -E '119|121'; ip -6 rule show | grep 119
 ip -brief link show | grep vpn; ip address show to 10.77.0.1
 """
 

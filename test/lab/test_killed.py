@@ -258,7 +258,7 @@ def refused(lab: Lab) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("umask", ["027", "077"])
+@pytest.mark.parametrize("umask", [pytest.param("027", marks=pytest.mark.long), "077"])
 def test_owners_and_modes(laptop_disabled: Lab, umask: str) -> None:
     """A first apply with a umask works as any; what somebody changes by hand is put right without a
     restart; and a server that cannot read who is disabled lets nobody in."""

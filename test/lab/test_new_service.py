@@ -13,6 +13,7 @@ from lab import Lab
 from test_clean import LEFT
 from test_upgrade import differences, inventory
 
+pytestmark = pytest.mark.long
 PORT = 9100
 
 

@@ -29,16 +29,12 @@ ExecStart=sh -c 'for card in eth0 eth1; do ip address flush $card; ip link set $
 [Install]
 WantedBy=sysinit.target
 """
-IFUPDOWN = {
-    "/etc/network/interfaces.d/cards": """\
-auto eth0
-iface eth0 inet static
-    address 10.77.0.2/24
-auto eth1
-iface eth1 inet static
-    address 198.51.100.2/24
-    gateway 198.51.100.100
-"""
+# What the kernel here has no VLANs for is read all the same.
+VLANS = {
+    "networks": {
+        name: {"interface": interface, "network": f"10.{n}.0.0/24", "virtual_ip": f"10.{n}.0.1"}
+        for n, name, interface in ((20, "guest", "eth0.20"), (30, "voice", "bond0.30"))
+    }
 }
 CONNECTION = """\
 [connection]
@@ -59,19 +55,17 @@ NETWORK_MANAGER = {
     )
 }
 # Without the cards' MAC addresses, by which cloud-init names them: a cable of the lab has none that
-# is permanent.
+# is permanent. It asks DHCP on each card, which what gateway.interfaces says puts an end to.
 UBUNTU = {
     "/etc/netplan/50-cloud-init.yaml": """\
 # This file is generated from information provided by the datasource.
 network:
     version: 2
     ethernets:
-        eth0:
-            addresses: [10.77.0.2/24]
+        eth0: {dhcp4: true}
         eth1:
-            addresses: [198.51.100.2/24]
+            dhcp4: true
             nameservers: {addresses: [198.51.100.100], search: [cloud.example]}
-            routes: [{to: default, via: 198.51.100.100}]
 """,
     "/etc/cloud/cloud.cfg": "preserve_hostname: false\nmanage_etc_hosts: true\n",
     "/etc/network/interfaces.d/50-cloud-init": "auto eth0\niface eth0 inet dhcp\n",
@@ -108,6 +102,25 @@ def managed(lab: Lab, packages: str, files: dict[str, str], units: str = "") -> 
         converge(lab)
 
 
+def told(lab: Lab, kind: str) -> dict[str, str]:
+    """What gateway.interfaces says for gw1, by the names of the files."""
+    answer = lab.salt("gw1", "gateway.interfaces", kind, f"router={checks.INTERNET}")["gw1"]
+    assert isinstance(answer, dict), answer
+    return answer
+
+
+@contextmanager
+def told_of_vlans(lab: Lab, kind: str) -> Iterator[dict[str, str]]:
+    """The same for a site with VLANs, in files below /tmp/told of gw1."""
+    lab.set_pillar({"gateway": VLANS})
+    files = told(lab, kind)
+    lab.set_pillar({})
+    for path, text in files.items():
+        lab.host("gw1").write(f"/tmp/told{path}", text, 0o600)
+    yield files
+    lab.host("gw1").run("rm -r /tmp/told")
+
+
 def under_probe(lab: Lab, command: str) -> ProbeResult:
     """What became of the datagrams through the gateway while a command ran on gw1, and until gw1
     has the virtual IP and the routes, as before."""
@@ -132,9 +145,15 @@ def well(lab: Lab) -> None:
 
 def test_ifupdown(site: Lab) -> None:
     """Who takes a card down hands over to the peer; when it is back, so is all that was there."""
-    with managed(site, "ifupdown", IFUPDOWN) as gw1:
+    with managed(site, "ifupdown", told(site, "ifupdown")) as gw1:
         ok(site.apply("gw1"), "gw1")
         well(site)
+        with told_of_vlans(site, "ifupdown") as [path]:
+            query = f"ifquery -i /tmp/told{path}"
+            assert gw1.run(f"{query} --list -a").stdout.split() == [
+                *("lo", "bond0", "eth0", "eth1", "bond0.30", "eth0.20")
+            ]
+            assert "address: 10.20.0.2\n" in gw1.run(f"{query} eth0.20").stdout
         for command, limit in (
             ("systemctl restart networking", 400),
             ("ifdown eth0; sleep 1; ifup eth0", 400),
@@ -174,7 +193,8 @@ def test_networkmanager(site: Lab) -> None:
 
 def test_ubuntu(site: Lab) -> None:
     packages = "apparmor netplan.io systemd-resolved ufw"
-    with managed(site, packages, UBUNTU, "systemd-networkd systemd-resolved") as gw1:
+    files = UBUNTU | told(site, "netplan")
+    with managed(site, packages, files, "systemd-networkd systemd-resolved") as gw1:
         # A container has no udev, which netplan tells of new rules.
         gw1.run("ln -s /usr/bin/true /usr/local/sbin/udevadm")
         before, theirs = snapshot(site, "gw1"), gw1.run(THEIRS).stdout
@@ -192,11 +212,31 @@ def test_ubuntu(site: Lab) -> None:
         well(site)
         names_are_found(site, gw1)
         assert gw1.run(THEIRS).stdout.splitlines() == theirs.splitlines()
+        vlans_are_read(site, gw1)
 
         ok(site.apply("gw1", "gateway.clean"), "gw1")
-        assert gw1.run(LEFT, check=False).stdout == ""
+        left = gw1.run(LEFT, check=False).stdout.splitlines()
+        # What somebody has written as gateway.interfaces says is theirs.
+        assert [line for line in left if line not in files] == []
         assert kernel(snapshot(site, "gw1")) == kernel(before)
         assert gw1.run(THEIRS).stdout.splitlines() == theirs.splitlines()
+
+
+def vlans_are_read(lab: Lab, gw1: Host) -> None:
+    """By netplan, and by networkd, which says what it does not know."""
+    with told_of_vlans(lab, "netplan"):
+        gw1.run("netplan generate --root-dir /tmp/told")
+        made = gw1.run("cat /tmp/told/run/systemd/network/*-eth0.20.netdev").stdout
+        assert "Kind=vlan\n\n[VLAN]\nId=20\n" in made
+    with told_of_vlans(lab, "networkd") as files:
+        began = gw1.run("date +%s").stdout.strip()
+        # Those of netplan come before ours, and stay in force.
+        gw1.run("install -m 644 -t /run/systemd/network /tmp/told/etc/systemd/network/*")
+        gw1.run("networkctl reload; sleep 1")
+        said = gw1.run(f"journalctl -u systemd-networkd --since @{began} -o cat").stdout
+        gw1.run("rm /run/systemd/network/50-gateway-*; networkctl reload")
+    assert "/etc/systemd/network/50-gateway-eth0.20.netdev" in files
+    assert [line for line in said.splitlines() if "50-gateway" in line] == []
 
 
 def names_are_found(lab: Lab, gw1: Host) -> None:

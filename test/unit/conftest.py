@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 # Fixtures that tests of several rooms ask for.
-pytest_plugins = ["cases", "iptables_reader", "loader", "on_node", "rendered"]
+pytest_plugins = ["cases", "iptables_reader", "loader", "monitor", "on_node", "rendered"]
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STEP = 50  # hundredths of a second between two looks
-# Of a site of two nodes.
-PENALTIES = {"cold": 2, "uplink": 4, "fault": 8, "drained": 16, "draining": 3}
+# Of a site of two nodes with two further networks.
+PENALTIES = {"cold": 2, "uplink": 4, "fault": 8, "drained": 20, "draining": 3, "network": 4}
+NETWORKS = ("guest", "dmz")
 CLOSED = 254
 PREEMPT = 4  # steps in good health until a node is warm
 
 # What is kept of a node, as the shell assigns it.
-HEALTH = "is_cold=$is_cold since=$since was_holder=$was_holder last_downs=$last_downs last=$last"
+HEALTH = (
+    "is_cold=$is_cold since=$since was_holder=$was_holder last_downs=$last_downs last=$last"
+    + "".join(
+        f" {name}=("
+        + " ".join(f"${{{name}[{each}]+[{each}]=${{{name}[{each}]}}}}" for each in NETWORKS)
+        + ")"
+        for name in ("lost_since", "lost_last", "lost_reason")
+    )
+)
 CONTEST = (
     "unheard=$unheard unheard_for=$unheard_for contested=$contested contest_seen=$contest_seen"
 )
@@ -32,6 +42,14 @@ WORKERS = (("service", "service"), ("target", "target"), ("target", "uplink targ
 NO_CONTEST = "unheard=0 unheard_for=1000 contested=0 contest_seen=-999999"
 NO_REPORTS = (False, False, False), "fault_reports=() problem_reports=()"
 NEW_WORKERS = ("misses=() reasons=()",) * 3
+
+
+def losses(networks: Iterable[str]) -> str:
+    """What a monitor that starts knows of networks that are lost."""
+    return " ".join(
+        f"{name}=({' '.join(f'[{each}]={value}' for each in networks)})"
+        for name, value in (("lost_since", 0), ("lost_last", 0), ("lost_reason", ""))
+    )
 
 
 class Decider:
@@ -85,7 +103,9 @@ class Deciders:
             ROOT / "gateway/health/files/health-decisions",
             f"{penalties} preempt_delay={PREEMPT * STEP // 100} advert={STEP * 8 // 10} patience=0"
             " internal=eth0 public=eth1 internal_lost= public_lost= public_carrier=1"
-            " is_draining=no draining_since=0 closed_why= downs=0; declare -A misses reasons;"
+            " is_draining=no draining_since=0 closed_why= downs=0 networks_counted=1 own=' '"
+            f" networks=({' '.join(f'{name} {name}0 own-{name} ip-{name}' for name in NETWORKS)});"
+            " declare -A misses reasons;"
             f" {broken}",
             folder,
             decide=("decide", f"{HEALTH}|$penalty"),
@@ -145,7 +165,7 @@ class Deciders:
         key = is_drained, is_closed
         if key not in self.prepared:
             row = (
-                f"is_cold=yes faults=() problems=() {word('is_drained', is_drained)}"
+                f"is_cold=yes faults=() problems=() lost=0 {word('is_drained', is_drained)}"
                 f" {word('is_closed', is_closed)}"
             )
             [[penalty]] = self.health.ask("prepare", "", [row])

@@ -13,6 +13,7 @@ from collections import defaultdict
 
 from deciders import (
     CLOSED,
+    NETWORKS,
     NEW_WORKERS,
     NO_CONTEST,
     NO_REPORTS,
@@ -22,6 +23,7 @@ from deciders import (
     Decider,
     Deciders,
     Workers,
+    losses,
     word,
 )
 
@@ -43,7 +45,7 @@ REASSERTED = 12
 # For so long, and more, somebody steps back who was not heard.
 UNHEARD = 50
 # After how many steps of misses something may be a fault: services are asked in every other one.
-NOTICED = {"target": 2, "uplink target": 2, "service": 6}
+NOTICED = {"target": 2, "uplink target": 2, "service": 6, **dict.fromkeys(NETWORKS, 1)}
 SURELY = 2  # steps later it is one
 # A node that was frozen for longer has been away.
 AWAY = 10
@@ -66,10 +68,13 @@ CONDITIONS = {
     "partition": False,
     "frozen": False,
     "api": False,  # what its hooks talk to is away
+    **dict.fromkeys(NETWORKS, True),  # the node's cable to a further network
+    "dead guest": True,  # the network is dead, on both
+    "dead dmz": True,
 }
 # What a monitor sees in its next look.
-AT_ONCE = {"carrier", "uplink carrier", "address", "closed", "drained"}
-WELL = (False, False, False)
+AT_ONCE = {"carrier", "uplink carrier", "address", "closed", "drained", *NETWORKS}
+WELL = (False, 0)
 MOMENTS = ("the monitor restarts", "the follower restarts", "keepalived restarts", "the link flaps")
 
 
@@ -100,6 +105,7 @@ class Node:
         self.penalty = penalty
         self.health = (
             f"is_cold=yes since={now} was_holder=no last_downs={self.downs} last={now - STEP}"
+            f" {losses(())}"
         )
         self.contest = NO_CONTEST
         self.workers: Workers = (NEW_WORKERS, *NO_REPORTS)
@@ -119,6 +125,7 @@ class Node:
             f" public_carrier={int('uplink carrier' not in wrong)}"
             f" internal_lost={'10.77.0.2' if 'address' in wrong else ''}"
             f" {word('is_closed', 'closed' in wrong)} {word('is_drained', 'drained' in wrong)}"
+            f" link_reasons=({' '.join(f'[{name}]=lost' for name in NETWORKS if name in wrong)})"
         )
 
     def is_able(self, step: int) -> bool:
@@ -131,18 +138,26 @@ class Node:
             and "closed" not in wrong
         )
 
-    def rank(self, step: int) -> tuple[bool, bool, bool]:
-        """The order of docs/failover.md, of what can have been noticed: the lower the better."""
+    def rank(self, step: int, peer: Node | None = None, faulty: bool = False) -> tuple[bool, int]:
+        """The order of docs/failover.md, of what can have been noticed: the lower the better. A
+        fault weighs more than an uplink, and as much as that a second network that is lost. What
+        the peer has lost, too, makes no difference to it, whoever sees it first."""
         wrong = self.wrong
-        if not wrong:
+        if not wrong and not faulty:
             return WELL
         seen = {
             kind
             for kind, lag in NOTICED.items()
             if kind in wrong and step - max(wrong[kind], self.looks_from) >= lag
         }
-        fault = "address" in wrong or "carrier" in wrong or "target" in seen or "service" in seen
-        return "drained" in wrong, fault, "uplink carrier" in wrong or "uplink target" in seen
+        seen |= wrong.keys() & (peer.wrong.keys() if peer else ()) & set(NETWORKS)
+        lost = len(seen & set(NETWORKS))
+        is_faulty = (
+            lost or faulty or wrong.keys() & {"address", "carrier"} or seen & {"target", "service"}
+        )
+        more = lost - 1 if lost > 1 and "drained" not in wrong else 0
+        is_cut_off = "uplink carrier" in wrong or "uplink target" in seen
+        return "drained" in wrong, 2 * bool(is_faulty) + is_cut_off + more
 
 
 class Pair:
@@ -180,18 +195,24 @@ class Pair:
             if kind == "api":
                 length = min(length, 5)
             is_lasting = CONDITIONS.get(kind) and chance.random() < 0.35
-            affected = (0, 1) if kind == "partition" else (number,)
-            kind = "deaf" if kind == "partition" else kind
+            affected = (0, 1) if kind == "partition" or kind.startswith("dead ") else (number,)
+            kind = "deaf" if kind == "partition" else kind.removeprefix("dead ")
+            # One of them sees it first, and another one, by chance, that it is back.
+            late = chance.choice(((0, 0), (0, 1), (1, 0)))
+            late_end = chance.choice(((0, 0), (0, 1), (1, 0)))
             if kind in MOMENTS:
                 self.happens(step, kind, number, True)
             elif all(free[kind, each] <= step for each in affected):
                 # Two that never hear each other have two masters for ever, as they should.
                 is_lasting = is_lasting and not (kind == "deaf" and free[kind, 1 - number] > step)
                 for each in affected:
-                    self.happens(step, kind, each, True)
-                    free[kind, each] = 10**6 if is_lasting else step + length + 1
+                    is_dead = kind in NETWORKS and len(affected) == 2
+                    begin = step + (late[each] if is_dead else 0)
+                    end = step + length + (1 + late_end[each] if is_dead else 0)
+                    self.happens(begin, kind, each, True)
+                    free[kind, each] = 10**6 if is_lasting else end + 1
                     if not is_lasting:
-                        self.happens(step + length, kind, each, False)
+                        self.happens(end, kind, each, False)
                 if is_lasting and kind == "deaf":
                     free[kind, 1 - number] = 10**6
             step += chance.choice((0, 1, 2, 4, 8))
@@ -235,7 +256,8 @@ class Pair:
         """It knows from before if the node was cold, since when, and with the virtual IP, and what
         its workers have reported."""
         warmth = " ".join(node.health.split()[:3])
-        node.health = f"{warmth} last_downs={node.downs} last={(step - 1) * STEP}"
+        lost = losses(each for each in NETWORKS if each in node.wrong)
+        node.health = f"{warmth} last_downs={node.downs} last={(step - 1) * STEP} {lost}"
         self.both = 0
         node.contest = NO_CONTEST
         node.workers = (NEW_WORKERS, *node.workers[1:])
@@ -301,7 +323,7 @@ class Pair:
         for node, peer in (self.nodes, self.nodes[::-1]):
             if not node.is_able(step):
                 node.able_from = step + 1
-            if (node.wrong or peer.wrong) and node.rank(step) > peer.rank(step):
+            if (node.wrong or peer.wrong) and node.rank(step, peer) > peer.rank(step, node):
                 node.worse = step
             if "deaf" in node.wrong:
                 node.deaf = step
@@ -344,8 +366,8 @@ class Pair:
             return bool(silent)
         [deaf] = silent
         unheard = self.nodes[1 - deaf.number]
-        drained, _, uplink = unheard.rank(step)
-        return (drained, True, uplink, -unheard.base) < (*deaf.rank(step), -deaf.base)
+        rank = unheard.rank(step, faulty=True)
+        return (*rank, -unheard.base) < (*deaf.rank(step), -deaf.base)
 
     def judge_move(self, step: int, before: Node, after: Node) -> None:
         """It was not able to have it; or was the worse one, or was not heard; or both had it, which
@@ -384,7 +406,7 @@ class Pair:
         rank, other = holder.rank(step), peer.rank(step)
         if rank > other:
             self.fail(step, "the other one is better")
-        if self.is_preempting and not any(other) and rank == other and peer.base > holder.base:
+        if self.is_preempting and other == WELL and rank == other and peer.base > holder.base:
             self.fail(step, "the other one has been well for long enough")
 
 

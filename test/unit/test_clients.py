@@ -496,14 +496,17 @@ def test_firewall_of_a_network_behind_a_client(plan):
     )
     text = rules["v4"].splitlines()
     for line in [
-        "-A GATEWAY-PREROUTING -i eth0 -s 10.77.0.0/24 -d 10.50.0.0/24 -j CT --notrack",
-        "-A GATEWAY-PREROUTING -i vpn-main -s 10.50.0.0/24 -d 10.77.0.0/24"
-        " -m addrtype ! --dst-type LOCAL -j CT --notrack",
-        "-A GATEWAY-FORWARD -i eth0 -o eth0 -d 10.50.0.0/24 -m dscp --dscp 0x3f -j DROP",
+        "-A GATEWAY-PREROUTING -d 10.50.0.0/24 -j GATEWAY-ONEWAY",
+        "-A GATEWAY-ONEWAY -i eth0 -s 10.77.0.0/24 -j CT --notrack",
+        "-A GATEWAY-PREROUTING -i vpn-main -s 10.50.0.0/24 -j GATEWAY-BRANCH",
+        "-A GATEWAY-BRANCH -d 10.77.0.0/24 -m addrtype ! --dst-type LOCAL -j CT --notrack",
+        "-A GATEWAY-FORWARD -d 10.50.0.0/24 -j GATEWAY-CIRCLES",
+        "-A GATEWAY-CIRCLES -i eth0 -o eth0 -m dscp --dscp 0x3f -j DROP",
         "-A GATEWAY-FORWARD -s 10.50.0.0/24 ! -d 10.50.0.0/24 -j GATEWAY-BRANCH",
         "-A GATEWAY-BRANCH -d 10.77.0.0/24 -j GATEWAY-INSIDE",
-        "-A GATEWAY-FORWARD -s 10.77.0.0/24 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
-        "-A GATEWAY-FORWARD -s 10.8.0.0/16 -d 10.50.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-FORWARD -d 10.50.0.0/24 -j GATEWAY-TOBRANCH",
+        "-A GATEWAY-TOBRANCH -s 10.77.0.0/24 -j GATEWAY-INSIDE",
+        "-A GATEWAY-TOBRANCH -s 10.8.0.0/16 -j GATEWAY-INSIDE",
         "# 10.50.0.0/24, behind a VPN client.",
         "# 10.50.0.0/24, behind a client, asks by a forward.",
     ]:

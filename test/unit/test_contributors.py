@@ -1,6 +1,9 @@
 """What runs for contributors elsewhere calls the targets of make that are here."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,18 @@ def test_a_version_is_the_same_wherever_it_is_pinned():
     assert {name for name in tests.keys() & lab.keys() if tests[name] != lab[name]} == set()
     getting_started = (ROOT / "docs/getting-started.md").read_text()
     assert all(version in getting_started for version in series.values())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "there"),
+    [("DEBIAN", "14", "12, 13"), ("SALT_SERIES", "3005", "3006, 3007, 3008")],
+)
+def test_the_lab_says_which_systems_it_has(variable, value, there):
+    done = subprocess.run(
+        [sys.executable, ROOT / "test/lab/lab.py", "up"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], variable: value},
+    )
+    assert (done.returncode, done.stderr) == (1, f"{variable}={value} is not one of {there}\n")

@@ -56,6 +56,7 @@ def test_histories(deciders):
         ("cold=0", "without a reason"),
         ("HEALTH_CONTEST_LIMIT=1000", "both have the virtual IP"),
         ("uplink=0", "the other one is better"),
+        ("networks_counted=0", "the other one is better"),
         ("FOLLOW_CONTEST=100000", "outside, the address is"),
         ("decide_delay() { due[$1]=1000000; }", "the hooks of"),
         ("decide_calls() { calls=(); }", "know of ''"),
@@ -100,7 +101,7 @@ def test_the_first_difference_decides(deciders):
     states = list(itertools.product((False, True), repeat=5))
     rows = [
         f"{word('is_drained', drained)} {word('is_closed', closed)} {word('is_cold', cold)}"
-        f" faults=({'x' if fault else ''}) problems=({'x' if uplink else ''})"
+        f" faults=({'x' if fault else ''}) problems=({'x' if uplink else ''}) lost=0"
         for drained, closed, fault, uplink, cold in states
     ]
     penalties = [int(penalty) for [penalty] in deciders.health.ask("prepare", "", rows)]

@@ -23,17 +23,12 @@ REJECTED = {
         "dhcp:enabled",
         "must be true or false, is a list",
     ),
-    "two pools": (
-        {"dhcp:pool": ["10.77.0.100-10.77.0.109", "10.77.0.120-10.77.0.129"]},
-        "dhcp:pool",
-        "must be one text, is a list; further ranges are dhcp-range lines of gateway:dhcp:settings",
+    "two pools that overlap": (
+        {"dhcp:pool": ["10.77.0.100-10.77.0.120", "10.77.0.120-10.77.0.129"]},
+        "dhcp:pool:1",
+        "overlaps 10.77.0.100-10.77.0.120 of gateway:dhcp:pool:0",
     ),
-    "pools": (
-        {"dhcp:pools": []},
-        "dhcp:pools",
-        'unknown key; there is only one "pool";'
-        " further ranges are dhcp-range lines of gateway:dhcp:settings",
-    ),
+    "pools": ({"dhcp:pools": []}, "dhcp:pools", 'unknown key; did you mean "pool"?'),
     # DNS and DHCP
     "DNS's keyword for DHCP": (
         {"dhcp:settings": {"address": "/a.example/10.77.0.20"}},
@@ -111,6 +106,10 @@ def test_dhcp(plan):
             }
         ],
         "settings": [],
+        "further_pools": [],
+        "domain": "example.internal",
+        "options": [],
+        "boot": None,
     }
 
 

@@ -3,6 +3,7 @@
 import socket
 from types import SimpleNamespace
 
+import _gateway_interfaces
 import pytest
 from rendered import lines
 
@@ -139,6 +140,7 @@ def test_dns(plan):
     changes = {"hosts:mail": {"ip": "192.0.2.25", "aliases": ["mx.example.org"]}}
     assert plan(changes, "gw2")["dns"] == {
         "listen": ["10.77.0.3", "10.77.0.1"],
+        "others": [],
         "forwarders": ["198.51.100.100"],
         "records": [
             {"ip": "10.77.0.2", "names": ["gw1.example.internal", "gw1"]},
@@ -381,15 +383,14 @@ RESOLVED = "/run/systemd/resolve/resolv.conf"
 )
 def test_dns_asks_whom_resolved_asks(render, settings, expected):
     """Without forwarders, where the stub of systemd-resolved is all that resolv.conf names."""
-    stubs = {"gateway.resolver_file": lambda: RESOLVED}
     changes = {"dns:forwarders": [], "dns:settings": settings}
-    site = render("example", changes=changes, stubs=stubs)
+    site = render("example", changes=changes, resolver_file=RESOLVED)
     found = lines(site, "/etc/gateway/dns.conf")
     assert [line for line in found if "resolv" in line] == expected
     # dnsmasq does not start where the folder is missing.
     made = "ExecStartPre=mkdir -p /run/systemd/resolve"
     assert made in lines(site, "/etc/systemd/system/gateway-dns.service")
-    found = lines(render("example", stubs=stubs), "/etc/gateway/dns.conf")
+    found = lines(render("example", resolver_file=RESOLVED), "/etc/gateway/dns.conf")
     assert [line for line in found if "resolv" in line] == ["no-resolv"]
 
 
@@ -403,9 +404,9 @@ def test_dns_asks_whom_resolved_asks(render, settings, expected):
         ("127.0.0.53", None, 0),  # the stub of something else
     ],
 )
-def test_the_file_with_whom_the_node_asks(module, node, servers, resolved, expected):
+def test_the_file_with_whom_the_node_asks(node, servers, resolved, expected):
     for file, names in zip(node.resolvers, (servers, resolved), strict=True):
         file.unlink(missing_ok=True)
         if names:
             file.write_text(f"nameserver {names}\n")
-    assert module.resolver_file() == node.resolvers[expected]
+    assert _gateway_interfaces.resolver_file() == node.resolvers[expected]

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import _gateway_iptables
 import _gateway_plan
 import _gateway_reader
 import _gateway_rules
@@ -155,6 +156,16 @@ def test_every_module_has_its_place_in_the_answers():
     assert {each for each in modules | states if f"`{each}`" not in answers} == set()
 
 
+def test_every_chain_is_named():
+    """In the table of what is ours on a node, each in the row of its table."""
+    text = (ROOT / "docs/internals.md").read_text()
+    rows = {
+        table: set(re.findall(r"`GATEWAY-([A-Z]+)`", row))
+        for table, row in re.findall(r"^\| (?:.*, )?(raw|mangle|nat|filter) \|(.*)$", text, re.M)
+    }
+    assert rows == {table: set(chains) for table, chains in _gateway_iptables.CHAINS.items()}
+
+
 # --------------------------------------------------------------------------------------------------
 # Examples
 
@@ -220,6 +231,16 @@ def test_the_second_example():
 # The reference of the pillar
 
 RICH = {
+    "networks": {
+        "guest": {
+            "interface": "eth0.20",
+            "network": "10.20.0.0/24",
+            "virtual_ip": "10.20.0.1",
+            "dhcp": {"pool": "10.20.0.50-10.20.0.99"},
+        }
+    },
+    "routes": [{"network": "10.60.0.0/16", "via": "10.77.0.254"}],
+    "dhcp": {"boot": {"file": "a.0", "server": "10.77.0.9"}},
     "state_sync": {"interface": "eth3"},
     "public": {"virtual_ip": "198.51.100.10", "addresses": ["198.51.100.11"]},
     "nodes": {
@@ -243,7 +264,13 @@ RICH = {
         "forwards": [{"port": 443, "to": "backend01", "address": "198.51.100.10"}],
     },
 }
-NAMES = {"nodes": "NODE", "servers": "SERVER", "clients": "CLIENT", "hosts": "HOST"}
+NAMES = {
+    "networks": "NETWORK",
+    "nodes": "NODE",
+    "servers": "SERVER",
+    "clients": "CLIENT",
+    "hosts": "HOST",
+}
 OF_RULES = {"limit", "log"}  # which outbound refuses with a reason of its own
 
 
@@ -289,6 +316,9 @@ def test_the_reference_has_every_key_and_no_other(monkeypatch):
     assert known.pop("gateway:firewall:forward") == rules
     assert known.pop("gateway:firewall:egress_allowed") == rules - {"action"}
     known["gateway:nat:outbound"] -= OF_RULES
+    # What the reference says of them is that they are as those of the internal network.
+    further = known.pop("gateway:networks:NETWORK:dhcp")
+    assert further == known["gateway:dhcp"] - {"settings"}
     assert known.pop("gateway:vpn:servers:SERVER:subnets") == {"gw1", "gw2"}
     chains = raw_chains()
     for family in ("raw", "raw6"):

@@ -94,6 +94,7 @@ def test_vrrp(plan):
                 "interface": "eth0",
                 "virtual_ip": "10.77.0.1",
                 "addresses": [],
+                "further": [],
                 "source": "10.77.0.3",
                 "peers": ["10.77.0.2"],
             }
@@ -111,6 +112,7 @@ def test_public_virtual_ip(plan):
         "interface": "eth1",
         "virtual_ip": "198.51.100.1",
         "addresses": [],
+        "further": [],
         "source": "198.51.100.3",
         "peers": ["198.51.100.2"],
     }
@@ -139,6 +141,10 @@ def test_what_is_not_told_to_the_peer(module, node, break_pillar):
     node.addresses["eth0"].append("10.99.0.2")
     planned = module.plan()["sync"]["ignored"]
     assert module.sync_ignored() == [*planned, "10.99.0.2", "172.17.0.1"]
+    # A virtual IP that has left the pillar is there until keepalived hears of it.
+    node.addresses["eth5"] = ["10.20.0.2/24", "10.20.0.1/32"]
+    node.keepalived.write_text("        10.20.0.1/32 dev eth5\n")
+    assert module.sync_ignored() == [*planned, "10.20.0.2", "10.99.0.2", "172.17.0.1"]
 
 
 def test_virtual_ips_on_two_nodes(module, node, break_pillar):
@@ -320,6 +326,20 @@ def test_keepalived_moves_further_addresses_without_announcing_them(render):
         "virtual_ipaddress_excluded"
         not in render("example").files["/etc/keepalived/keepalived.conf"]
     )
+
+
+def test_keepalived_does_not_watch_further_networks(render):
+    """What it watches ends the election when it is lost: no virtual IP anywhere. And it would not
+    start where an interface is missing."""
+    found = keepalived_conf(render("networks", node="gw2"))
+    assert "dynamic_interfaces" in options_of(block(found, "global_defs"))
+    body = block(found, "vrrp_instance", "internal")
+    assert [" ".join(words) for words, _ in block(body, "virtual_ipaddress_excluded")] == [
+        "203.0.113.17/32 dev eth5 no_track",
+        "10.20.0.1/32 dev eth0.20 no_track",
+        "10.30.0.1/32 dev eth3 no_track",
+    ]
+    assert "dynamic_interfaces" not in render("example").files["/etc/keepalived/keepalived.conf"]
 
 
 def test_keepalived_follows_the_monitor(render):

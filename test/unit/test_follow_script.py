@@ -1,6 +1,7 @@
 """The follower: the virtual IP, the target, roles, routes."""
 
 import os
+import shutil
 import subprocess
 import time
 from types import SimpleNamespace
@@ -26,8 +27,9 @@ def follower(tool, root, tmp_path):
         f"""test ! -e {broken} || exit 1
         case $* in
             *address*) echo look >>{log}; test ! -e {address} || echo "3: eth0 inet $5/32" ;;
-            "-4 route show proto 119") cat {kernel} ;;
+            "-N -4 route show table all proto 119") cat {kernel} ;;
             "-force -batch -") sed 's/^route add //; s/proto 119/dev eth0 /; /^$/d' >>{kernel} ;;
+            *) echo "$*" >>{log} ;;
         esac""",
     )
     tool(
@@ -396,3 +398,165 @@ def test_new_routes_are_left_to_the_apply_that_brings_them(follower):
     looked(follower, times=3)
     assert follower.kernel.read_text() == ""
     follower.wait(lambda: follower.kernel.read_text().count("via") == 2, seconds=9)
+
+
+NETWORKS = """\
+route replace 10.8.1.0/24 via 10.77.0.3 proto 119
+route replace 10.9.1.7/32 via 10.77.0.3 proto 119
+# What comes in by guest0 leaves for the peer by it.
+route replace 10.8.1.0/24 via 10.20.0.3 table 169082881 proto 119
+route replace 10.9.1.7/32 via 10.20.0.3 table 169082881 proto 119
+rule add pref 121 iif guest0 lookup 169082881 protocol 121
+# What comes in by voice0 leaves for the peer by it.
+route replace 10.8.1.0/24 via 10.30.0.3 table 169738241 proto 119
+route replace 10.9.1.7/32 via 10.30.0.3 table 169738241 proto 119
+rule add pref 121 iif voice0 lookup 169738241 protocol 121
+"""
+ADDRESSES = {"lan0": "10.77.0.2/24", "guest0": "10.20.0.2/24", "voice0": "10.30.0.2/24"}
+
+
+@pytest.fixture
+def kernel(root, tmp_path, tool):
+    """The follower of a node with further networks, in a kernel's network of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root has a network of its own")
+    tool("systemctl", "exit 0")
+    routes, fifo = tmp_path / "routes", tmp_path / "fifo"
+    routes.write_text(NETWORKS)
+    os.mkfifo(fifo)
+    asked = tmp_path / "asked"
+    ip = shutil.which("ip") or "ip"
+    tool("ip", f'echo "$*" >>{asked}; exec {ip} "$@"')
+    command = ["unshare", "--net", "bash", root / FOLLOW, fifo, "10.77.0.1", routes, "0"]
+    environment = {**os.environ, "FOLLOW_LOOK": "0.2", "FOLLOW_PATIENCE": "50"}
+    said = tmp_path / "said"
+    with said.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, env=environment)
+
+    def run(text):
+        """Commands of `ip`, one a line, and what they say."""
+        command = ["nsenter", f"--net=/proc/{process.pid}/ns/net", ip, "-N", "-batch", "-"]
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, check=True
+        ).stdout
+
+    def make(*interfaces):
+        for each in interfaces:
+            run(
+                f"link add {each} type veth peer name {each}p\nlink set {each}p up\n"
+                f"link set {each} up\naddress add {ADDRESSES[each]} dev {each}\n"
+            )
+
+    def has():
+        """What the kernel has, as the file says it."""
+        found = {
+            " ".join(line.split()) for line in run("route show table all proto 119").splitlines()
+        }
+        rules = [line for line in run("rule show").splitlines() if "proto 121" in line]
+        return found | {line.split(":", 1)[1].strip() for line in rules}
+
+    def wait(wanted):
+        end = time.monotonic() + 4
+        while has() != wanted:
+            assert time.monotonic() < end, has() ^ wanted
+            time.sleep(0.02)
+
+    end = time.monotonic() + 4
+    while os.readlink(f"/proc/{process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    make(*ADDRESSES)
+    yield SimpleNamespace(
+        run=run, make=make, has=has, wait=wait, routes=routes, asked=asked, said=said
+    )
+    process.kill()
+    process.wait()
+
+
+WHOLE = {
+    "10.8.1.0/24 via 10.77.0.3 dev lan0",
+    "10.9.1.7 via 10.77.0.3 dev lan0",
+    "10.8.1.0/24 via 10.20.0.3 dev guest0 table 169082881",
+    "10.9.1.7 via 10.20.0.3 dev guest0 table 169082881",
+    "10.8.1.0/24 via 10.30.0.3 dev voice0 table 169738241",
+    "10.9.1.7 via 10.30.0.3 dev voice0 table 169738241",
+    "from all iif guest0 lookup 169082881 proto 121",
+    "from all iif voice0 lookup 169738241 proto 121",
+}
+
+
+def test_ways_back_are_put_back(kernel):
+    """Whatever took them: a tool of somebody's, networkd, or an interface that is made anew."""
+    kernel.wait(WHOLE)
+    for lost in (
+        "rule del pref 121 iif guest0",
+        "rule flush\nrule add pref 32766 lookup main",
+        "route flush table 169738241",
+        "route del 10.9.1.7 table 169082881",
+        "link set guest0 down\nlink set guest0 up",
+        "address flush dev voice0\naddress add 10.30.0.2/24 dev voice0",
+        "route flush table all proto 119\nrule flush\nrule add pref 32766 lookup main",
+    ):
+        before = kernel.said.read_text().count("put back")
+        kernel.run(lost)
+        end = time.monotonic() + 4
+        while kernel.said.read_text().count("put back") == before:
+            assert time.monotonic() < end, lost
+            time.sleep(0.02)
+        kernel.wait(WHOLE)
+    kernel.run("link del guest0")
+    gone = {line for line in WHOLE if "dev guest0" in line}
+    detached = {line.replace("guest0", "guest0 [detached]") for line in WHOLE - gone}
+    kernel.wait(detached)
+    # What is of other networks comes back meanwhile.
+    kernel.run("route flush table 169738241\nrule del pref 121 iif voice0")
+    kernel.wait(detached)
+    kernel.make("guest0")
+    kernel.wait(WHOLE)
+
+
+def test_a_way_back_that_is_whole_is_left_alone(kernel):
+    """And a rule comes after what it leads to."""
+    kernel.wait(WHOLE)
+    time.sleep(0.5)
+    kernel.asked.write_text("")
+    kernel.said.write_text("")
+    time.sleep(1)
+    assert "batch" not in kernel.asked.read_text()
+    together = (
+        "route add 10.8.1.0/24 via 10.20.0.3 table 169082881 proto 119; "
+        "route add 10.9.1.7/32 via 10.20.0.3 table 169082881 proto 119; "
+        "rule add pref 121 iif guest0 lookup 169082881 protocol 121; "
+    )
+
+    def put_back():
+        """Who asks for the routes before they go, and for the rules then, sees half of it."""
+        kernel.run("route flush table 169082881\nrule del pref 121 iif guest0")
+        kernel.wait(WHOLE)
+        time.sleep(0.5)
+        return kernel.said.read_text().splitlines()[-1].partition("put back: ")[2]
+
+    assert any(put_back() == together for _ in range(4))
+
+
+def test_ways_back_that_leave_are_not_put_back(kernel):
+    kernel.wait(WHOLE)
+    lines = [line for line in NETWORKS.splitlines(keepends=True) if "guest0" not in line]
+    kernel.routes.write_text("".join(line for line in lines if "169082881" not in line))
+    kernel.run("route flush table 169082881\nrule del pref 121 iif guest0")
+    left = {line for line in WHOLE if "169082881" not in line}
+    time.sleep(1)
+    assert kernel.has() == left
+    kernel.routes.unlink()
+    kernel.run("route flush table all proto 119\nrule del pref 121 iif voice0")
+    time.sleep(1)
+    assert kernel.has() == set()
+
+
+def test_a_way_back_that_comes_is_looked_after_soon(kernel):
+    """The apply that brings it has a moment to set it by itself."""
+    kernel.wait(WHOLE)
+    time.sleep(0.5)  # it has seen so
+    new = "10.50.0.0/24 via 10.20.0.3 {}table 169082881"
+    kernel.routes.write_text(f"{NETWORKS}route replace {new.format('')} proto 119\n")
+    kernel.wait(WHOLE | {new.format("dev guest0 ")})

@@ -6,7 +6,7 @@ import _gateway_rules
 import pytest
 
 
-@pytest.mark.parametrize("name", ["example", "rich"])
+@pytest.mark.parametrize("name", ["example", "rich", "networks"])
 def test_whole_configurations(render, root, request, name):
     """What gw1 gets, file by file, and its firewall."""
     found = render(name)

@@ -1,5 +1,8 @@
 """The two sides of a node, and what somebody else does on them."""
 
+from pathlib import Path
+
+import _gateway_machine
 import pytest
 from cases import ADDRESSES
 from on_node import NODE_ADDRESSES, SYNC_LINK
@@ -392,7 +395,142 @@ def test_what_the_pillar_says_and_the_node_does_not_have(
 
 
 # --------------------------------------------------------------------------------------------------
+# Further networks: the same as for the internal one
+
+GUEST = {"interface": "eth0.20", "network": "10.20.0.0/24", "virtual_ip": "10.20.0.1"}
+NETWORKS = {
+    "networks": {
+        "guest": {**GUEST, "dhcp": {"pool": "10.20.0.50-10.20.0.99"}},
+        "servers": {"interface": "eth3", "network": "10.30.0.0/24", "virtual_ip": "10.30.0.1"},
+    },
+    "nodes:gw1:addresses": {"servers": "10.30.0.7"},
+    "nodes:gw1:interfaces": {"servers": "lan3"},
+    "routes": [{"network": "10.50.0.0/16", "via": "10.77.0.254"}],
+    "vpn": ...,
+}
+
+
+@pytest.fixture
+def networks(module, node, break_pillar):
+    """The node with two networks more, in good health."""
+    break_pillar(NETWORKS)
+    node.addresses |= {"eth0.20": ["10.20.0.2/24"], "lan3": ["10.30.0.7/24"]}
+    node.on_link |= {"10.20.0.0/24": "eth0.20", "10.30.0.0/24": "lan3"}
+    node.routes.append({"dst": "10.50.0.0/16", "gateway": "10.77.0.254", "protocol": "119"})
+    node.running |= {"gateway-dns-others"}
+    folder = Path(_gateway_machine.INTERFACES)
+    for name in ("eth0.20", "lan3"):
+        (folder / name).mkdir()
+    node.apply()
+    assert module.validate() == module.status()["problems"] == []
+    return node
+
+
+FAULTS = {
+    "no interface": (
+        lambda node: Path(_gateway_machine.INTERFACES, "eth0.20").rmdir(),
+        "networks:guest:interface: this node has no interface eth0.20, only eth0, eth1, lan3, lo,"
+        " tap0, vpn-main",
+    ),
+    "no interface of its own name": (
+        lambda node: Path(_gateway_machine.INTERFACES, "lan3").rmdir(),
+        "nodes:gw1:interfaces:servers: this node has no interface lan3, only eth0, eth0.20, eth1,"
+        " lo, tap0, vpn-main",
+    ),
+    "no computed address": (
+        lambda node: node.addresses.update({"eth0.20": []}),
+        "networks:guest: 10.20.0.2 is not on this node's interface eth0.20",
+    ),
+    "no address": (
+        lambda node: node.addresses.update({"lan3": ["10.30.0.2/24"]}),
+        "nodes:gw1:addresses:servers: 10.30.0.7 is not on this node's interface lan3",
+    ),
+    "not reached": (
+        lambda node: (
+            node.addresses.update({"eth0.20": ["10.20.0.2/32"]}),
+            node.on_link.pop("10.20.0.0/24"),
+        ),
+        "networks:guest: this node has 10.20.0.2/32 on eth0.20, which does not reach 10.20.0.0/24;"
+        " give it the prefix length of the network, or the network a route over eth0.20",
+    ),
+    "virtual IP": (
+        lambda node: node.addresses["eth0.20"].append("10.20.0.1/24"),
+        f"networks:guest:virtual_ip: this node has 10.20.0.1/24 on eth0.20, {VIRTUAL}",
+    ),
+}
+WARNINGS = {
+    "larger": (
+        lambda node: node.addresses.update({"lan3": ["10.30.0.7/16"]}),
+        "networks:servers:network: 10.30.0.0/24 here, but this node has 10.30.0.7/16 on lan3",
+    ),
+    "elsewhere too": (
+        lambda node: node.on_link.update({"10.20.0.0/25": "docker0"}),
+        "networks:guest:network: 10.20.0.0/25, a part of 10.20.0.0/24, is on this node's interface"
+        " docker0, and packets for it go there",
+    ),
+    "behind a router, and here": (
+        lambda node: node.on_link.update({"10.50.9.0/24": "docker0"}),
+        "routes: 10.50.9.0/24, a part of 10.50.0.0/16, is on this node's interface docker0, and"
+        " packets for it go there",
+    ),
+    "by its own DHCP": (
+        lambda node: setattr(node, "leases", ["10.20.0.2"]),
+        "networks:guest: this node has 10.20.0.2 by DHCP, and the gateways are the DHCP server;"
+        " after an outage of both nobody could give it",
+    ),
+    # In servers nobody gives addresses.
+    "by somebody's DHCP": (lambda node: setattr(node, "leases", ["10.30.0.7"]), ""),
+}
+
+
+@pytest.mark.parametrize(("spoil", "error"), FAULTS.values(), ids=FAULTS)
+def test_a_network_that_the_node_does_not_have(module, networks, spoil, error):
+    spoil(networks)
+    assert module.validate(warnings=False) == [f"gateway:{error}"]
+
+
+@pytest.mark.parametrize(("spoil", "warning"), WARNINGS.values(), ids=WARNINGS)
+def test_a_further_network_that_does_not_go_with_the_pillar(module, networks, spoil, warning):
+    spoil(networks)
+    expected = [f"gateway:{warning}"] if warning else []
+    assert module.validate() == module.status()["problems"] == expected
+    assert module.validate(warnings=False) == []
+
+
+def test_an_internal_address_by_somebody_s_dhcp(module, networks, break_pillar):
+    break_pillar(NETWORKS | {"dhcp": {"enabled": False}})
+    networks.apply()
+    networks.leases = ["10.77.0.2"]
+    assert module.validate() == []
+
+
+def test_links_of_networks_that_are_down(module, networks):
+    networks.flags = {"eth0.20": ["NO-CARRIER", "UP"], "lan3": ["BROADCAST"]}
+    assert module.validate() == [
+        "gateway:networks:guest:interface: eth0.20 has no carrier",
+        "gateway:nodes:gw1:interfaces:servers: lan3 is down",
+    ]
+
+
+@pytest.mark.parametrize("server", ["10.20.0.1", "10.20.0.2", "10.20.0.3", "10.30.0.1"])
+def test_a_node_that_asks_itself_in_a_further_network(module, networks, break_pillar, server):
+    """By the virtual IP, its own address, or the peer's."""
+    break_pillar(NETWORKS | {"dns:forwarders": []})
+    networks.resolvers[0].write_text(f"nameserver {server}\n")
+    [warning] = module.validate()
+    assert f"names only the gateway itself ({server})" in warning
+
+
+# --------------------------------------------------------------------------------------------------
 # What is written
+
+
+def test_network_managers_leave_further_networks_alone(render):
+    """Each has a virtual IP."""
+    interfaces = render("networks", node="gw2").ids["systemd-networkd keeps what is ours"][
+        "interfaces"
+    ]
+    assert sorted(interfaces) == ["eth0", "eth0.20", "eth1", "eth3", "eth5"]
 
 
 def test_network_managers_leave_both_sides_alone(render):

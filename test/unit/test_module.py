@@ -118,6 +118,7 @@ FUNCTIONS = [
     "vpn_subnets",
     "routes",
     "ruleset",
+    "interfaces",
     "sync_ignored",
 ]
 # What works while the pillar is wrong, too.
@@ -268,6 +269,32 @@ def test_status_while_the_pillar_is_wrong(module, node, break_pillar):
         "the route to 10.8.1.0/24 is missing",
     ]
     assert SECRET_TEXT not in json.dumps(module.status())
+
+
+@pytest.mark.parametrize("function", ["status", "drain"])
+def test_a_plan_of_a_version_that_knew_no_further_networks(
+    module, takeover, break_pillar, function
+):
+    """What was applied last, before an upgrade of the formula."""
+    plan = json.loads(takeover.applied.read_text())
+    for part, names in (
+        (plan, ("networks", "inside_routes", "ways_back")),
+        (plan["dns"], ("others",)),
+        (plan["dhcp"], ("further_pools", "options", "boot", "domain")),
+        (plan["health"], ("networks", "networks_counted")),
+        (plan["health"]["penalties"], ("network",)),
+        (plan["vrrp"]["instances"][0], ("further",)),
+    ):
+        for name in names:
+            del part[name]
+    break_pillar(WRONG_PILLAR)
+    expected = module.status()
+    takeover.applied.write_text(json.dumps(plan))
+    if function == "status":
+        assert module.status() == expected
+        assert expected["services"]
+    else:
+        assert module.drain() == "this node is drained"
 
 
 def break_rendering(node, master):
@@ -427,6 +454,7 @@ def test_what_an_apply_has_to_know(module, node, break_pillar, monkeypatch, what
         "errors": ERRORS if what == "wrong pillar" else [],
         "plan": module.plan() if good else {},
         "ruleset": module.ruleset() if good else {},
+        "resolver": node.resolvers[0] if good else "",
     }
 
 

@@ -150,7 +150,7 @@ REJECTED = {
     "forward for a zone": (
         {"nat:forwards:0:from": "public"},
         "nat:forwards:0:from",
-        "public is a zone; here it must be a group, a host or a network",
+        "public is a zone; here it must be a group, a host, or addresses such as 10.77.0.0/24",
     ),
     "comment": (
         {"nat:forwards:0:comment": "the customer's"},
@@ -228,7 +228,7 @@ REJECTED = {
     "outbound to a side": (
         {"nat:outbound": [{"snat": "none", "to": "public"}]},
         "nat:outbound:0:to",
-        "public is a zone; here it must be a group, a host or a network",
+        "public is a zone; here it must be a group, a host, or addresses such as 10.77.0.0/24",
     ),
     "outbound with a log": (
         {"nat:outbound": [{"snat": "none", "log": True}]},

@@ -153,12 +153,12 @@ REJECTED = {
     "side as the destination of input": (
         {"firewall": {"input": [{"to": "public"}]}},
         "firewall:input:0:to",
-        "public is a zone; here it must be a group, a host or a network",
+        "public is a zone; here it must be a group, a host, or addresses such as 10.77.0.0/24",
     ),
     "VPN server as the source of SSH": (
         {"firewall": {"ssh": {"from": "main"}}},
         "firewall:ssh:from",
-        "main is a server; here it must be a group, a host or a network",
+        "main is a server; here it must be a group, a host, or addresses such as 10.77.0.0/24",
     ),
     # the rest of a rule
     "rule that is no mapping": (

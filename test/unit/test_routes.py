@@ -1,6 +1,15 @@
 """Routes to the VPN subnets of the peers."""
 
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import _gateway_machine
+import _gateway_routes
 import pytest
+from rendered import SITES
+
+HERE: Any = None  # what is asked of the kernel says it all
 
 # --------------------------------------------------------------------------------------------------
 # How a node is doing
@@ -36,6 +45,99 @@ def test_a_route_that_no_rule_lets_clients_use(module, node, break_pillar, chang
     assert module.validate() == [said] * lacking
     assert (said in module.status()["problems"]) is lacking
     assert module.validate(warnings=False) == []
+
+
+@pytest.fixture
+def kernel(plan, monkeypatch):
+    """A node's plan with several networks, and the routes and rules that its kernel has for it, as
+    ip prints them."""
+    found = plan(SITES["networks"])
+    routes = [
+        {"dst": "default", "gateway": "198.51.100.1", "dev": "eth1"},
+        {"dst": "10.20.0.7", "table": "local", "type": "local"},
+        *(
+            {"dst": route["destination"], "gateway": route["via"]}
+            for route in (*found["routes"], *found["inside_routes"])
+        ),
+        *(
+            {"dst": route["destination"], "gateway": route["via"], "table": str(way["table"])}
+            for way in found["ways_back"]
+            for route in way["routes"]
+        ),
+    ]
+    rules = [
+        {"priority": 0, "src": "all", "table": "255"},
+        *(
+            {"priority": 121, "src": "all", "iif": way["interface"], "table": str(way["table"])}
+            for way in found["ways_back"]
+        ),
+    ]
+
+    def printed(*command):
+        assert command[0] == "ip"
+        return json.dumps(rules if "rule" in command else routes)
+
+    monkeypatch.setattr(_gateway_machine, "output", printed)
+    return SimpleNamespace(plan=found, routes=routes, rules=rules)
+
+
+def problems(kernel):
+    return _gateway_routes.status(kernel.plan, HERE)[1]
+
+
+def test_ways_back_that_are_there(kernel):
+    assert problems(kernel) == []
+    assert _gateway_routes.status(kernel.plan, HERE)[0]["routes"] == {
+        "10.8.1.0/24": {"via": "10.77.0.3", "present": True},
+        "10.50.0.0/16": {"via": "10.77.0.254", "present": True},
+    }
+
+
+def test_a_way_back_is_a_rule_and_routes(kernel):
+    """What has come in by the interface would go the usual way without either."""
+    missing = ["the way back from eth0.20 to VPN clients of a peer is missing"]
+    rule = next(each for each in kernel.rules if each.get("iif") == "eth0.20")
+    table, rule["table"] = rule["table"], "7"
+    assert problems(kernel) == missing
+    rule["table"] = table
+    route = next(each for each in kernel.routes if each.get("table") == table)
+    route["gateway"] = "10.20.0.9"
+    assert problems(kernel) == missing
+    kernel.routes.remove(route)
+    assert problems(kernel) == missing
+
+
+def test_the_same_route_of_another_table_is_none(kernel):
+    kernel.routes.remove({"dst": "10.50.0.0/16", "gateway": "10.77.0.254"})
+    kernel.routes.append({"dst": "10.50.0.0/16", "gateway": "10.77.0.254", "table": "7"})
+    assert problems(kernel) == ["the route to 10.50.0.0/16 is missing"]
+
+
+def test_without_ways_back_no_rules_are_asked_for(plan, monkeypatch):
+    asked: list[tuple[str, ...]] = []
+
+    def nothing(*command):
+        asked.append(command)
+        return ""
+
+    monkeypatch.setattr(_gateway_machine, "output", nothing)
+    _, found = _gateway_routes.status(plan(), HERE)
+    assert found == ["the route to 10.8.1.0/24 is missing"]
+    assert len(asked) == 1
+    assert len(_gateway_routes.status(plan(SITES["networks"]), HERE)[1]) == 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("network", "shown"), [("10.50.0.1/32", "10.50.0.1"), ("10.50.0.0/16", "10.50.0.0/16")]
+)
+def test_a_route_behind_a_router_is_seen(module, node, break_pillar, network, shown):
+    """ip shows a single address without its length."""
+    break_pillar({"routes": [{"network": network, "via": "10.77.0.254"}]})
+    for gateway, present in (("10.77.0.254", True), ("10.77.0.253", False)):
+        node.routes.append({"dst": shown, "gateway": gateway, "dev": "eth0", "protocol": "119"})
+        status = module.status()
+        assert status["routes"][network]["present"] is present
+        assert (f"the route to {network} is missing" in status["problems"]) is not present
 
 
 # --------------------------------------------------------------------------------------------------

@@ -479,14 +479,18 @@ def test_flows(router, site, flow, expected):
 # keeps the untracked direction back.
 IDLE = {
     "-s 10.8.0.0/24 -o eth1 -j MASQUERADE",
-    "-i eth0 -o eth0 -d 10.8.1.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT",
+    "-d 10.8.1.0/24 -j GATEWAY-HAIRPIN",
+    "-i eth0 -o eth0 -m conntrack --ctstate UNTRACKED -j ACCEPT",
     "-i vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-o vpn-main -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-i eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     "-o eth1 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
     # These count when table filter is flushed.
-    "-i eth1 -o eth0 -j MARK --set-xmark 0x20000000/0x20000000",
-    "-i eth1 -o vpn-main -j MARK --set-xmark 0x20000000/0x20000000",
+    "-i eth1 -j GATEWAY-UNJUDGED",
+    "-j MARK --set-xmark 0x20000000/0x20000000",
+    "-o eth0 -j RETURN",
+    "-o vpn-main -j RETURN",
+    "-j MARK --set-xmark 0x0/0x20000000",
     "-m mark --mark 0x20000000/0x20000000 -j DROP",
 }
 

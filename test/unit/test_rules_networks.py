@@ -93,7 +93,7 @@ def test_no_rule_for_networks_behind_clients_is_without_a_flow(branch):
     idle = [idle_rules(branch(where == "here"), flows) for where, flows in BRANCH_FLOWS.items()]
     # As in IDLE: only a rule of the pillar would keep the untracked direction back.
     assert {rule for rule in set.intersection(*idle) if "10.50.0.0/24" in rule} == {
-        "-i eth0 -o eth0 -d 10.50.0.0/24 -m conntrack --ctstate UNTRACKED -j ACCEPT"
+        "-d 10.50.0.0/24 -j GATEWAY-HAIRPIN"
     }
 
 

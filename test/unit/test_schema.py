@@ -39,6 +39,16 @@ SITE = {
     "public:addresses": ["198.51.100.11", "198.51.100.12"],
     "vpn:servers:main:auth": {"pam": "openvpn"},
     "vpn:clients": {"alice": {"id": 5}},
+    "networks": {
+        "guest": {
+            "interface": "eth5",
+            "network": "192.168.20.0/24",
+            "virtual_ip": "192.168.20.1",
+            "dhcp": {"pool": "192.168.20.210-192.168.20.250"},
+        }
+    },
+    "routes": [{"network": "192.168.60.0/24", "via": "10.77.0.254"}],
+    "dhcp:boot": {"file": "a", "server": "10.77.0.10"},
     "vpn:pki:auth_token": "/etc/openvpn/pki/auth-token.key",
     "firewall": {
         "egress": "deny",
@@ -57,7 +67,7 @@ SITE = {
 ALSO: dict[str, dict[str, Any]] = {
     "vpn:servers:SERVER:auth:script": {"vpn:servers:main:auth": {}},
     "firewall:egress": {"firewall:egress_allowed": ...},
-    "internal:network": {"hosts": ..., "nat": ..., "dhcp": ...},
+    "internal:network": {"hosts": ..., "nat": ..., "dhcp": ..., "routes": []},
     "firewall:input:limit": {"firewall:input:0:action": "accept"},
 }
 NETWORKS = [
@@ -226,7 +236,7 @@ EXAMPLES: dict[str, Examples] = {
     "vpn:clients:CLIENT:disabled": BOOLEANS,
     **{f"vpn:pki:{name}": material(name) for name in MATERIALS},
     "vpn:pki:error": (["why", ""], [7, True, None, [], {}]),
-    "hosts:HOST:ip": (["10.77.0.11"], ADDRESSES),
+    "hosts:HOST:ip": (["10.77.0.11", ["10.77.0.11", "192.168.20.11"]], [*ADDRESSES, [], {}]),
     "hosts:HOST:mac": (
         ["02:00:00:00:00:99", "0A-bb-CC-00-00-01", ["02:00:00:00:00:99"], []],
         [
@@ -280,7 +290,10 @@ EXAMPLES: dict[str, Examples] = {
     "nat:outbound:log": ([], [True, False]),
     "dhcp:enabled": BOOLEANS,
     "dhcp:pool": (
-        ["10.77.0.100-10.77.0.199", " 10.77.0.100 - 10.77.0.100 "],
+        [
+            *("10.77.0.100-10.77.0.199", " 10.77.0.100 - 10.77.0.100 ", []),
+            ["10.77.0.100-10.77.0.109", "10.77.0.120-10.77.0.129"],
+        ],
         [
             *("10.77.0.100", "10.77.0.100-199", "10.77.0.100-10.77.0.1-10.77.0.2", 7, "", ["a"]),
             *("10.77.0.100-10.77.0.256", "10.77.0.100\n-10.77.0.199"),
@@ -292,6 +305,44 @@ EXAMPLES: dict[str, Examples] = {
             *("119", 119, "1m", "119s", "49711d", "7102w", "1000000", 1000000, "0h", "01h", "1y"),
             *("", "h", "Infinite", 1.5, True, ["12h"]),
         ],
+    ),
+    "dhcp:router": (["10.77.0.254"], ADDRESSES),
+    "dhcp:dns": (["192.0.2.9", ["192.0.2.9", "10.77.0.5"], []], [*NO_HOSTS, {}]),
+    "dhcp:ntp": (["192.0.2.9", ["192.0.2.9", "10.77.0.5"], []], [*NO_HOSTS, {}]),
+    "dhcp:domain": (["example.org"], [*NAMES, ["a"]]),
+    "dhcp:options": (
+        [{}, {"150": "10.77.0.20", "252": ["a", "b"], "time-offset": 0}],
+        [
+            *([], None, {"0": "a"}, {"255": "a"}, {"A": "a"}, {"": "a"}, {"-": "a"}, {"01": "a"}),
+            *({"3": "10.77.0.1"}, {"router": "10.77.0.1"}, {"67": "a"}, {"51": 60}),
+            *({"150": {}}, {"150": None}, {"150": "a\n"}),
+        ],
+    ),
+    "dhcp:boot:file": (["pxelinux.0", "a/b_c-d"], ["", "a,b", "a b", "ä", "a" * 128, 7, ["a"]]),
+    "dhcp:boot:efi_file": (["grubx64.efi"], ["", "a,b", "a b", "ä", "a" * 128, 7, ["a"]]),
+    "dhcp:boot:server": (["10.77.0.20", "192.0.2.9"], NO_HOSTS),
+    "networks:NETWORK:interface": (["eth7", "x" * 15, "a.b-c_d"], INTERFACES),
+    "networks:NETWORK:network": (["192.168.20.0/24"], UNROUTED),
+    "networks:NETWORK:virtual_ip": (["192.168.20.9"], ADDRESSES),
+    "networks:NETWORK:aliases": (["a", ["a", "b.c", "*.d"], []], [*ALIASES, ["a", "-"], {}, None]),
+    "networks:NETWORK:trusted": BOOLEANS,
+    "networks:NETWORK:isolated": BOOLEANS,
+    "networks:NETWORK:names": BOOLEANS,
+    "networks:NETWORK:nat": (["usual", "none"], ["None", "", True, None, ["none"]]),
+    "networks:NETWORK:targets": (["192.168.20.9", ["192.168.20.9"], []], [*NO_HOSTS, {}]),
+    "networks:NETWORK:dhcp": (
+        [{}, {"pool": ["192.168.20.50-192.168.20.59"], "lease_time": "1h"}, {"enabled": False}],
+        [[], None, 7, {"pool": 7}, {"settings": {}}, {"lease_time": 1}, {"boot": {"file": "a"}}],
+    ),
+    "routes:network": (["192.168.61.0/24"], UNROUTED),
+    "routes:via": (["10.77.0.254"], ADDRESSES),
+    "nodes:NODE:addresses": (
+        [{}, {"guest": "192.168.20.9"}],
+        [[], None, 7, {"guest": 7}, {"guest": "192.168.20.9/24"}, {"A": "192.168.20.9"}],
+    ),
+    "nodes:NODE:interfaces": (
+        [{}, {"guest": "eth7"}],
+        [[], None, 7, {"guest": 7}, {"guest": "lo"}, {"A": "eth7"}],
     ),
     "dhcp:settings": settings(
         ["user", "port", "dhcp-leasefile", "cache-size", "auth-zone"],
@@ -319,13 +370,19 @@ EXAMPLES: dict[str, Examples] = {
         ],
     ),
 }
-NAMED = {"NODE": "gw2", "SERVER": "main", "CLIENT": "alice", "HOST": "backend01"}
+NAMED = {
+    "NETWORK": "guest",
+    "NODE": "gw2",
+    "SERVER": "main",
+    "CLIENT": "alice",
+    "HOST": "backend01",
+}
 
 
 def place(path):
     """The key in the site of an example."""
     path = re.sub("[A-Z]+", lambda found: NAMED[found[0]], path)
-    return re.sub(r"\b(input|forwards|one_to_one|outbound)\b:", r"\1:0:", path)
+    return re.sub(r"\b(input|forwards|one_to_one|outbound|routes)\b:(?=[a-z])", r"\1:0:", path)
 
 
 CASES = [
@@ -368,7 +425,7 @@ def mappings(reference):
     for title, records in reference.sections():
         if title != "gateway":
             path = place(title.removeprefix("gateway:"))
-            yield re.sub("(input|forwards|one_to_one|outbound)$", r"\1:0", path), records
+            yield re.sub("(input|forwards|one_to_one|outbound|^routes)$", r"\1:0", path), records
 
 
 def test_mappings_are_mappings_without_unknown_keys(reference, edit, schema_errors):

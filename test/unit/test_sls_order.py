@@ -161,8 +161,30 @@ def test_clean_takes_back_all_that_was_written(render, compiler, name, sls):
         if any((chunk["state"], chunk["fun"]) == make for chunk in done):
             assert (make[0], unmake) in called
     for chunk in undone:
-        for argument in ("routes", "instances", "ruleset", "units", "interfaces"):
+        for argument in ("routes", "ways_back", "instances", "ruleset", "units", "interfaces"):
             assert not chunk.get(argument)
+
+
+@pytest.mark.parametrize("sls", SLSES)
+def test_what_leaves_the_pillar_leaves_the_machine(render, sls):
+    """An apply without networks and DHCP, of a node that had them."""
+    changes = {"dhcp": {"enabled": False}}
+    now = render("example", sls, changes=changes).low
+    for chunk in render("networks", sls).low:
+        if chunk["__id__"] in {other["__id__"] for other in now}:
+            continue
+        if chunk["fun"] in ("file", "checked_file"):
+            assert [other for other in now if is_absent(other, chunk["name"])], chunk["name"]
+        if is_service(chunk):
+            assert [
+                other
+                for other in now
+                if is_service(other, "off") and other["name"] == chunk["name"]
+            ], chunk["name"]
+
+
+def is_absent(chunk, name):
+    return (chunk["state"], chunk["fun"], chunk["name"]) == ("file", "absent", name)
 
 
 @pytest.mark.parametrize("sls", CLEANS)

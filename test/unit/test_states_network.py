@@ -206,31 +206,61 @@ BLOCK, OTHER = "10.8.1.0/24", "10.8.2.0/24"
 
 @pytest.fixture
 def table(machine):
-    """The kernel's routes as [destination, gateway, protocol], and an ``ip`` that is strict."""
+    """The kernel's routes as [destination, gateway, protocol] (those of other tables have their
+    numbers in the destination), its rules as (interface, table), and an ``ip`` that is strict."""
     table: list[list[Any]] = [
         ["default", "198.51.100.1", None],
         ["10.77.0.0/24", None, "2"],
     ]
     machine.broken = None
+    machine.rules = []
+    machine.meanwhile = lambda: None  # what somebody else does just before a batch
 
-    def ip(command, python_shell, ignore_retcode):
+    def ip(command, python_shell, ignore_retcode, stdin=""):
         assert python_shell is False
         verb = "show" if "show" in command else command[2]
         if verb == machine.broken:
             return {"retcode": 2, "stdout": "", "stderr": "RTNETLINK answers: no"}
         match command:
-            case ["ip", "-N", "-json", "-4", "route", "show", "table", "main"]:
+            case ["ip", "-4", "-force", "-batch", "-"]:
+                machine.meanwhile()
+                done = [ip(["ip", *line.split()], False, True) for line in stdin.splitlines()]
+                failed = [each for each in done if each["retcode"]]
+                return failed[0] | {"retcode": 1} if failed else done[0]
+            case ["ip", "-N", "-json", "-4", "rule", "show"]:
+                shown = [
+                    {"priority": 121, "iif": iif, "table": number, "protocol": "121"}
+                    for iif, number in machine.rules
+                ]
+                shown += [{"priority": 119, "iif": "lo", "protocol": "119"}, {"table": "254"}]
+                return {"retcode": 0, "stdout": json.dumps(shown), "stderr": ""}
+            case ["ip", "rule", verb, "pref", "121", "iif", iif, "lookup", number, *rest]:
+                assert rest == ["protocol", "121"]
+                if verb == "add" and (iif, number) in machine.rules:
+                    return {"retcode": 2, "stdout": "", "stderr": "RTNETLINK answers: File exists"}
+                # What it leads to is there as long as it is.
+                assert [route for route in table if route[0].endswith(f" table {number}")]
+                (machine.rules.append if verb == "add" else machine.rules.remove)((iif, number))
+            case ["ip", "-N", "-json", "-4", "route", "show", "table", "all"]:
                 found = [
-                    {"dst": dst.removesuffix("/32")}
+                    {"dst": dst.partition(" ")[0].removesuffix("/32")}
+                    | ({"table": dst.rpartition(" ")[2]} if " table " in dst else {})
                     # As `ip` has it: one that a person added is of none.
                     | ({"protocol": proto} if proto else {})
                     | ({"gateway": via} if via else {"dev": "eth0"})
                     for dst, via, proto in table
                 ]
                 return {"retcode": 0, "stdout": json.dumps(found), "stderr": ""}
+            case ["ip", "route", verb, dst, *more, "table", number, "proto", proto]:
+                return ip(
+                    ["ip", "route", verb, f"{dst} table {number}", *more, "proto", proto],
+                    python_shell,
+                    ignore_retcode,
+                )
             case ["ip", "route", "add" | "replace" as verb, dst, "via", via, "proto", proto]:
                 there = [route for route in table if route[0] == dst]
-                assert (verb == "replace") == bool(there), "File exists"
+                if verb == "add" and there:
+                    return {"retcode": 2, "stdout": "", "stderr": "RTNETLINK answers: File exists"}
                 table[:] = [route for route in table if route not in there]
                 table.append([dst, via, proto])
             case ["ip", "route", "del", dst, "proto", proto]:
@@ -298,6 +328,80 @@ def test_routes_that_the_kernel_refuses(machine, table, verb):
 def test_a_route_with_our_number_and_no_gateway(machine, table, routes):
     table.append([BLOCK, None, OURS])
     machine.converges("routes", "routes", routes)
+
+
+def way(interface, table, **via):
+    return {"interface": interface, "table": table, "routes": wanted(**via)}
+
+
+def test_ways_back(machine, table):
+    """A rule comes after what it leads to and goes before it; one of two networks leaves alone."""
+    foreign = [list(route) for route in table]
+    guest, voice = (way(*each, block="10.20.0.3") for each in (("eth0.20", 20), ("eth0.30", 30)))
+    changes = machine.converges("routes", "routes", wanted(block="10.77.0.3"), [guest, voice])
+    assert changes == {
+        BLOCK: {"old": None, "new": "10.77.0.3"},
+        f"{BLOCK} in table 20": {"old": None, "new": "10.20.0.3"},
+        f"{BLOCK} in table 30": {"old": None, "new": "10.20.0.3"},
+        "from eth0.20": {"old": None, "new": 20},
+        "from eth0.30": {"old": None, "new": 30},
+    }
+    assert machine.rules == [("eth0.20", "20"), ("eth0.30", "30")]
+    changes = machine.converges("routes", "routes", wanted(block="10.77.0.3"), [voice])
+    assert changes == {
+        f"{BLOCK} in table 20": {"old": "10.20.0.3", "new": None},
+        "from eth0.20": {"old": 20, "new": None},
+    }
+    assert machine.rules == [("eth0.30", "30")]
+    machine.converges("routes", "routes", [])
+    assert (table, machine.rules) == (foreign, [])
+
+
+def test_a_way_back_by_another_table(machine, table):
+    """Of another virtual IP. Somebody has put the old one back meanwhile."""
+    machine.run("routes", "routes", [], [way("eth0.20", 20, block="10.20.0.3")])
+    machine.rules.insert(0, ("eth0.20", "21"))
+    table.append([f"{BLOCK} table 21", "10.20.0.3", OURS])
+    machine.converges("routes", "routes", [], [way("eth0.20", 21, block="10.20.0.3")])
+    assert machine.rules == [("eth0.20", "21")]
+    machine.converges("routes", "routes", [])
+    assert machine.rules == []
+
+
+def test_what_the_follower_has_put_back_meanwhile_is_no_error(machine, table):
+    """It looks every second, and an apply on a busy node takes longer."""
+    ways = [way(f"eth0.{number}", number, block="10.20.0.3") for number in (20, 30)]
+
+    def follower():
+        table.append([f"{BLOCK} table 20", "10.20.0.3", OURS])
+        machine.rules.append(("eth0.20", "20"))
+
+    machine.meanwhile = follower
+    ret = machine.run("routes", "routes", [], ways)
+    assert ret["result"] is True, ret
+    assert machine.rules == [("eth0.20", "20"), ("eth0.30", "30")]
+    # What is not there afterwards is one.
+    machine.meanwhile = lambda: None
+    machine.run("routes", "routes", [])
+    machine.meanwhile = lambda: table.append([f"{BLOCK} table 20", "10.20.0.9", OURS])
+    ret = machine.run("routes", "routes", [], ways)
+    assert ret["result"] is False
+    assert "File exists" in ret["comment"]
+
+
+def test_many_ways_back_are_set_by_one_command(machine, table):
+    ways = [way(f"eth0.{number}", number, block="10.20.0.3") for number in range(20, 80)]
+    called = []
+    run = machine.functions["cmd.run_all"]
+
+    def noting(command, **how):
+        called.append(command)
+        return run(command, **how)
+
+    machine.functions["cmd.run_all"] = noting
+    assert machine.run("routes", "routes", [], ways)["result"] is True
+    assert len([command for command in called if "show" not in command]) == 1
+    assert len(machine.rules) == 60
 
 
 OLD = "# Managed by Salt (gateway).\nvrrp_instance internal {}\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = ("debian:12", "debian:13", "ubuntu:22.04", "ubuntu:24.04")
-SITES = ("example", "rich")
+SITES = ("example", "rich", "networks")
 PACKAGES = "chrony conntrackd dnsmasq-base ipset iproute2 iptables keepalived openvpn"
 DOCKERFILE = """
 ARG IMAGE

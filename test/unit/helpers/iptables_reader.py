@@ -103,6 +103,8 @@ def read_rule(words: list[str], table: str, chain: str, version: int) -> Rule:
             assert word not in known, f"{word} twice"
             matches.append((negated, word, tuple(next(left) for _ in range(count))))
             negated = False
+    if "rpfilter" in modules and "--invert" not in words:
+        matches.append((True, "--invert", ()))
     target, *rest = left
     rule = Rule(" ".join(words), matches, target, rest[-1] if rest else "")
     check_rule(rule, rest, table, chain, version)
@@ -258,13 +260,31 @@ class Node:
         self.routes = {plan["internal"]["network"]: inside, "fd77::/64": inside}
         self.routes |= {server["subnet"]: server["device"] for server in plan["vpn"]["servers"]}
         self.routes |= {route["destination"]: inside for route in plan["routes"]}
+        for number, network in enumerate(plan["networks"], 1):
+            self.local |= {network["address"], network["virtual_ip"], f"fd20:{number}::1"}
+            self.routes[network["network"]] = network["interface"]
+            self.routes[f"fd20:{number}::/64"] = network["interface"]
+        for route in plan["inside_routes"]:
+            self.routes[route["destination"]] = route["interface"]
+        self.ways_back = {
+            (way["interface"], route["destination"])
+            for way in plan["ways_back"]
+            for route in way["routes"]
+        }
+        # A broadcast address is a local one, from whichever side somebody asks for it.
+        self.broadcasts = {"255.255.255.255": ""}
+        for side in (plan["internal"], *plan["networks"]):
+            last = str(ip_network(side["network"]).broadcast_address)
+            self.broadcasts[last] = side["interface"]
         self.routes |= {"fd08::/64": "vpn-main"}
         self.routes |= {"172.17.0.0/16": "docker0", "fd17::/64": "docker0"}
         self.routes |= {"192.168.9.0/24": "eth9"}
 
-    def way(self, address: str) -> str:
-        """The interface towards an address."""
+    def way(self, address: str, came_by: str = "") -> str:
+        """The interface towards an address, for what came by an interface."""
         ip = ip_address(address)
+        if any(by == came_by and ip in ip_network(network) for by, network in self.ways_back):
+            return came_by
         found = (way for network, way in self.routes.items() if ip in ip_network(network))
         return next(found, str(self.plan["public"]["interface"]))
 
@@ -290,6 +310,10 @@ class Node:
             have = packet.source if values[1] == "src" else packet.destination
             return any(ip_address(have) in network for network in self.sets[value])
         if option in ("--src-type", "--dst-type"):
+            if value == "BROADCAST":
+                there = self.broadcasts.get(packet.destination)
+                limits = ("", packet.interface) if values[1:] == ("in",) else (there,)
+                return there is not None and there in limits
             assert value == "LOCAL"
             have = packet.source if option == "--src-type" else packet.destination
             return have in self.local and (
@@ -364,11 +388,11 @@ class Node:
             self.walk("mangle", "PREROUTING", packet)
         if not own and packet.states == {"NEW"}:
             self.walk("nat", "PREROUTING", packet)
-        here = packet.destination in self.local or packet.destination == "255.255.255.255"
+        here = packet.destination in self.local or packet.destination in self.broadcasts
         if not (here or own or is_marked(packet, GATE)):
             return "gated"
         if not here:
-            packet.out = self.way(packet.destination)
+            packet.out = self.way(packet.destination, packet.interface)
             if self.walk("mangle", "FORWARD", packet) == "DROP":
                 return "dropped"
         hook = "OUTPUT" if own else "INPUT" if here else "FORWARD"

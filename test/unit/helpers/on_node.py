@@ -171,7 +171,7 @@ def node(module, monkeypatch, tmp_path, edit_here):
                 return json.dumps(system.routes6)
             case ["-json", "-6", "route", "show", "default", "dev", _]:
                 return "[]"
-            case ["-json", "-4", "route", "show", "table", "main"]:
+            case ["-json", "-4", "route", "show", "table", "all"]:
                 return json.dumps(system.routes)
             case _:
                 raise AssertionError(arguments)

@@ -19,6 +19,7 @@ import salt.utils.templates
 import yaml
 
 ROOT = Path(__file__).parents[3]
+RESOLV_CONF = "/etc/resolv.conf"
 KEY_TEXT = "c2VjcmV0c2VjcmV0c2VjcmV0"
 TLS_SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -85,6 +86,44 @@ SITES: dict[str, dict[str, Any]] = {  # changes of pillar.example, or a whole pi
         "vpn:servers:main:auth": {"script": "/usr/local/bin/check", "token_lifetime": 3600},
         "vpn:pki:crl": pem_text("X509 CRL", "Y3Js"),
         "vpn:pki:auth_token": pem_text("OpenVPN auth-token server key", KEY_TEXT),
+    },
+    "networks": {
+        "networks": {
+            "guest": {
+                "interface": "eth0.20",
+                "network": "10.20.0.0/24",
+                "virtual_ip": "10.20.0.1",
+                "isolated": True,
+                "dhcp": {
+                    "pool": ["10.20.0.50-10.20.0.99", "10.20.0.150-10.20.0.250"],
+                    "domain": "guest.example.net",
+                    "options": {150: "10.20.0.9", "ip-forward-enable": 0},
+                    "boot": {
+                        "file": "pxelinux.0",
+                        "efi_file": "grubx64.efi",
+                        "server": "10.20.0.9",
+                    },
+                },
+            },
+            "servers": {
+                "interface": "eth3",
+                "network": "10.30.0.0/24",
+                "virtual_ip": "10.30.0.1",
+                "aliases": ["servers-gateway"],
+                "trusted": True,
+            },
+            "dmz": {
+                "interface": "eth4",
+                "network": "203.0.113.16/28",
+                "virtual_ip": "203.0.113.17",
+                "nat": "none",
+                "targets": ["203.0.113.20"],
+            },
+        },
+        "routes": [{"network": "10.50.0.0/16", "via": "10.77.0.254"}],
+        "nodes:gw1:addresses": {"guest": "10.20.0.7"},
+        "nodes:gw2:interfaces": {"dmz": "eth5"},
+        "hosts:printer": {"ip": ["10.77.0.11", "10.30.0.11"], "mac": "02:00:00:00:00:11"},
     },
     "names": {
         "internal:aliases": ["gateway"],
@@ -259,6 +298,7 @@ def rendered_once():
 @pytest.fixture
 def render(compiler, execution_module, rendered_once, edit, read_pillar):
     """Compile an SLS for a node of a site and render its files."""
+    resolver = {"file": RESOLV_CONF}
 
     def functions(pillar, node):
         vars(execution_module).update(
@@ -286,7 +326,6 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
                 *execution_module.plan()["sync"]["ignored"],
                 "172.17.0.1",
             ],
-            "gateway.resolver_file": lambda: "/etc/resolv.conf",
             "file.file_exists": {"/var/lib/gateway/drained": False}.__getitem__,
             "cp.list_master": lambda saltenv, prefix: [],
             "cp.get_file": get_file,
@@ -295,13 +334,24 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
     def prepared(pillar, supported):
         errors = _gateway_plan.read(pillar)[1] if supported else []
         answer: dict[str, Any] = {"lacking": False, "errors": errors, "plan": {}, "ruleset": {}}
+        answer["resolver"] = ""
         if supported and not errors:
             answer["plan"] = execution_module.plan()
             answer["ruleset"] = execution_module.ruleset()
+            answer["resolver"] = resolver["file"]
         return answer
 
-    def rendered(each_site, sls="gateway", node="gw1", changes=None, stubs=None, **opts):
-        key = (each_site, sls, node)
+    def rendered(
+        each_site,
+        sls="gateway",
+        node="gw1",
+        changes=None,
+        stubs=None,
+        resolver_file=RESOLV_CONF,
+        **opts,
+    ):
+        key = (each_site, sls, node, resolver_file)
+        resolver["file"] = resolver_file
         usual = not (changes or stubs or opts)
         if not usual or key not in rendered_once:
             pillar = copy.deepcopy(MINIMAL) if each_site == "minimal" else edit(SITES[each_site])
