@@ -62,33 +62,28 @@ def sides(plan: Plan) -> dict[str, Side]:
 
 def interface_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
     """Where the pillar says what each side's interface is called on this node."""
-    name = plan["node"]["name"]
     return {
-        side: f"gateway:nodes:{name}:{found.interface_key}"
-        if _is_said(pillar, name, found.interface_key)
-        else f"gateway:{found.section}:interface"
+        side: _node_key(plan, pillar, found.interface_key) or f"gateway:{found.section}:interface"
         for side, found in sides(plan).items()
     }
 
 
 def address_keys(plan: Plan, pillar: Mapping[str, Any]) -> dict[str, str]:
     """Where the pillar says which address this node has on each side."""
-    name = plan["node"]["name"]
     return {
         # The node's address in a further network is the virtual IP plus its id, if nothing is said.
-        side: f"gateway:nodes:{name}:{found.address_key}"
-        if _is_said(pillar, name, found.address_key)
-        else f"gateway:{found.section}"
+        side: _node_key(plan, pillar, found.address_key) or f"gateway:{found.section}"
         for side, found in sides(plan).items()
     }
 
 
-def _is_said(pillar: Mapping[str, Any], node: str, key: str) -> bool:
-    """Whether a node's section of the pillar has this key."""
-    value: Any = pillar["nodes"][node]
+def _node_key(plan: Plan, pillar: Mapping[str, Any], key: str) -> str | None:
+    """The whole key, if this node's section of the pillar has it."""
+    name = plan["node"]["name"]
+    value: Any = pillar["nodes"][name]
     for part in key.split(":"):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return value is not None
+    return None if value is None else f"gateway:nodes:{name}:{key}"
 
 
 def errors(plan: Plan, here: Here) -> list[str]:
