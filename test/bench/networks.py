@@ -19,7 +19,7 @@ import crowd
 import further
 import measured
 import pki
-from firewall import CLOSED, CONNECT, SECONDS
+from firewall import CLOSED, CONNECT, SECONDS, swap_seconds
 from lab import Lab, run
 
 COUNTS = 1, 10, 60
@@ -33,18 +33,7 @@ with socket.create_connection((sys.argv[1], 5001)) as session:
     while time.monotonic() < end:
         session.sendall(bytes(1 << 20))
 """
-# The loader alone, with a rule more; afterwards all is as before.
-SWAP = """
-set -e
-cd /var/lib/gateway/firewall
-rm -rf .bench; cp -r current/ .bench
-sed -i '0,/^-A GATEWAY-INPUT/s//-A GATEWAY-INPUT -i eth9 -j DROP\\n&/' .bench/kernel/v4
-start=$(date +%s%N)
-/usr/lib/gateway/firewall try bench 60
-end=$(date +%s%N)
-/usr/lib/gateway/firewall rollback > /dev/null
-echo $((end - start))
-"""
+ANOTHER_RULE = r"0,/^-A GATEWAY-INPUT/s//-A GATEWAY-INPUT -i eth9 -j DROP\n&/"
 
 
 def call(lab: Lab, function: str) -> float:
@@ -82,7 +71,7 @@ def row(lab: Lab, count: int) -> list[str]:
         functions = ("gateway.validate", "gateway.status")
         calls = [statistics.median(call(lab, name) for _ in range(RUNS)) for name in functions]
         rules = gw1.run("iptables-save | grep -c ^-A").stdout.strip()
-        loader = statistics.median(int(gw1.run(SWAP).stdout) / 1e9 for _ in range(RUNS))
+        loader = statistics.median(swap_seconds(gw1, ANOTHER_RULE) for _ in range(RUNS))
         found = [f"{count}", *(f"{seconds:.2f} s" for seconds in calls), f"{int(rules):,}"]
         found += [f"{loader:.2f} s", f"{connections():,.0f}", f"{stream(lab):.1f} Gbit/s"]
         lab.set_pillar({})
