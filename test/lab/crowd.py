@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent / "files" / "lab"))
 
 import checks
 import probe
-from lab import LAB_NAME, LabError, Outage, ip_batch, on_switch, run
+from lab import LAB_NAME, LabError, Outage, first_line, ip_batch, last_words, on_switch, run
 
 PROGRAMS = Path(probe.__file__).parent
 HOME = f"{LAB_NAME}-crowd"
@@ -155,11 +155,7 @@ class CrowdProbe:
         self._process = subprocess.Popen(
             self._command, stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise LabError(f"crowd: {self._process.communicate()[1].strip()}")
-        self._start = float(json.loads(line)["start"])
+        self._start = float(json.loads(first_line(self._process, "crowd"))["start"])
         return self
 
     def __exit__(
@@ -168,10 +164,7 @@ class CrowdProbe:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        output, errors = self._process.communicate(timeout=30)
-        if self._process.returncode:
-            raise LabError(f"crowd: {errors.strip()}")
-        raw = json.loads(output)
+        raw = json.loads(last_words(self._process, "crowd", 30))
         outages = {
             network: tuple(
                 Outage(self._start + first, self._start + end, lost) for first, end, lost in found

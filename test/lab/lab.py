@@ -270,6 +270,28 @@ class Host:
         wait_for(f"boot of {self.name}", lambda: self.boot_state() in booted, timeout)
 
 
+# --- programs that watch ------------------------------------------------------------------------
+
+
+def first_line(process: subprocess.Popen[str], name: str) -> str:
+    """Return the line by which a program says that it has begun. Raises LabError with its errors if
+    it ends without one."""
+    assert process.stdout
+    line = process.stdout.readline()
+    if not line:
+        raise LabError(f"{name}: {process.communicate()[1].strip()}")
+    return line
+
+
+def last_words(process: subprocess.Popen[str], name: str, timeout: float) -> str:
+    """End a program by closing its input, and return what it has printed since. Raises LabError
+    with its errors if it failed."""
+    output, errors = process.communicate(timeout=timeout)
+    if process.returncode:
+        raise LabError(f"{name}: {errors.strip()}")
+    return output
+
+
 # --- the probe ----------------------------------------------------------------------------------
 
 
@@ -323,18 +345,13 @@ class Probe:
     def start(self) -> Probe:
         """Start; return when the first datagram is on its way."""
         self._process = self._host.spawn(self._command)
-        assert self._process.stdout
-        if not self._process.stdout.readline():
-            raise LabError(f"probe: {self._process.communicate()[1].strip()}")
+        first_line(self._process, "probe")
         return self
 
     def stop(self) -> ProbeResult:
         """Stop and return the result, at most a second later."""
         if not self._result:
-            output, errors = self._process.communicate(timeout=30)
-            if self._process.returncode:
-                raise LabError(f"probe: {errors.strip()}")
-            self._result = self._parse(json.loads(output))
+            self._result = self._parse(json.loads(last_words(self._process, "probe", 30)))
         return self._result
 
     @property
@@ -400,20 +417,13 @@ class Sessions:
     def start(self) -> Sessions:
         """Start; return when all are open, or 15 s later."""
         self._process = self._host.spawn(self._command)
-        assert self._process.stdout
-        opened = self._process.stdout.readline()
-        if not opened:
-            raise LabError(f"sessions: {self._process.communicate()[1].strip()}")
-        self._start = float(json.loads(opened)["start"])
+        self._start = float(json.loads(first_line(self._process, "sessions"))["start"])
         return self
 
     def stop(self) -> SessionsResult:
         """Stop and return the result, at once or, if one is silent, five seconds later."""
         if not self._result:
-            output, errors = self._process.communicate(timeout=60)
-            if self._process.returncode:
-                raise LabError(f"sessions: {errors.strip()}")
-            raw = json.loads(output)
+            raw = json.loads(last_words(self._process, "sessions", 60))
             stalls = tuple(seconds * 1000 for seconds in raw.pop("stalls"))
             self._result = SessionsResult(start=self._start, stalls_ms=stalls, **raw)
         return self._result

@@ -29,7 +29,17 @@ from types import TracebackType
 
 import checks
 from crowd import Cards, CrowdProbe, CrowdResult
-from lab import GATEWAYS, TOPOLOGY, Host, Lab, LabError, Outage, ProbeResult, SessionsResult
+from lab import (
+    GATEWAYS,
+    TOPOLOGY,
+    Host,
+    Lab,
+    Outage,
+    ProbeResult,
+    SessionsResult,
+    first_line,
+    last_words,
+)
 
 WITNESS = Path(__file__).parent / "files" / "lab" / "witness.py"
 WITNESS_MAC = "02:00:00:00:00:fe"
@@ -292,9 +302,7 @@ class Observation:
         pipe = subprocess.PIPE
         command = [*prefix, sys.executable, str(WITNESS), *arguments]
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        assert process.stdout
-        if not process.stdout.readline():
-            raise LabError(f"witness: {process.communicate()[1].strip()}")
+        first_line(process, "witness")
         stack.callback(self._end_witness, process)
         return process
 
@@ -306,20 +314,13 @@ class Observation:
         sending = self.lab.host("internet").spawn([*INTRUDER, "send", *target, *macs])
         stack.callback(sending.communicate, timeout=10)
         for process in (counting, sending):
-            assert process.stdout
-            if not process.stdout.readline():
-                raise LabError(f"intruder: {process.communicate()[1].strip()}")
+            first_line(process, "intruder")
 
     def _end_intruder(self, counting: subprocess.Popen[str]) -> None:
-        output, errors = counting.communicate(timeout=10)
-        if counting.returncode:
-            raise LabError(f"intruder: {errors.strip()}")
-        self._reached = int(output)
+        self._reached = int(last_words(counting, "intruder", 10))
 
     def _end_witness(self, process: subprocess.Popen[str]) -> None:
-        self._heard, errors = process.communicate(timeout=10)
-        if process.returncode:
-            raise LabError(f"witness: {errors.strip()}")
+        self._heard = last_words(process, "witness", 10)
 
     def _parse_witness(self) -> tuple[Timeline, Timeline]:
         heard = json.loads(self._heard)
