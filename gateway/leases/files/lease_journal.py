@@ -1,0 +1,377 @@
+"""What this node knows of the leases, what each peer may know, and what may be given to whom.
+
+Plain Python without a socket, a clock or a process, so a test can play any history with it. Who
+gives addresses is dnsmasq, where the virtual IP is; the daemon is `leases` beside this file.
+
+The promise: an address is valid for at most one machine at a time, also while the nodes do not hear
+each other and both answer. It rests on three rules (the failover protocol of ISC's DHCP server has
+similar ones):
+
+- A node that is not in sync with all its peers gives new leases from its own share of the pools
+  only, and the shares are disjoint.
+- It goes on with what it knows: a client keeps its address, whoever gave it.
+- It gives no address to somebody else of which a peer may still believe that a client has it. The
+  peer may have renewed that lease meanwhile, so when it ends as this node knows it says nothing.
+
+Of two facts about an address the one that knew of the other is the newer one (version vectors). Of
+two that did not know of each other the lease that ends later holds: that is never too short.
+
+Times: `now` is this node's wall clock in seconds, for leases; `tick` its monotonic clock, for who
+hears whom. Clocks of nodes may differ, so a peer hears how long a lease still lasts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+Version = dict[str, int]
+Message = dict[str, Any]
+FOREVER = -1.0  # `until` of a lease without an end
+BATCH = 500  # facts in a message
+# So long after a peer said for the last time that it hears this node, the node takes itself for in
+# sync. A peer that takes over waits for longer (TAKEOVER): by then this node knows.
+IN_SYNC = 0.5
+TAKEOVER = 0.7
+NEVER = float("-inf")
+WRITER = "writer"  # the name under which the journal's own is kept; no address
+
+
+@dataclass(frozen=True)
+class Client:
+    """Whom an address belongs to. dnsmasq tells clients apart by the identifier that they send, and
+    by their hardware address where they send none."""
+
+    mac: str
+    identifier: str = ""  # hexadecimal, with colons
+
+    @property
+    def key(self) -> str:
+        return self.identifier or self.mac
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of one address: a lease, or that there is none any more (`client` is None)."""
+
+    address: str
+    client: Client | None
+    until: float
+    since: float = 0.0
+    name: str = ""
+    node: str = ""  # who gave it, or renewed it last
+    version: Version = field(default_factory=dict)
+
+    def holds(self, now: float) -> bool:
+        """Whether it is a lease that has not ended."""
+        return self.client is not None and (self.until == FOREVER or self.until > now)
+
+    def said(self, now: float) -> list[Any]:
+        """It as plain data, with how long it still lasts in the place of when it ends."""
+        left = FOREVER if self.until == FOREVER else max(0.0, self.until - now)
+        client = [self.client.mac, self.client.identifier] if self.client else None
+        age = max(0.0, now - self.since)
+        return [self.address, client, left, age, self.name, self.node, self.version]
+
+    @staticmethod
+    def heard(said: list[Any], now: float) -> Fact:
+        """The opposite of `said`. Raises what unpacking raises for anything else."""
+        address, client, left, age, name, node, version = said
+        return Fact(
+            str(address),
+            Client(str(client[0]), str(client[1])) if client else None,
+            FOREVER if left == FOREVER else now + float(left),
+            now - float(age),
+            str(name),
+            str(node),
+            {str(writer): int(count) for writer, count in version.items()},
+        )
+
+
+def knows(one: Version, other: Version) -> bool:
+    """Whether the first has all that is in the other."""
+    return all(one.get(writer, 0) >= count for writer, count in other.items())
+
+
+def newer(one: Fact, other: Fact, now: float) -> Fact:
+    """Which of two facts about an address holds."""
+    if knows(one.version, other.version):
+        return one
+    if knows(other.version, one.version):
+        return other
+
+    def lasts(fact: Fact) -> tuple[float, str]:
+        left = float("inf") if fact.until == FOREVER else fact.until - now
+        return (left if fact.client else float("-inf"), fact.client.key if fact.client else "")
+
+    winner = max(one, other, key=lasts)
+    both = {
+        writer: max(one.version.get(writer, 0), other.version.get(writer, 0))
+        for writer in {*one.version, *other.version}
+    }
+    return replace(winner, version=both)
+
+
+class Store(Protocol):
+    """Where it survives: texts by name. What is put is all there after `commit`, or none of it."""
+
+    def load(self) -> dict[str, str]: ...
+    def put(self, name: str, text: str | None) -> None: ...
+    def commit(self) -> None: ...
+
+
+@dataclass
+class Peer:
+    """What is known of a peer, and two streams of messages, one each way.
+
+    A stream begins with all facts. Its messages are numbered from 0. Who receives takes them in
+    this order only, and says which it has kept.
+    """
+
+    name: str
+    # The clients of which it may believe that they have an address, by the address.
+    believes: dict[str, list[Client]] = field(default_factory=dict)
+    # To it: messages that it has not said to have kept (when they left, and their facts), and the
+    # number of the last one of the beginning.
+    stream: str = ""
+    number: int = 0
+    unsaid: dict[int, tuple[float, list[Fact]]] = field(default_factory=dict)
+    beginning: int = -1
+    has_all: bool = False
+    began: float = NEVER  # tick
+    heard: float = NEVER  # the departure of the last message that it has kept (tick)
+    # From it.
+    its_stream: str = ""
+    expected: int = 0
+    is_complete: bool = False
+    said: float = NEVER  # when this node said for the last time to have kept one (tick)
+
+    def may_believe(self, address: str, *clients: Client | None) -> None:
+        """It has one of these, or what is under way to it."""
+        under_way = [
+            fact.client
+            for _, facts in self.unsaid.values()
+            for fact in facts
+            if fact.address == address
+        ]
+        found = {client.key: client for client in (*clients, *under_way) if client}
+        if found:
+            self.believes[address] = list(found.values())
+        else:
+            self.believes.pop(address, None)
+
+
+class Journal:
+    """The leases of one node. `writer` is a name that no journal had before, on any node."""
+
+    def __init__(self, node: str, peers: Iterable[str], store: Store, writer: str) -> None:
+        self.node = node
+        self.peers = {name: Peer(name) for name in peers}
+        self.facts: dict[str, Fact] = {}
+        self._store = store
+        self._changed: set[str] = set()
+        self.is_news = False  # a peer has told something that dnsmasq does not know
+        saved = store.load()
+        kept = json.loads(saved.pop(WRITER, "null")) or [writer, 0]
+        self.writer, self._count = str(kept[0]), int(kept[1])
+        for text in saved.values():
+            self._restore(json.loads(text))
+
+    # --- what dnsmasq says ------------------------------------------------------------------------
+
+    def lease(self, address: str, client: Client, until: float, name: str, now: float) -> None:
+        """It has given or renewed a lease."""
+        old = self.facts.get(address)
+        goes_on = old is not None and old.client is not None and old.client.key == client.key
+        since = old.since if old and goes_on else now
+        self._write(Fact(address, client, until, since, name, self.node))
+
+    def end(self, address: str, now: float) -> None:
+        """A lease was given back, or has ended."""
+        old = self.facts.get(address)
+        if old and old.client:
+            self._write(Fact(address, None, now, now, "", self.node))
+
+    def _write(self, fact: Fact) -> None:
+        old = self.facts.get(fact.address)
+        self._count += 1
+        version = {**(old.version if old else {}), self.writer: self._count}
+        self._keep(replace(fact, version=version))
+
+    def _keep(self, fact: Fact) -> None:
+        self.facts[fact.address] = fact
+        self._changed.add(fact.address)
+
+    # --- what may be given ------------------------------------------------------------------------
+
+    def leases(self, now: float) -> list[Fact]:
+        """All that have not ended, by address."""
+        return [fact for _, fact in sorted(self.facts.items()) if fact.holds(now)]
+
+    def kept_for(self, now: float) -> dict[str, Client | None]:
+        """Whose each address is that nobody else may be given. None: nobody's at all. As this node
+        knows it is free, but a peer may believe that it is not, and may have renewed the lease."""
+        believed = {address for peer in self.peers.values() for address in peer.believes}
+        ended = {fact.address for fact in self.facts.values() if fact.client}
+        kept: dict[str, Client | None] = dict.fromkeys(sorted(believed | ended))
+        return kept | {fact.address: fact.client for fact in self.leases(now)}
+
+    def is_in_sync(self, tick: float) -> bool:
+        """Whether each peer has all that this node knows, has told all that it knows, and each has
+        just now heard the other."""
+        return all(
+            peer.has_all and peer.is_complete and tick - min(peer.heard, peer.said) <= IN_SYNC
+            for peer in self.peers.values()
+        )
+
+    def may_serve(self, tick: float) -> bool:
+        """Whether no peer takes itself for in sync with this node any more, or this node is too.
+        Who begins to serve before might give what a peer gives."""
+        return self.is_in_sync(tick) or all(
+            tick - peer.said > TAKEOVER for peer in self.peers.values()
+        )
+
+    # --- to a peer --------------------------------------------------------------------------------
+
+    def begin(self, name: str, stream: str, now: float, tick: float) -> list[Message]:
+        """The first messages of a new stream to a peer: all facts."""
+        peer = self.peers[name]
+        for _, facts in peer.unsaid.values():
+            for fact in facts:
+                # They may have arrived or not.
+                self._changed.add(fact.address)
+        peer.stream, peer.number, peer.unsaid, peer.has_all = stream, 0, {}, False
+        peer.began = tick
+        facts = [fact for _, fact in sorted(self.facts.items())]
+        parts = [facts[start : start + BATCH] for start in range(0, len(facts), BATCH)] or [[]]
+        peer.beginning = len(parts) - 1
+        return [self._message(peer, part, now, tick) for part in parts]
+
+    def news(self, name: str, addresses: Iterable[str], now: float, tick: float) -> Message:
+        """The next message of a stream. Without addresses it says that this node is there."""
+        facts = [self.facts[address] for address in addresses if address in self.facts]
+        return self._message(self.peers[name], facts, now, tick)
+
+    def _message(self, peer: Peer, facts: list[Fact], now: float, tick: float) -> Message:
+        number, peer.number = peer.number, peer.number + 1
+        peer.unsaid[number] = tick, facts
+        for fact in facts:
+            peer.may_believe(fact.address, *peer.believes.get(fact.address, []), fact.client)
+            self._changed.add(fact.address)
+        return {
+            "stream": peer.stream,
+            "number": number,
+            "last": number >= peer.beginning,
+            "facts": [fact.said(now) for fact in facts],
+        }
+
+    def kept(self, name: str, answer: Message, now: float) -> None:
+        """A peer says which message it has kept, and of which addresses it knows better."""
+        peer = self.peers[name]
+        number = int(answer["number"])
+        if answer["stream"] != peer.stream or number not in peer.unsaid:
+            return
+        departure, facts = peer.unsaid.pop(number)
+        better = {fact.address: fact for fact in (Fact.heard(f, now) for f in answer["better"])}
+        for fact in facts:
+            peer.may_believe(fact.address, better.get(fact.address, fact).client)
+            self._changed.add(fact.address)
+        for fact in better.values():
+            self._merge(fact, now)
+        peer.heard = max(peer.heard, departure)
+        if number == peer.beginning:
+            peer.has_all = True
+
+    # --- from a peer ------------------------------------------------------------------------------
+
+    def receive(self, name: str, message: Message, now: float, tick: float) -> Message | None:
+        """Take a message of a peer; return what it is to be told when `save` is done. None: it
+        has to begin again, or said this before."""
+        peer = self.peers[name]
+        stream, number = str(message["stream"]), int(message["number"])
+        if number == 0 and stream != peer.its_stream:
+            peer.its_stream, peer.expected, peer.is_complete = stream, 0, False
+        if stream != peer.its_stream or number != peer.expected:
+            return None
+        peer.expected += 1
+        better = []
+        for said in message["facts"]:
+            heard = Fact.heard(said, now)
+            # It may know by now what this node has told it meanwhile; only what it has kept says.
+            believed = peer.believes.get(heard.address, [])
+            self._merge(heard, now)
+            known = self.facts.get(heard.address)
+            if known and known.version != heard.version:
+                better.append(known.said(now))
+                believed = [*believed, *filter(None, [known.client])]
+            peer.may_believe(heard.address, *believed, heard.client)
+        if message["last"]:
+            peer.is_complete = True
+        peer.said = tick
+        return {"stream": stream, "number": number, "better": better}
+
+    def _merge(self, heard: Fact, now: float) -> None:
+        known = self.facts.get(heard.address)
+        if known is None:
+            if heard.client or heard.version:
+                self.is_news = True
+                self._keep(heard)
+        elif (winner := newer(known, heard, now)) is not known:
+            self.is_news = True
+            self._keep(winner)
+
+    # --- what survives ----------------------------------------------------------------------------
+
+    def unsaved(self) -> set[str]:
+        """The addresses of which something is not kept yet."""
+        return set(self._changed)
+
+    def save(self) -> set[str]:
+        """Keep what has changed; return the addresses. Raises what the store raises: then nothing
+        is kept, and it is tried again with the next change."""
+        changed = set(self._changed)
+        for address in sorted(changed):
+            fact = self.facts.get(address)
+            believed = {
+                peer.name: [[client.mac, client.identifier] for client in peer.believes[address]]
+                for peer in self.peers.values()
+                if address in peer.believes
+            }
+            under_way = any(
+                each.address == address
+                for peer in self.peers.values()
+                for _, facts in peer.unsaid.values()
+                for each in facts
+            )
+            if fact and not fact.client and not believed and not under_way:
+                # Everybody knows that it is free.
+                del self.facts[address]
+                fact = None
+            text = None
+            if fact or believed:
+                text = json.dumps([address, _plain(fact), believed])
+            self._store.put(address, text)
+        self._store.put(WRITER, json.dumps([self.writer, self._count]))
+        self._store.commit()
+        self._changed -= changed
+        return changed
+
+    def _restore(self, saved: list[Any]) -> None:
+        address, plain, believed = saved
+        if plain:
+            client, until, since, name, node, version = plain
+            self.facts[address] = Fact(
+                address, Client(*client) if client else None, until, since, name, node, version
+            )
+        for name, clients in believed.items():
+            if name in self.peers:
+                self.peers[name].believes[address] = [Client(*client) for client in clients]
+
+
+def _plain(fact: Fact | None) -> list[Any] | None:
+    if fact is None:
+        return None
+    client = [fact.client.mac, fact.client.identifier] if fact.client else None
+    return [client, fact.until, fact.since, fact.name, fact.node, fact.version]
