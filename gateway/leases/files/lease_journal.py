@@ -135,6 +135,7 @@ class Peer:
     believes: dict[str, list[Client]] = field(default_factory=dict)
     # To it: messages that it has not said to have kept (when they left, and their facts), and the
     # number of the last one of the beginning.
+    fresh: set[str] = field(default_factory=set)  # addresses of which it has to hear
     stream: str = ""
     number: int = 0
     unsaid: dict[int, tuple[float, list[Fact]]] = field(default_factory=dict)
@@ -200,9 +201,12 @@ class Journal:
         version = {**(old.version if old else {}), self.writer: self._count}
         self._keep(replace(fact, version=version))
 
-    def _keep(self, fact: Fact) -> None:
+    def _keep(self, fact: Fact, heard_from: str = "") -> None:
         self.facts[fact.address] = fact
         self._changed.add(fact.address)
+        for peer in self.peers.values():
+            if peer.name != heard_from:
+                peer.fresh.add(fact.address)
 
     # --- what may be given ------------------------------------------------------------------------
 
@@ -244,15 +248,19 @@ class Journal:
                 self._changed.add(fact.address)
         peer.stream, peer.number, peer.unsaid, peer.has_all = stream, 0, {}, False
         peer.began = tick
+        peer.fresh = set()
         facts = [fact for _, fact in sorted(self.facts.items())]
         parts = [facts[start : start + BATCH] for start in range(0, len(facts), BATCH)] or [[]]
         peer.beginning = len(parts) - 1
         return [self._message(peer, part, now, tick) for part in parts]
 
-    def news(self, name: str, addresses: Iterable[str], now: float, tick: float) -> Message:
-        """The next message of a stream. Without addresses it says that this node is there."""
+    def news(self, name: str, now: float, tick: float) -> Message:
+        """The next message of a stream. Without news it says that this node is there."""
+        peer = self.peers[name]
+        addresses = sorted(peer.fresh)[:BATCH]
+        peer.fresh -= set(addresses)
         facts = [self.facts[address] for address in addresses if address in self.facts]
-        return self._message(self.peers[name], facts, now, tick)
+        return self._message(peer, facts, now, tick)
 
     def _message(self, peer: Peer, facts: list[Fact], now: float, tick: float) -> Message:
         number, peer.number = peer.number, peer.number + 1
@@ -279,7 +287,7 @@ class Journal:
             peer.may_believe(fact.address, better.get(fact.address, fact).client)
             self._changed.add(fact.address)
         for fact in better.values():
-            self._merge(fact, now)
+            self._merge(fact, now, name)
         peer.heard = max(peer.heard, departure)
         if number == peer.beginning:
             peer.has_all = True
@@ -301,7 +309,7 @@ class Journal:
             heard = Fact.heard(said, now)
             # It may know by now what this node has told it meanwhile; only what it has kept says.
             believed = peer.believes.get(heard.address, [])
-            self._merge(heard, now)
+            self._merge(heard, now, name)
             known = self.facts.get(heard.address)
             if known and known.version != heard.version:
                 better.append(known.said(now))
@@ -312,15 +320,16 @@ class Journal:
         peer.said = tick
         return {"stream": stream, "number": number, "better": better}
 
-    def _merge(self, heard: Fact, now: float) -> None:
+    def _merge(self, heard: Fact, now: float, name: str) -> None:
         known = self.facts.get(heard.address)
         if known is None:
             if heard.client or heard.version:
                 self.is_news = True
-                self._keep(heard)
+                self._keep(heard, name)
         elif (winner := newer(known, heard, now)) is not known:
             self.is_news = True
-            self._keep(winner)
+            # One that is made of both is news for the peer, too.
+            self._keep(winner, name if winner.version == heard.version else "")
 
     # --- what survives ----------------------------------------------------------------------------
 

@@ -77,7 +77,6 @@ class Node:
         self.lives = 0
         self.server: Server | None = None
         self.journal: Journal | None = None
-        self.fresh: set[str] = set()  # addresses to tell the peer
         self.streams = 0
 
     @property
@@ -87,7 +86,6 @@ class Node:
     def boot(self) -> None:
         self.lives += 1
         self.journal = Journal(self.name, [self.peer], self.disk, f"{self.name}-{self.lives}")
-        self.fresh = set()
 
     def die(self) -> None:
         self.journal, self.server = None, None
@@ -185,7 +183,6 @@ class World:
                 if until != FOREVER and until <= self.now(node):
                     del node.server.leases[address]
                     journal.end(address, self.now(node))
-                    node.fresh.add(address)
 
     def talk(self, node: Node) -> None:
         journal = node.journal
@@ -196,10 +193,8 @@ class World:
             node.streams += 1
             stream = f"{node.name}-{node.lives}-{node.streams}"
             sent = journal.begin(node.peer, stream, now, self.tick)
-            node.fresh = set()
         else:
-            sent = [journal.news(node.peer, sorted(node.fresh), now, self.tick)]
-            node.fresh = set()
+            sent = [journal.news(node.peer, now, self.tick)]
         if self.save(node):
             for message in sent:
                 self.send(node.peer, "facts", message)
@@ -354,7 +349,6 @@ class World:
         self.unrecorded.discard((machine.name, address))
         node.server.leases[address] = machine.name, self.now(node) + LEASE
         node.journal.lease(address, machine.client, self.now(node) + LEASE, "", self.now(node))
-        node.fresh.add(address)
 
     def release(self, machine: Machine) -> None:
         node = self.server_of(machine)
@@ -367,5 +361,4 @@ class World:
         if server.leases.get(machine.address, ("",))[0] == machine.name:
             del server.leases[machine.address]
             node.journal.end(machine.address, self.now(node))
-            node.fresh.add(machine.address)
         machine.address = ""
