@@ -1,14 +1,15 @@
+# Managed by Salt (gateway).
 """What this node knows of the leases, what each peer may know, and what may be given to whom.
 
 Plain Python without a socket, a clock or a process, so a test can play any history with it. Who
-gives addresses is dnsmasq, where the virtual IP is; the daemon is `leases` beside this file.
+gives addresses is dnsmasq, where the virtual IP is; the daemon is `leases.py` beside this file.
 
 The promise: an address is valid for at most one machine at a time, also while the nodes do not hear
 each other and both answer. It rests on three rules (the failover protocol of ISC's DHCP server has
 similar ones):
 
-- A node that is not in sync with all its peers gives new leases from its own share of the pools
-  only, and the shares are disjoint.
+- A node that is not in sync with all its peers, or that serves while a peer does, gives new leases
+  from its own share of the pools only, and the shares are disjoint.
 - It goes on with what it knows: a client keeps its address, whoever gave it.
 - It gives no address to somebody else of which a peer may still believe that a client has it. The
   peer may have renewed that lease meanwhile, so when it ends as this node knows it says nothing.
@@ -30,6 +31,7 @@ from typing import Any, Protocol
 Version = dict[str, int]
 Message = dict[str, Any]
 FOREVER = -1.0  # `until` of a lease without an end
+SECOND = 1.0
 BATCH = 500  # facts in a message
 # So long after a peer said for the last time that it hears this node, the node takes itself for in
 # sync. A peer that takes over waits for longer (TAKEOVER): by then this node knows.
@@ -67,6 +69,10 @@ class Fact:
     def holds(self, now: float) -> bool:
         """Whether it is a lease that has not ended."""
         return self.client is not None and (self.until == FOREVER or self.until > now)
+
+    def lasts(self, until: float) -> bool:
+        """Whether it ends then at the earliest. dnsmasq knows whole seconds."""
+        return self.until == FOREVER or (until != FOREVER and self.until > until - SECOND)
 
     def said(self, now: float) -> list[Any]:
         """It as plain data, with how long it still lasts in the place of when it ends."""
@@ -115,11 +121,11 @@ def newer(one: Fact, other: Fact, now: float) -> Fact:
 
 
 class Store(Protocol):
-    """Where it survives: texts by name. What is put is all there after `commit`, or none of it."""
+    """Where it survives: texts by name. All of what is written is there afterwards, or none of it;
+    OSError says that it is none. None as a text takes a name away."""
 
     def load(self) -> dict[str, str]: ...
-    def put(self, name: str, text: str | None) -> None: ...
-    def commit(self) -> None: ...
+    def write(self, texts: dict[str, str | None]) -> None: ...
 
 
 @dataclass
@@ -139,6 +145,7 @@ class Peer:
     stream: str = ""
     number: int = 0
     unsaid: dict[int, tuple[float, list[Fact]]] = field(default_factory=dict)
+    under_way: dict[str, list[Fact]] = field(default_factory=dict)  # the same facts, by address
     beginning: int = -1
     has_all: bool = False
     began: float = NEVER  # tick
@@ -148,20 +155,33 @@ class Peer:
     expected: int = 0
     is_complete: bool = False
     said: float = NEVER  # when this node said for the last time to have kept one (tick)
+    serves: bool = False  # it gives addresses, as it said
 
     def may_believe(self, address: str, *clients: Client | None) -> None:
         """It has one of these, or what is under way to it."""
-        under_way = [
-            fact.client
-            for _, facts in self.unsaid.values()
-            for fact in facts
-            if fact.address == address
-        ]
+        under_way = [fact.client for fact in self.under_way.get(address, [])]
         found = {client.key: client for client in (*clients, *under_way) if client}
         if found:
             self.believes[address] = list(found.values())
         else:
             self.believes.pop(address, None)
+
+    def arrived(self, number: int) -> tuple[float, list[Fact]]:
+        """When a message left, and its facts, which are under way no more."""
+        departure, facts = self.unsaid.pop(number)
+        for fact in facts:
+            others = [each for each in self.under_way[fact.address] if each is not fact]
+            if others:
+                self.under_way[fact.address] = others
+            else:
+                del self.under_way[fact.address]
+        return departure, facts
+
+    def is_in_sync(self, tick: float) -> bool:
+        """Whether it has all, has told all, and both have just now heard the other."""
+        return (
+            self.has_all and self.is_complete and tick - min(self.heard, self.said) <= IN_SYNC
+        )
 
 
 class Journal:
@@ -174,6 +194,7 @@ class Journal:
         self._store = store
         self._changed: set[str] = set()
         self.is_news = False  # a peer has told something that dnsmasq does not know
+        self.serves = False  # dnsmasq gives addresses on this node, or is about to
         saved = store.load()
         kept = json.loads(saved.pop(WRITER, "null")) or [writer, 0]
         self.writer, self._count = str(kept[0]), int(kept[1])
@@ -183,16 +204,25 @@ class Journal:
     # --- what dnsmasq says ------------------------------------------------------------------------
 
     def lease(self, address: str, client: Client, until: float, name: str, now: float) -> None:
-        """It has given or renewed a lease."""
+        """It has given or renewed a lease, or says again what it has. Without a name the client
+        keeps the one that it said before.
+
+        dnsmasq may not know yet what a peer has told, so it makes no lease of a client shorter.
+        """
         old = self.facts.get(address)
-        goes_on = old is not None and old.client is not None and old.client.key == client.key
-        since = old.since if old and goes_on else now
+        since = now
+        if old and old.client and old.client.key == client.key:
+            since, name = old.since, name or old.name
+            if old.lasts(until) and name == old.name:
+                return
+            if old.lasts(until):
+                until = old.until
         self._write(Fact(address, client, until, since, name, self.node))
 
-    def end(self, address: str, now: float) -> None:
-        """A lease was given back, or has ended."""
+    def end(self, address: str, now: float, ended: float | None = None) -> None:
+        """A lease was given back. `ended`: it was not, but has ended then as dnsmasq knows it."""
         old = self.facts.get(address)
-        if old and old.client:
+        if old and old.client and (ended is None or not old.lasts(ended + 2 * SECOND)):
             self._write(Fact(address, None, now, now, "", self.node))
 
     def _write(self, fact: Fact) -> None:
@@ -224,17 +254,19 @@ class Journal:
 
     def is_in_sync(self, tick: float) -> bool:
         """Whether each peer has all that this node knows, has told all that it knows, and each has
-        just now heard the other."""
+        just now heard the other. Not where both give addresses: neither knows yet what the other
+        gives at this moment."""
         return all(
-            peer.has_all and peer.is_complete and tick - min(peer.heard, peer.said) <= IN_SYNC
+            peer.is_in_sync(tick) and not (self.serves and peer.serves)
             for peer in self.peers.values()
         )
 
     def may_serve(self, tick: float) -> bool:
-        """Whether no peer takes itself for in sync with this node any more, or this node is too.
-        Who begins to serve before might give what a peer gives."""
-        return self.is_in_sync(tick) or all(
-            tick - peer.said > TAKEOVER for peer in self.peers.values()
+        """Whether no peer serves any more, or takes itself for in sync with this node. Who begins
+        to serve before might give what a peer gives."""
+        return all(
+            (peer.is_in_sync(tick) and not peer.serves) or tick - peer.said > TAKEOVER
+            for peer in self.peers.values()
         )
 
     # --- to a peer --------------------------------------------------------------------------------
@@ -242,11 +274,10 @@ class Journal:
     def begin(self, name: str, stream: str, now: float, tick: float) -> list[Message]:
         """The first messages of a new stream to a peer: all facts."""
         peer = self.peers[name]
-        for _, facts in peer.unsaid.values():
-            for fact in facts:
-                # They may have arrived or not.
-                self._changed.add(fact.address)
-        peer.stream, peer.number, peer.unsaid, peer.has_all = stream, 0, {}, False
+        # They may have arrived or not.
+        self._changed |= set(peer.under_way)
+        peer.stream, peer.number, peer.has_all = stream, 0, False
+        peer.unsaid, peer.under_way = {}, {}
         peer.began = tick
         peer.fresh = set()
         facts = [fact for _, fact in sorted(self.facts.items())]
@@ -267,8 +298,10 @@ class Journal:
         peer.unsaid[number] = tick, facts
         for fact in facts:
             peer.may_believe(fact.address, *peer.believes.get(fact.address, []), fact.client)
+            peer.under_way.setdefault(fact.address, []).append(fact)
             self._changed.add(fact.address)
         return {
+            "serves": self.serves,
             "stream": peer.stream,
             "number": number,
             "last": number >= peer.beginning,
@@ -281,7 +314,7 @@ class Journal:
         number = int(answer["number"])
         if answer["stream"] != peer.stream or number not in peer.unsaid:
             return
-        departure, facts = peer.unsaid.pop(number)
+        departure, facts = peer.arrived(number)
         better = {fact.address: fact for fact in (Fact.heard(f, now) for f in answer["better"])}
         for fact in facts:
             peer.may_believe(fact.address, better.get(fact.address, fact).client)
@@ -317,7 +350,7 @@ class Journal:
             peer.may_believe(heard.address, *believed, heard.client)
         if message["last"]:
             peer.is_complete = True
-        peer.said = tick
+        peer.said, peer.serves = tick, bool(message["serves"])
         return {"stream": stream, "number": number, "better": better}
 
     def _merge(self, heard: Fact, now: float, name: str) -> None:
@@ -337,35 +370,39 @@ class Journal:
         """The addresses of which something is not kept yet."""
         return set(self._changed)
 
-    def save(self) -> set[str]:
-        """Keep what has changed; return the addresses. Raises what the store raises: then nothing
-        is kept, and it is tried again with the next change."""
-        changed = set(self._changed)
-        for address in sorted(changed):
-            fact = self.facts.get(address)
-            believed = {
-                peer.name: [[client.mac, client.identifier] for client in peer.believes[address]]
-                for peer in self.peers.values()
-                if address in peer.believes
-            }
-            under_way = any(
-                each.address == address
-                for peer in self.peers.values()
-                for _, facts in peer.unsaid.values()
-                for each in facts
-            )
-            if fact and not fact.client and not believed and not under_way:
-                # Everybody knows that it is free.
-                del self.facts[address]
-                fact = None
-            text = None
-            if fact or believed:
-                text = json.dumps([address, _plain(fact), believed])
-            self._store.put(address, text)
-        self._store.put(WRITER, json.dumps([self.writer, self._count]))
-        self._store.commit()
-        self._changed -= changed
-        return changed
+    def save(self) -> None:
+        """Keep what has changed. Raises OSError as the store does; then it is still to be kept."""
+        texts = self.collect()
+        try:
+            self._store.write(texts)
+        except OSError:
+            self.not_saved(texts)
+            raise
+
+    def collect(self) -> dict[str, str | None]:
+        """What has changed, for the store. From now on it counts as kept."""
+        texts = {address: self._text(address) for address in sorted(self._changed)}
+        texts[WRITER] = json.dumps([self.writer, self._count])
+        self._changed = set()
+        return texts
+
+    def not_saved(self, texts: Iterable[str]) -> None:
+        """The store did not take what was collected."""
+        self._changed |= {*texts} - {WRITER}
+
+    def _text(self, address: str) -> str | None:
+        fact = self.facts.get(address)
+        believed = {
+            peer.name: [[client.mac, client.identifier] for client in peer.believes[address]]
+            for peer in self.peers.values()
+            if address in peer.believes
+        }
+        under_way = any(address in peer.under_way for peer in self.peers.values())
+        if fact and not fact.client and not believed and not under_way:
+            # Everybody knows that it is free.
+            del self.facts[address]
+            fact = None
+        return json.dumps([address, _plain(fact), believed]) if fact or believed else None
 
     def _restore(self, saved: list[Any]) -> None:
         address, plain, believed = saved

@@ -23,26 +23,18 @@ class Disk:
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
         self.full = False
-        self._open: dict[str, str | None] = {}
 
     def load(self) -> dict[str, str]:
         return dict(self.kept)
 
-    def put(self, name: str, text: str | None) -> None:
-        self._open[name] = text
-
-    def commit(self) -> None:
+    def write(self, texts: dict[str, str | None]) -> None:
         if self.full:
             raise OSError("no space left on device")
-        for name, text in self._open.items():
+        for name, text in texts.items():
             if text is None:
                 self.kept.pop(name, None)
             else:
                 self.kept[name] = text
-        self._open = {}
-
-    def power_cut(self) -> None:
-        self._open = {}
 
 
 @dataclass
@@ -89,7 +81,6 @@ class Node:
 
     def die(self) -> None:
         self.journal, self.server = None, None
-        self.disk.power_cut()
 
 
 class World:
@@ -165,24 +156,35 @@ class World:
         """As the daemon does: start dnsmasq, stop it, or start it anew with other orders."""
         journal, server = node.journal, node.server
         assert journal
+        if not self.holds(node):
+            node.server, journal.serves = None, False
+            return
+        if server is None and not (journal.may_serve(self.tick) or self.is_late(node)):
+            return
+        journal.serves = True
         in_sync = journal.is_in_sync(self.tick)
-        if not self.holds(node) or (server is None and not journal.may_serve(self.tick)):
-            node.server = None
-        elif server is None or server.in_sync != in_sync or journal.is_news:
+        now = self.now(node)
+        if server is None or server.in_sync != in_sync or (in_sync and journal.is_news):
             journal.is_news = False
-            now = self.now(node)
-            node.server = Server(in_sync, {} if in_sync else journal.kept_for(self.now(node)))
-            for fact in journal.leases(now):
-                assert fact.client
-                node.server.leases[fact.address] = fact.client.mac, fact.until
-        if node.server:
-            if not in_sync:
-                # It reads that again when it is told so.
-                node.server.kept = journal.kept_for(self.now(node))
-            for address, (_, until) in list(node.server.leases.items()):
-                if until != FOREVER and until <= self.now(node):
-                    del node.server.leases[address]
-                    journal.end(address, self.now(node))
+            server = node.server = Server(in_sync, {})
+            if in_sync:
+                for fact in list(journal.facts.values()):
+                    if fact.client and not fact.holds(now):
+                        journal.end(fact.address, now)
+                for fact in journal.leases(now):
+                    assert fact.client
+                    server.leases[fact.address] = fact.client.mac, fact.until
+        if not in_sync:
+            # It is told more while it runs, and forgets nothing.
+            server.kept = {**journal.kept_for(now), **server.kept}
+        for address, (_, until) in list(server.leases.items()):
+            if until != FOREVER and until <= now:
+                del server.leases[address]
+                journal.end(address, now, until)
+
+    def is_late(self, node: Node) -> bool:
+        """Whether a node has waited for its peer for long enough (a rare one that goes on)."""
+        return self.random.random() < 0.01
 
     def talk(self, node: Node) -> None:
         journal = node.journal
