@@ -1,6 +1,7 @@
 """The daemon that keeps leases, two of them on this machine."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -9,52 +10,76 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.scripts
+
 FILES = Path(__file__).resolve().parents[2] / "gateway/leases/files"
 ADDRESSES = {"gw1": "127.0.0.11", "gw2": "127.0.0.12"}
 POOL = {
     "before": "",
     "after": ",255.255.255.0,12h",
+    "static": "10.77.0.0,static",
     "shares": {"gw1": ["10.77.0.100,10.77.0.149"], "gw2": ["10.77.0.150,10.77.0.199"]},
 }
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind((ADDRESSES["gw1"], 0))
+        return probe.getsockname()[1]
+
+
 class Daemon:
-    def __init__(self, folder, name, key="secret", pools=(POOL,)):
+    def __init__(self, folder, name, port, key="secret", **settings):
         self.name, self.folder = name, folder / name
-        (self.folder / "hosts").mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir()
+        self.key = self.folder / "key"
+        self.key.write_text(key)
         peer = "gw2" if name == "gw1" else "gw1"
-        (self.folder / "key").write_text(key)
-        settings = {
+        self.settings = {
             "node": name,
             "address": ADDRESSES[name],
-            "port": 37999,
+            "port": port,
             "peers": {peer: ADDRESSES[peer]},
-            "key": str(self.folder / "key"),
-            "run": str(self.folder),
-            "state": str(self.folder),
-            "pools": list(pools),
+            "pools": [POOL],
             "reserved": [],
+            "reserved_macs": [],
             "register": {"10.77.0.0/24": "example.internal"},
             "names": ["www.example.internal"],
+            "wildcards": [],
+            **settings,
         }
-        (self.folder / "settings").write_text(json.dumps(settings))
         tools = self.folder / "bin"
-        tools.mkdir(exist_ok=True)
-        (tools / "systemctl").write_text(f"#!/bin/sh\necho $* >> {self.folder}/told\n")
-        (tools / "systemctl").chmod(0o755)
+        tools.mkdir()
         (self.folder / "told").touch()
+        (self.folder / "neighbours").write_text("[]")
+        for tool, does in (
+            ("systemctl", f"echo $* >> {self.folder}/told"),
+            ("ip", f"cat {self.folder}/neighbours"),
+        ):
+            (tools / tool).write_text(f"#!/bin/sh\n{does}\n")
+            (tools / tool).chmod(0o755)
         self.process = None
 
     def start(self):
+        (self.folder / "settings").write_text(json.dumps(self.settings))
         self.process = subprocess.Popen(
-            [sys.executable, FILES / "leases", self.folder / "settings"],
+            [
+                sys.executable,
+                FILES / "leases.py",
+                self.folder / "settings",
+                self.key,
+                self.folder,
+                self.folder,
+            ],
             env={"PATH": f"{self.folder}/bin:/usr/bin:/bin"},
         )
-        wait(lambda: (self.folder / "socket").exists() and self.ask("list"))
+        wait(lambda: self.ask("list"))
+        return self
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
     def ask(self, what, **more):
         with socket.socket(socket.AF_UNIX) as line:
@@ -65,18 +90,31 @@ class Daemon:
             line.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
             return json.loads(line.makefile().readline())
 
-    def lease(self, address, number, name="", seconds=3600):
-        mac = f"02:00:00:00:00:{number:02x}"
-        until = time.time() + seconds
-        assert not self.ask(
-            "lease", address=address, mac=mac, identifier="", until=until, name=name
-        )
+    def tell(self, *lines):
+        """As dnsmasq's script does."""
+        with open(self.folder / "events", "w", encoding="ascii") as events:
+            for line in lines:
+                print(line, file=events, flush=True)
+
+    def lease(self, address, number, name="", seconds=3600, action="add"):
+        self.tell(f"{action} {mac(number)} {address} {int(time.time()) + seconds} * {name}")
 
     def has(self):
-        return {each["address"]: each["mac"][-2:] for each in self.ask("list")["leases"]}
+        return {each["address"]: each["mac"] for each in self.ask("list")["leases"]}
 
     def file(self, name):
         return (self.folder / name).read_text().splitlines()
+
+    def reservations(self):
+        folder = self.folder / "reservations"
+        return sorted(line for file in folder.iterdir() for line in file.read_text().splitlines())
+
+    def was_told(self, what):
+        return what in (self.folder / "told").read_text()
+
+
+def mac(number):
+    return f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
 
 
 def wait(asked, seconds=5):
@@ -87,90 +125,214 @@ def wait(asked, seconds=5):
     return answer
 
 
-@pytest.fixture
-def pair(tmp_path):
-    nodes = [Daemon(tmp_path, name) for name in ADDRESSES]
-    for node in nodes:
-        node.start()
+def in_sync(*nodes):
     wait(lambda: all(node.ask("list")["in_sync"] for node in nodes))
-    yield nodes
+
+
+@pytest.fixture
+def make(tmp_path):
+    port, nodes = free_port(), []
+
+    def daemon(name, **settings):
+        nodes.append(Daemon(tmp_path, name, port, **settings))
+        return nodes[-1]
+
+    yield daemon
     for node in nodes:
-        if node.process.poll() is None:
-            node.kill()
+        node.kill()
+
+
+@pytest.fixture
+def pair(make):
+    nodes = [make(name).start() for name in ADDRESSES]
+    in_sync(*nodes)
+    return nodes
 
 
 def test_what_one_knows_the_other_knows(pair):
     one, other = pair
     one.lease("10.77.0.100", 1, "Laptop")
-    wait(lambda: other.has() == {"10.77.0.100": "01"}, 0.5)
+    wait(lambda: other.has() == {"10.77.0.100": mac(1)}, 0.5)
     wait(lambda: other.file("hosts/leases") == ["10.77.0.100 laptop.example.internal"], 1)
     other.lease("10.77.0.150", 2, "laptop")
-    wait(lambda: one.has() == {"10.77.0.100": "01", "10.77.0.150": "02"}, 0.5)
-    one.ask("end", address="10.77.0.100")
-    wait(lambda: other.has() == {"10.77.0.150": "02"}, 0.5)
+    wait(lambda: one.has() == {"10.77.0.100": mac(1), "10.77.0.150": mac(2)}, 0.5)
+    one.lease("10.77.0.100", 1, action="del")
+    wait(lambda: other.has() == {"10.77.0.150": mac(2)}, 0.5)
     wait(lambda: one.file("hosts/leases") == ["10.77.0.150 laptop.example.internal"], 1)
+
+
+def test_names_go_when_a_lease_ends(pair):
+    one, other = pair
+    one.lease("10.77.0.100", 1, "laptop", seconds=2)
+    for node in pair:
+        wait(lambda node=node: node.file("hosts/leases"), 1)
+    for node in pair:
+        wait(lambda node=node: not node.file("hosts/leases"), 3)
+    assert other.has() == {}
 
 
 def test_it_survives_a_kill_and_the_other_s_silence(pair):
     one, other = pair
     other.kill()
     one.lease("10.77.0.101", 1)
+    wait(lambda: one.has() and one.ask("list")["kept"])
     one.kill()
     one.start()
-    assert one.has() == {"10.77.0.101": "01"}
+    assert one.has() == {"10.77.0.101": mac(1)}
     other.start()
     wait(lambda: other.has() == one.has(), 3)
-    wait(lambda: other.ask("list")["in_sync"], 3)
+    in_sync(one, other)
 
 
-def test_orders_for_dnsmasq(pair):
-    one, other = pair
+def test_orders_in_sync(pair):
+    one, _ = pair
     one.lease("10.77.0.160", 1)
-    one.ask("ready")
-    assert one.file("ranges") == [
+    wait(lambda: one.has())
+    assert one.ask("ready") == {}
+    assert one.file("dnsmasq.conf") == [
+        "conf-file=/etc/gateway/dhcp.conf",
         "dhcp-range=10.77.0.100,10.77.0.149,255.255.255.0,12h",
         "dhcp-range=10.77.0.150,10.77.0.199,255.255.255.0,12h",
     ]
-    assert one.file("reservations") == []
-    other.kill()
-    wait(lambda: "try-restart gateway-dhcp" in (one.folder / "told").read_text(), 3)
-    start = time.monotonic()
-    one.ask("ready")
-    assert time.monotonic() - start < 1
-    assert one.file("ranges") == ["dhcp-range=10.77.0.100,10.77.0.149,255.255.255.0,12h"]
-    assert one.file("reservations") == ["02:00:00:00:00:01,10.77.0.160"]
-    lines = one.ask("database")["lines"]
-    assert [line.split()[1:] for line in lines] == [
-        ["02:00:00:00:00:01", "10.77.0.160", "*", "*"]
+    assert one.reservations() == []
+    assert [line.split()[1:] for line in one.file("database")] == [
+        [mac(1), "10.77.0.160", "*", "*"]
     ]
 
 
-def test_who_has_another_key_is_not_heard(tmp_path):
-    one, other = Daemon(tmp_path, "gw1"), Daemon(tmp_path, "gw2", key="another")
-    try:
-        one.start()
-        other.start()
-        other.lease("10.77.0.150", 2)
-        time.sleep(1)
-        assert one.has() == {}
-        assert not one.ask("list")["in_sync"]
-    finally:
-        one.kill()
-        other.kill()
+def test_orders_without_the_peer(pair):
+    one, other = pair
+    one.ask("ready")
+    one.lease("10.77.0.160", 1)
+    wait(lambda: other.has())
+    other.kill()
+    wait(lambda: one.was_told("try-restart gateway-dhcp"), 3)
+    start = time.monotonic()
+    one.ask("stopped")
+    one.ask("ready")
+    assert time.monotonic() - start < 1
+    assert one.file("dnsmasq.conf")[1:] == ["dhcp-range=10.77.0.100,10.77.0.149,255.255.255.0,12h"]
+    assert one.reservations() == [f"{mac(1)},10.77.0.160"]
+    assert one.file("database") == []
+    # A lease that it gives now is kept for its client when it is given back.
+    one.lease("10.77.0.101", 2)
+    wait(lambda: len(one.has()) == 2)
+    assert one.reservations() == [f"{mac(1)},10.77.0.160"]
+
+
+def test_it_is_told_when_the_peer_is_back(pair):
+    one, other = pair
+    other.kill()
+    wait(lambda: not one.ask("list")["in_sync"])
+    one.ask("ready")
+    assert len(one.file("dnsmasq.conf")) == 2
+    other.start()
+    wait(lambda: one.was_told("try-restart gateway-dhcp"), 6)
+    one.ask("stopped")
+    one.ask("ready")
+    assert len(one.file("dnsmasq.conf")) == 3
+
+
+def test_the_new_server_waits_for_the_old_one(pair):
+    one, other = pair
+    one.ask("ready")
+    wait(lambda: not other.ask("list")["in_sync"] or other.ask("list")["in_sync"])
+    ready = subprocess.Popen(
+        [sys.executable, FILES / "ask-leases", "ready"],
+        env={**os.environ, "LEASES_SOCKET": str(other.folder / "socket")},
+        stdout=subprocess.DEVNULL,
+    )
+    time.sleep(0.7)
+    assert ready.poll() is None
+    one.lease("10.77.0.100", 1)
+    one.ask("stopped")
+    assert ready.wait(2) == 0
+    assert len(other.file("dnsmasq.conf")) == 3
+    assert [line.split()[2] for line in other.file("database")] == ["10.77.0.100"]
+
+
+def test_two_that_serve_give_of_their_own(pair):
+    one, other = pair
+    one.ask("ready")
+    other.ask("ready")  # after five seconds of waiting
+    assert [len(node.file("dnsmasq.conf")) for node in pair] == [3, 2]
+    wait(lambda: one.was_told("try-restart gateway-dhcp"))
+
+
+def test_a_daemon_that_was_killed_asks_dnsmasq(pair):
+    one, _ = pair
+    one.ask("ready")
+    one.kill()
+    one.start()
+    wait(lambda: one.was_told("reload gateway-dhcp"))
+    assert one.ask("list")["serves"]
+
+
+def test_who_has_another_key_is_not_heard(make):
+    one, other = make("gw1").start(), make("gw2", key="another").start()
+    other.lease("10.77.0.150", 2)
+    wait(lambda: other.has())
+    time.sleep(1)
+    assert one.has() == {}
+    assert not one.ask("list")["in_sync"]
+    assert one.ask("list")["peers"]["gw2"]["refused"] == "it has another key"
+
+
+def test_who_uses_an_address_without_a_lease_keeps_it(make):
+    one = make("gw1", peers={})
+    one.start()
+    used = [{"dst": "10.77.0.120", "lladdr": mac(9)}, {"dst": "10.77.0.20", "lladdr": mac(8)}]
+    proxy = [{"dst": f"10.77.0.{last}", "lladdr": mac(7)} for last in range(130, 140)]
+    (one.folder / "neighbours").write_text(json.dumps(used + proxy))
+    one.ask("ready")
+    assert one.reservations() == [f"{mac(9)},10.77.0.120"]
+
+
+def test_leases_of_before_are_taken_over(make):
+    one = make("gw1", peers={})
+    end = int(time.time()) + 600
+    (one.folder / "dhcp.leases").write_text(
+        f"{end} {mac(1)} 10.77.0.110 laptop 01:{mac(1)}\n0 {mac(2)} 10.77.0.111 * *\nduid 00:01\n"
+    )
+    one.start()
+    found = {each["address"]: each for each in one.ask("list")["leases"]}
+    assert found["10.77.0.110"]["name"] == "laptop"
+    assert found["10.77.0.110"]["identifier"] == f"01:{mac(1)}"
+    assert found["10.77.0.111"]["until"] is None
+
+
+def test_a_broken_database_is_set_aside(make):
+    one = make("gw1", peers={})
+    (one.folder / "leases.db").write_text("no database at all, but a text of some length" * 100)
+    one.start()
+    one.lease("10.77.0.110", 1)
+    wait(lambda: one.has())
+    assert (one.folder / "leases.db.broken").exists()
+
+
+def test_a_lease_is_ended(pair):
+    one, other = pair
+    one.lease("10.77.0.100", 1, "laptop")
+    wait(lambda: other.has())
+    one.ask("ready")
+    assert other.ask("end", address="10.77.0.100")["lease"]["name"] == "laptop"
+    wait(lambda: not one.has())
+    wait(lambda: one.was_told("try-restart gateway-dhcp"))
+    assert "nobody has a lease" in other.ask("end", address="10.77.0.100")["error"]
 
 
 def test_many(pair):
-    """10,000 leases: told in two seconds, and again to one that starts anew."""
+    """2,000 leases: told, and again to one that starts anew."""
     one, other = pair
     start = time.monotonic()
-    with socket.socket(socket.AF_UNIX):
-        for number in range(2000):
-            one.lease(f"10.78.{number // 250}.{number % 250 + 1}", number % 256)
-    print("events", time.monotonic() - start)
+    for number in range(2000):
+        one.lease(f"10.78.{number // 250}.{number % 250 + 1}", number)
     wait(lambda: len(other.has()) == 2000)
+    print("told", time.monotonic() - start)
     other.kill()
-    (other.folder / "leases.db").unlink()
-    other.start()
+    for file in other.folder.glob("leases.db*"):
+        file.unlink()
     start = time.monotonic()
+    other.start()
     wait(lambda: len(other.has()) == 2000)
     print("exchange", time.monotonic() - start)

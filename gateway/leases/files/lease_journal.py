@@ -179,9 +179,7 @@ class Peer:
 
     def is_in_sync(self, tick: float) -> bool:
         """Whether it has all, has told all, and both have just now heard the other."""
-        return (
-            self.has_all and self.is_complete and tick - min(self.heard, self.said) <= IN_SYNC
-        )
+        return self.has_all and self.is_complete and tick - min(self.heard, self.said) <= IN_SYNC
 
 
 class Journal:
@@ -301,7 +299,8 @@ class Journal:
             peer.under_way.setdefault(fact.address, []).append(fact)
             self._changed.add(fact.address)
         return {
-            "serves": self.serves,
+            # Until it has said all that it has given.
+            "serves": self.serves or bool(peer.fresh),
             "stream": peer.stream,
             "number": number,
             "last": number >= peer.beginning,

@@ -1,0 +1,162 @@
+# Managed by Salt (gateway).
+"""What dnsmasq is told and what it tells, as the lines of text that it reads and writes.
+
+The settings of /etc/gateway/leases.json are the planner's (_gateway_leases.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, NamedTuple
+
+from lease_journal import FOREVER, Client, Fact
+
+NOBODY = "id:6e:6f:62:6f:64:79"  # "nobody"; no client has this identifier
+MOST_OF_ONE = 8  # addresses of a machine that has no lease of them; one with more is a proxy
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# By these names programs look for something, and would ask whoever has one (CERT VU#598349).
+NEVER_NAMES = {"isatap", "localhost", "wpad"}
+
+
+class Event(NamedTuple):
+    """What dnsmasq's script was called for (dhcp-script in dnsmasq(8))."""
+
+    action: str  # add, old or del
+    address: str
+    client: Client
+    until: float
+    name: str
+
+
+def event(line: str) -> Event | None:
+    """A line of `lease-event`; None where it is none."""
+    words = line.split(" ")
+    if len(words) != 6 or words[0] not in ("add", "old", "del") or not words[3].isdigit():
+        return None
+    action, mac, address, until, identifier, name = words
+    return Event(
+        action, address, Client(mac, identifier.strip("*")), float(until) or FOREVER, name.lower()
+    )
+
+
+def database(leases: Iterable[Fact]) -> list[str]:
+    """Lines of dnsmasq's lease file. Without names: of two clients with one name dnsmasq would
+    take it from the older one."""
+    lines = []
+    for fact in leases:
+        assert fact.client
+        until = 0 if fact.until == FOREVER else int(fact.until)
+        identifier = fact.client.identifier or "*"
+        lines.append(f"{until} {fact.client.mac} {fact.address} * {identifier}")
+    return lines
+
+
+def from_lease_file(text: str) -> list[Event]:
+    """The leases of a lease file of dnsmasq's, as it would tell them."""
+    rows = (line.split() for line in text.splitlines())
+    return [
+        Event("old", row[2], Client(row[1], row[4].strip("*")), float(row[0]) or FOREVER, row[3])
+        for row in rows
+        if len(row) == 5 and row[0].isdigit()
+    ]
+
+
+def kept_for(line: str) -> tuple[str, Client | None]:
+    """What a line of `Orders.reservation` says: the address, and whose it is."""
+    who, address = line.rsplit(",", 1)
+    if who.startswith(NOBODY):
+        return address, None
+    is_identifier = who.startswith("id:")
+    return address, Client("" if is_identifier else who, who[3:] if is_identifier else "")
+
+
+class Orders:
+    """What may be given to whom, by the settings of a node."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._node: str = settings["node"]
+        self._pools: list[dict[str, Any]] = settings["pools"]
+        self._reserved = set(settings["reserved"])
+        self._reserved_macs = set(settings["reserved_macs"])
+        self._register = [
+            (IPv4Network(network), domain) for network, domain in settings["register"].items()
+        ]
+        self._names = set(settings["names"])
+        self._below = tuple(f".{name}" for name in settings["wildcards"])
+        self._spans = [
+            (int(IPv4Address(first)), int(IPv4Address(last)))
+            for pool in self._pools
+            for parts in pool["shares"].values()
+            for first, last in (part.split(",") for part in parts)
+        ]
+
+    def ranges(self, in_sync: bool) -> list[str]:
+        """In sync those of all nodes, this one's first; else those of this one alone."""
+        lines = []
+        for pool in self._pools:
+            nodes = sorted(pool["shares"], key=lambda node: node != self._node)
+            parts = [
+                part
+                for node in (nodes if in_sync else [self._node])
+                for part in pool["shares"].get(node, [])
+            ]
+            # Without any range dnsmasq does not answer those either who have an address.
+            parts = parts or [pool["static"]]
+            lines += [f"dhcp-range={pool['before']}{part}{pool['after']}" for part in parts]
+        return lines
+
+    def reservation(self, address: str, client: Client | None) -> str | None:
+        """A line that keeps an address for a client, or for nobody; None where the pillar does."""
+        if address in self._reserved:
+            return None
+        who = NOBODY + "".join(f":{int(byte):02x}" for byte in address.split("."))
+        if client and client.mac not in self._reserved_macs:
+            who = f"id:{client.identifier}" if client.identifier else client.mac
+        return f"{who},{address}"
+
+    def unleased(self, neighbours: dict[str, str], leased: set[str]) -> dict[str, Client]:
+        """Who uses an address of a pool without a lease, of MAC addresses by addresses."""
+        strangers = {
+            address: mac
+            for address, mac in neighbours.items()
+            if address not in leased and self._is_in_pool(address)
+        }
+        counts = Counter(strangers.values())
+        return {
+            address: Client(mac) for address, mac in strangers.items() if counts[mac] <= MOST_OF_ONE
+        }
+
+    def _is_in_pool(self, address: str) -> bool:
+        number = int(IPv4Address(address))
+        return any(first <= number <= last for first, last in self._spans)
+
+    def hosts(self, leases: Iterable[Fact]) -> list[str]:
+        """Lines of a hosts file: names that clients have sent, in networks that register them. Of
+        two clients with one name, whoever has had a lease for longer has it."""
+        taken: set[str] = set()
+        lines = []
+        for fact in sorted(leases, key=lambda fact: (fact.since, fact.address)):
+            name = self._name(fact)
+            if name and name not in taken:
+                taken.add(name)
+                lines.append(f"{fact.address} {name}")
+        return sorted(lines)
+
+    def _name(self, fact: Fact) -> str | None:
+        """The whole name; None where it is no name, not wanted, or one of the site's."""
+        if not fact.name or fact.address in self._reserved:
+            return None
+        number = IPv4Address(fact.address)
+        domain = next((domain for network, domain in self._register if number in network), None)
+        if domain is None:
+            return None
+        label = fact.name.removesuffix(f".{domain}")
+        name = f"{label}.{domain}"
+        allowed = LABEL.fullmatch(label) and label not in NEVER_NAMES
+        return name if allowed and name not in self._names and not self._is_below(name) else None
+
+    def _is_below(self, name: str) -> bool:
+        return bool(self._below) and name.endswith(self._below)

@@ -1,0 +1,594 @@
+#!/usr/bin/python3
+# Managed by Salt (gateway): leases.py SETTINGS KEY RUN STATE
+"""Keeps the journal of leases, tells it to the peers, and has dnsmasq give what may be given.
+
+The other lease_*.py beside this file decide; here are sockets, clocks and files. Files of RUN:
+
+- `events`, a FIFO: dnsmasq's script (`lease-event`) writes a line into it for each lease;
+- `dnsmasq.conf`, `database` and `reservations/`: what dnsmasq may give, and what it begins with;
+- `serving`, while it runs: whether it was told that the nodes are in sync;
+- `hosts/leases`: the clients' names, for the dnsmasq that answers for names;
+- `socket`: one question and its answer, a line of JSON each (`ask-leases`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import sqlite3
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from lease_journal import FOREVER, IN_SYNC, Client, Fact, Journal
+from lease_link import LONGEST_LINE, Line, Message
+from lease_orders import Orders, database, event, from_lease_file, kept_for
+
+DHCP = "gateway-dhcp.service"
+BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
+PATIENCE = 2.0  # without an answer for so long a connection is made anew
+STABLE = 2.0  # in sync for so long, dnsmasq is told so
+WAIT = 5.0  # for who asks whether dnsmasq may start, at most
+SETTLE = 0.2  # names are written so long after a change
+KEEP = 1.0  # what can wait is kept so long after a change, and what could not be kept tried again
+LOOK = 10.0  # between two looks at the neighbours
+ENDING = 60.0  # a lease that dnsmasq gave is kept for its client so long before its end
+FREEBIND = 15  # IP_FREEBIND of ip(7), which Python before 3.13 has no name for
+PORT_BYTES = 65536  # what a read of the FIFO takes at most
+
+
+class Database:
+    """The journal's store, in SQLite. A file that is none is set aside."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as error:
+            print(f"{path} cannot be read: {error}; it is {path}.broken now", flush=True)
+            for end in ("-wal", "-shm"):
+                path.with_name(path.name + end).unlink(missing_ok=True)
+            path.rename(f"{path}.broken")
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        # One call at a time uses it, but not from one thread.
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, text TEXT)")
+
+    def load(self) -> dict[str, str]:
+        return dict(self._database.execute("SELECT name, text FROM kept"))
+
+    def write(self, texts: dict[str, str | None]) -> None:
+        gone = [(name,) for name, text in texts.items() if text is None]
+        kept = [(name, text) for name, text in texts.items() if text is not None]
+        try:
+            self._database.execute("BEGIN")
+            self._database.executemany("DELETE FROM kept WHERE name = ?", gone)
+            self._database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise OSError(str(error)) from error
+
+
+class Keeper:
+    """Keeps what changes in the journal, without keeping anybody else from going on."""
+
+    def __init__(self, journal: Journal, store: Database) -> None:
+        self._journal, self._store = journal, store
+        self._due = asyncio.Event()
+        self._waiting: list[asyncio.Future[bool]] = []
+        self._is_writing = False
+        self.fault = ""  # why it cannot
+
+    def is_idle(self) -> bool:
+        """Whether all that has changed until now is kept."""
+        return not self._journal.unsaved() and not self._is_writing
+
+    async def saved(self) -> bool:
+        """Return when all that has changed until now is kept. False: it cannot be."""
+        if self.is_idle():
+            return not self.fault
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._due.set()
+        return await done
+
+    def keep(self) -> None:
+        """Begin at once."""
+        self._due.set()
+
+    async def run(self) -> None:
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._due.wait(), KEEP)
+            self._due.clear()
+            waiting, self._waiting = self._waiting, []
+            if self._journal.unsaved():
+                await self._write()
+            for done in waiting:
+                if not done.done():
+                    done.set_result(not self.fault)
+
+    async def _write(self) -> None:
+        texts = self._journal.collect()
+        self._is_writing = True
+        try:
+            await asyncio.to_thread(self._store.write, texts)
+            self.fault = ""
+        except OSError as error:
+            self._journal.not_saved(texts)
+            if not self.fault:
+                print(f"leases cannot be kept: {error}", flush=True)
+            self.fault = str(error)
+        finally:
+            self._is_writing = False
+
+
+class Server:
+    """dnsmasq, which gives addresses on this node: its orders, and what it has told."""
+
+    def __init__(self, run: Path, orders: Orders, journal: Journal) -> None:
+        self._run, self._orders, self._journal = run, orders, journal
+        self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
+        self._given: dict[str, float] = {}  # the ends of leases that it has given since
+        self._files = 0
+        # Whether it was told that the nodes are in sync; None while it does not run.
+        self.mode: bool | None = None
+        with suppress(OSError):
+            self.mode = (run / "serving").read_text() == "in sync\n"
+        journal.serves = self.mode is not None
+        for file in (run / "reservations").iterdir():
+            self._files += 1
+            for line in file.read_text().splitlines():
+                address, client = kept_for(line)
+                self._lines[address] = client
+
+    def begin(self, in_sync: bool, neighbours: dict[str, str]) -> None:
+        """Write its orders, before it starts."""
+        now = time.time()
+        leases = self._journal.leases(now) if in_sync else []
+        lines = ["conf-file=/etc/gateway/dhcp.conf", *self._orders.ranges(in_sync)]
+        write(self._run / "dnsmasq.conf", lines)
+        write(self._run / "database", database(leases))
+        for file in (self._run / "reservations").iterdir():
+            file.unlink()
+        self._lines, self._given, self._files = {}, {}, 0
+        self.mode, self._journal.is_news = in_sync, False
+        self.add(neighbours)
+        write(self._run / "serving", ["in sync" if in_sync else "own share"])
+
+    def ended(self) -> None:
+        self.mode = None
+        (self._run / "serving").unlink(missing_ok=True)
+
+    def add(self, neighbours: dict[str, str]) -> bool:
+        """Have it keep what it has to keep by now. False where it keeps an address for somebody
+        else; it can be told more while it runs, but to forget nothing."""
+        now = time.time()
+        wanted: dict[str, Client | None] = {}
+        if not self.mode:
+            wanted = {
+                address: client
+                for address, client in self._journal.kept_for(now).items()
+                if self._given.get(address, 0.0) < now + ENDING
+            }
+        leased = {fact.address for fact in self._journal.leases(now)}
+        wanted |= self._orders.unleased(neighbours, leased)
+        lines = []
+        for address, client in wanted.items():
+            if address not in self._lines:
+                self._lines[address] = client
+                lines += filter(None, [self._orders.reservation(address, client)])
+        if lines:
+            self._files += 1
+            write(self._run / "reservations" / str(self._files), lines)
+        return all(
+            client is None or (self._lines[address] or client).key == client.key
+            for address, client in wanted.items()
+        )
+
+    def tells(self, address: str, until: float | None) -> None:
+        """It has given a lease until then, or ended one (None)."""
+        if until is None:
+            self._given.pop(address, None)
+        else:
+            self._given[address] = float("inf") if until == FOREVER else until
+
+
+class Leases:
+    """The daemon."""
+
+    def __init__(self, settings: dict[str, Any], key: bytes, run: Path, state: Path) -> None:
+        self.node: str = settings["node"]
+        self.address, self.port = settings["address"], int(settings["port"])
+        self.peers: dict[str, str] = settings["peers"]
+        self.key, self.run = key, run
+        for folder in ("hosts", "reservations"):
+            (run / folder).mkdir(exist_ok=True)
+        store = Database(state / "leases.db")
+        is_new = not store.load()
+        self.journal = Journal(self.node, self.peers, store, f"{self.node}-{secrets.token_hex(6)}")
+        self.orders = Orders(settings)
+        self.server = Server(run, self.orders, self.journal)
+        self.keeper = Keeper(self.journal, store)
+        self.wake: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self.peers}
+        self.lines: set[Line] = set()
+        self.refused: dict[str, str] = {}  # why the last connection from a peer was not taken
+        self.asked = 0  # how often dnsmasq was about to start, or had stopped
+        self.names_due = 0.0  # when names are to be written (monotonic clock)
+        self.next_end = 0.0  # when the first lease ends (wall clock)
+        self.unread = b""
+        if is_new:
+            self._take_over(state / "dhcp.leases")
+
+    def _take_over(self, file: Path) -> None:
+        """The leases that dnsmasq kept itself, before there was a journal."""
+        with suppress(OSError):
+            for each in from_lease_file(file.read_text()):
+                name = each.name.strip("*")
+                self.journal.lease(each.address, each.client, each.until, name, time.time())
+
+    # --- the journal has changed ------------------------------------------------------------------
+
+    def changed(self) -> None:
+        for name, wake in self.wake.items():
+            if self.journal.peers[name].fresh:
+                wake.set()
+        self.keeper.keep()
+        if not self.names_due:
+            self.names_due = time.monotonic() + SETTLE
+
+    def write_names(self) -> None:
+        now = time.time()
+        leases = self.journal.leases(now)
+        self.names_due = 0.0
+        self.next_end = min(
+            (fact.until for fact in leases if fact.until != FOREVER), default=now + 3600
+        )
+        write(self.run / "hosts" / "leases", self.orders.hosts(leases))
+
+    # --- to the peers -----------------------------------------------------------------------------
+
+    async def tell(self, name: str) -> None:
+        """Keep a stream to a peer."""
+        while True:
+            line = None
+            try:
+                opened = asyncio.open_connection(
+                    self.peers[name],
+                    self.port,
+                    limit=LONGEST_LINE,
+                    local_addr=(self.address, 0),
+                )
+                line = Line(*await asyncio.wait_for(opened, PATIENCE))
+                self.lines.add(line)
+                if await line.agree(self.key, self.node, True) != name:
+                    raise ConnectionError("another node")
+                await self._stream(name, line)
+            except (OSError, ValueError, asyncio.TimeoutError):
+                pass
+            finally:
+                if line:
+                    self.lines.discard(line)
+                    line.close()
+            await asyncio.sleep(2 * BEAT)
+
+    async def _stream(self, name: str, line: Line) -> None:
+        loop, wake = asyncio.get_running_loop(), self.wake[name]
+        begun = self.journal.begin(name, secrets.token_hex(6), time.time(), time.monotonic())
+        answers = asyncio.ensure_future(self._answers(name, line))
+        try:
+            await self.keeper.saved()
+            for message in begun:
+                await line.say(message)
+            while not answers.done():
+                timer = loop.call_later(BEAT, wake.set)
+                await wake.wait()
+                timer.cancel()
+                wake.clear()
+                message = self.journal.news(name, time.time(), time.monotonic())
+                if message["facts"]:
+                    # What a peer may believe has to be known after a crash. On a full disk it is
+                    # better that the peer knows.
+                    await self.keeper.saved()
+                await line.say(message)
+                if self.journal.peers[name].fresh:
+                    wake.set()
+        finally:
+            answers.cancel()
+            with suppress(asyncio.CancelledError, OSError, ValueError, KeyError, TypeError):
+                await answers
+
+    async def _answers(self, name: str, line: Line) -> None:
+        while True:
+            answer = await line.hear()
+            self.journal.kept(name, answer, time.time())
+            if answer["better"]:
+                self.changed()
+
+    # --- from the peers ---------------------------------------------------------------------------
+
+    async def listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What a peer tells."""
+        line, name = Line(reader, writer), ""
+        self.lines.add(line)
+        try:
+            name = await line.agree(self.key, self.node, False)
+            if name not in self.peers:
+                raise ConnectionError("no peer of this node")
+            self.refused.pop(name, None)
+            while True:
+                message = await line.hear()
+                answer = self.journal.receive(name, message, time.time(), time.monotonic())
+                if answer is None:
+                    raise ConnectionError("out of order")
+                if message["facts"]:
+                    self.changed()
+                # What is not kept is not said to be.
+                if await self.keeper.saved():
+                    await line.say(answer)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not name:
+                address = writer.get_extra_info("peername")[0]
+                self.refused.update((n, str(error)) for n, a in self.peers.items() if a == address)
+        finally:
+            self.lines.discard(line)
+            line.close()
+
+    # --- dnsmasq ----------------------------------------------------------------------------------
+
+    def read_events(self) -> None:
+        """Take what its script has written."""
+        with suppress(BlockingIOError):
+            while part := os.read(self.events, PORT_BYTES):
+                *lines, self.unread = (self.unread + part).split(b"\n")
+                for line in lines:
+                    self._take(line.decode(errors="replace"))
+        self.changed()
+
+    def _take(self, line: str) -> None:
+        told = event(line)
+        now = time.time()
+        if told is None:
+            print(f"not understood of dnsmasq: {line!r}", flush=True)
+        elif told.action == "del":
+            self.server.tells(told.address, None)
+            has_ended = told.until != FOREVER and told.until <= now + 1
+            self.journal.end(told.address, now, told.until if has_ended else None)
+            if self.server.mode is False:
+                # A peer may not know it yet.
+                self.server.add({})
+        else:
+            self.server.tells(told.address, told.until)
+            self.journal.lease(told.address, told.client, told.until, told.name, now)
+
+    async def ready(self) -> None:
+        """Return when dnsmasq may start, with its orders written. Raises ValueError where it has
+        stopped meanwhile."""
+        self.asked += 1
+        asked, end = self.asked, time.monotonic() + WAIT
+        while not self.journal.may_serve(time.monotonic()) and time.monotonic() < end:
+            await asyncio.sleep(BEAT / 5)
+        neighbours = await who_is_there()
+        if asked != self.asked:
+            raise ValueError("it has stopped again")
+        self.journal.serves = True
+        in_sync = self.journal.is_in_sync(time.monotonic())
+        if in_sync:
+            self._end_expired()
+        self.server.begin(in_sync, neighbours)
+        self._wake_all()
+
+    def stopped(self) -> None:
+        self.asked += 1
+        self.read_events()
+        self.server.ended()
+        self.journal.serves = False
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wake in self.wake.values():
+            wake.set()
+
+    def _end_expired(self) -> None:
+        """dnsmasq, which starts without them, will not say that they have ended."""
+        now = time.time()
+        for fact in list(self.journal.facts.values()):
+            if fact.client and not fact.holds(now):
+                self.journal.end(fact.address, now)
+        self.changed()
+
+    async def look_after(self) -> None:
+        """Write names, and give dnsmasq other orders where something has changed."""
+        if self.server.mode is not None:
+            # It has told what this one had not kept when it ended.
+            await control("reload", DHCP)
+        since, look = time.monotonic(), 0.0
+        while True:
+            await asyncio.sleep(BEAT)
+            tick = time.monotonic()
+            for line in [line for line in self.lines if tick - line.heard > PATIENCE]:
+                line.close()
+            if not self.journal.is_in_sync(tick):
+                since = tick
+            if self.server.mode is not None:
+                is_time = tick >= look
+                if is_time:
+                    look = tick + LOOK
+                neighbours = await who_is_there() if is_time else {}
+                await self._order(tick - since, neighbours, is_time)
+            if (self.names_due and tick >= self.names_due) or time.time() >= self.next_end:
+                self.write_names()
+
+    async def _order(self, in_sync_for: float, neighbours: dict[str, str], is_time: bool) -> None:
+        """Start dnsmasq anew, or tell it more. `is_time`: whether neighbours were looked at."""
+        server, is_news = self.server, self.journal.is_news
+        if server.mode is None:
+            return
+        if server.mode:
+            is_due = not in_sync_for or is_news
+        else:
+            is_due = in_sync_for > STABLE
+        if not is_due and (is_news or is_time):
+            self.journal.is_news = False
+            is_due = not server.add(neighbours)
+        if is_due:
+            # It reads all again when it starts, and asks before (`ready`).
+            server.mode = None
+            await control("try-restart", DHCP)
+
+    # --- those who ask on this node ---------------------------------------------------------------
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One question and its answer."""
+        try:
+            question = json.loads(await asyncio.wait_for(reader.readline(), WAIT))
+            answer = await self.answer(question)
+        except (OSError, ValueError, KeyError, TypeError, asyncio.TimeoutError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        with suppress(OSError):
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+        writer.close()
+
+    async def answer(self, question: Message) -> Message:
+        ask = question["ask"]
+        if ask == "ready":
+            await self.ready()
+        elif ask == "stopped":
+            self.stopped()
+        elif ask == "end":
+            return self.end(question["address"])
+        elif ask == "list":
+            return self.listing()
+        else:
+            raise ValueError(f"{ask} is no question")
+        return {}
+
+    def end(self, address: str) -> Message:
+        """End a lease; return what it was."""
+        now = time.time()
+        lease = next((fact for fact in self.journal.leases(now) if fact.address == address), None)
+        if lease is None:
+            raise ValueError(f"nobody has a lease of {address}")
+        self.journal.end(address, now)
+        # dnsmasq is to forget it: here, or where the peer hears of it.
+        self.journal.is_news = True
+        self.changed()
+        return {"lease": shown(lease)}
+
+    def listing(self) -> Message:
+        tick = time.monotonic()
+        return {
+            "leases": [shown(fact) for fact in self.journal.leases(time.time())],
+            "in_sync": self.journal.is_in_sync(tick),
+            "serves": self.journal.serves,
+            "peers": {
+                name: {
+                    "heard": tick - min(peer.heard, peer.said) <= IN_SYNC,
+                    "refused": self.refused.get(name, ""),
+                }
+                for name, peer in self.journal.peers.items()
+            },
+            "kept": self.keeper.is_idle(),
+            "fault": self.keeper.fault,
+        }
+
+    async def main(self) -> None:
+        loop = asyncio.get_running_loop()
+        fifo = self.run / "events"
+        if not fifo.is_fifo():
+            os.mkfifo(fifo, 0o600)
+        # Also for writing: else it ends with each who writes into it.
+        self.events = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self.write_names()
+        socket_file = self.run / "socket"
+        servers = [await asyncio.start_unix_server(self.serve, socket_file, limit=LONGEST_LINE)]
+        socket_file.chmod(0o600)
+        tasks = [self.keeper.run(), self.look_after()]
+        if self.peers:
+            listening = listener(self.address, self.port)
+            servers.append(
+                await asyncio.start_server(self.listen, sock=listening, limit=LONGEST_LINE)
+            )
+            tasks += [self.tell(name) for name in self.peers]
+        loop.add_reader(self.events, self.read_events)
+        await asyncio.gather(*tasks, *(server.serve_forever() for server in servers))
+
+
+def shown(fact: Fact) -> Message:
+    """A lease as the others on this node are told it."""
+    assert fact.client
+    return {
+        "address": fact.address,
+        "mac": fact.client.mac,
+        "identifier": fact.client.identifier,
+        "name": fact.name,
+        "since": fact.since,
+        "until": None if fact.until == FOREVER else fact.until,
+        "node": fact.node,
+    }
+
+
+def listener(address: str, port: int) -> socket.socket:
+    """A socket at an address that may not be there yet."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.IPPROTO_IP, FREEBIND, 1)
+    listening.bind((address, port))
+    listening.setblocking(False)
+    return listening
+
+
+def write(path: Path, lines: list[str]) -> None:
+    """Make a file of these lines, at once."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text("".join(f"{line}\n" for line in lines))
+    new.rename(path)
+
+
+async def output(*command: str) -> bytes:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        print(f"{command[0]}: {error}", flush=True)
+        return b""
+    return (await process.communicate())[0]
+
+
+async def control(*words: str) -> None:
+    """Tell systemd, and do not wait until it is done."""
+    await output("systemctl", "--no-block", *words)
+
+
+async def who_is_there() -> dict[str, str]:
+    """MAC addresses by the IPv4 addresses of those who have said something in the last seconds."""
+    wanted = [word for state in ("reachable", "delay", "probe") for word in ("nud", state)]
+    try:
+        rows = json.loads(await output("ip", "-json", "-4", "neigh", "show", *wanted) or b"[]")
+    except ValueError:
+        rows = []
+    return {row["dst"]: row["lladdr"] for row in rows if "lladdr" in row}
+
+
+def main() -> None:
+    settings, key, run, state = map(Path, sys.argv[1:])
+    secret = key.read_bytes().strip() if key.exists() else b""
+    asyncio.run(Leases(json.loads(settings.read_text()), secret, run, state).main())
+
+
+if __name__ == "__main__":
+    main()
