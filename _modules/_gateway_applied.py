@@ -10,7 +10,12 @@ from _gateway_machine import Facts, Plan
 
 APPLIED = "/var/lib/gateway/applied"  # the plan; older versions wrote its digest alone
 # What plans of older versions do not have, and status and drain look at.
-LATER: Plan = {"networks": [], "inside_routes": [], "ways_back": []}
+LATER: Plan = {
+    "networks": [],
+    "inside_routes": [],
+    "ways_back": [],
+    "leases": {"enabled": False},
+}
 
 
 def status(wanted: Plan | None) -> tuple[Facts, list[str]]:

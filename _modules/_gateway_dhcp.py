@@ -3,14 +3,12 @@
 import bisect
 import re
 from dataclasses import replace
-from datetime import datetime, timezone
 from ipaddress import IPv4Address, IPv4Network
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import _gateway_dnsmasq
 import _gateway_kinds as kinds
-import _gateway_machine
 import _gateway_values as values
 from _gateway_keys import (
     EMPTY,
@@ -23,12 +21,13 @@ from _gateway_keys import (
     Values,
     by_name,
 )
-from _gateway_machine import Facts, Here, Plan, opening, service_unit
+from _gateway_machine import Plan, opening, service_unit
 from _gateway_reader import Reader, Section
 from _gateway_site import (
     Dhcp,
     Host,
     LocalNetwork,
+    Material,
     Network,
     Node,
     Site,
@@ -42,7 +41,6 @@ MOST_LEASE = 999_999  # of whatever unit
 LEASE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LEASE_PATTERN = re.compile(r"[1-9][0-9]{0,5}[smhdw]?|infinite")
 FOLLOWERS = ("gateway-dhcp.service",)
-LEASES = "/var/lib/gateway/dhcp.leases"
 
 
 def _lease_time(value: object) -> str:
@@ -127,6 +125,20 @@ _OPTION_NAME = kinds.either(
         f"(?!(?:{'|'.join(OPTIONS_REFUSED)})$)(?:{OPTION_PATTERN})", "an option's number or name"
     ),
 )
+SHORTEST_KEY, LONGEST_KEY = 32, 256  # characters
+_KEY_PATTERN = f"[!-~]{{{SHORTEST_KEY},{LONGEST_KEY}}}"
+
+
+def _key(value: object) -> str:
+    """Nothing of it is in the error."""
+    if not isinstance(value, str) or not re.fullmatch(_KEY_PATTERN, value):
+        raise ValueError(
+            f"must be a text of {SHORTEST_KEY} to {LONGEST_KEY} characters of ASCII, without spaces"
+        )
+    return value
+
+
+_KEY = Kind(_key, "text", lambda: kinds.text(_KEY_PATTERN, "32 characters or more"))
 _BOOT = by_name(
     Key("file", _BOOT_FILE, None, "What a machine with a BIOS loads."),
     Key("efi_file", _BOOT_FILE, None, "What a machine with UEFI (64 bits) loads.", said="`file`"),
@@ -177,9 +189,25 @@ OF_NETWORK = by_name(
         " is what phones ask for: an address, a name or a URL.",
     ),
     Key("boot", Mapping(_BOOT), EMPTY, "Booting from the network (PXE): [boot](#gatewaydhcpboot)."),
+    Key(
+        "register",
+        kinds.BOOLEAN,
+        None,
+        "Whether the names that clients send come into DNS, as long as they have an address. Never"
+        " one that the pillar has, nor another client's.",
+        said="true where the network gets the site's names, and its `domain` is the site's alone"
+        " (no `dns:public_domain`)",
+    ),
 )
 _DHCP = by_name(
     *OF_NETWORK.values(),
+    Key(
+        "key",
+        _KEY,
+        None,
+        "A secret of the nodes, by which they believe each other what they tell of leases. Needed"
+        " where they have no link of their own (`state_sync`). Make one: `openssl rand -hex 32`.",
+    ),
     Key("settings", _SETTINGS, EMPTY, "Lines `keyword=value` in `/etc/gateway/dhcp.conf`."),
 )
 KEYS = (Key("dhcp", Mapping(_DHCP), EMPTY, "[dhcp](#gatewaydhcp)."),)
@@ -209,7 +237,12 @@ def known(reader: Reader, local: values.Networks, hosts: tuple[Host, ...]) -> Kn
 def read_dhcp(top: Section, internal: Network, known: Known) -> Dhcp:
     """That of the internal network, with the settings that are of all of them."""
     section = top.section("dhcp")
-    return replace(read_section(section, internal.network, known), settings=section.settings())
+    key = section.get("key")
+    return replace(
+        read_section(section, internal.network, known),
+        settings=section.settings(),
+        key=Material(path=None, keys=("gateway", "dhcp", "key"), text=key) if key else None,
+    )
 
 
 def read_section(section: Section, network: IPv4Network | None, known: Known) -> Dhcp:
@@ -229,6 +262,7 @@ def read_section(section: Section, network: IPv4Network | None, known: Known) ->
         domain=section.get("domain"),
         options=_read_options(section),
         boot=_read_boot(boot) if "boot" in section.values else (),
+        register=section.get("register"),
     )
     if dhcp.enabled is False and "enabled" not in section.values:
         for key in section.values:
@@ -323,10 +357,20 @@ def plan_network(site: Site, network: LocalNetwork) -> dict[str, Any]:
         "ntp": [str(each) for each in dhcp.ntp or own],
         "domain": dhcp.domain or site.domain,
         "options": [list(option) for option in dhcp.options],
+        "register": registers(site, network),
         "boot": {"file": file or efi_file, "efi_file": efi_file or file, "server": server}
         if dhcp.boot
         else None,
     }
+
+
+def registers(site: Site, network: LocalNetwork) -> bool:
+    """Whether its clients' names come into DNS. Without a word where nobody outside could mean the
+    same names, and from networks that get the site's names themselves."""
+    if network.dhcp.register is not None:
+        return network.dhcp.register
+    own = network.dhcp.domain in (None, site.domain) and not site.dns.public_domain
+    return network.names and own
 
 
 def is_served(plan: Plan) -> bool:
@@ -345,39 +389,3 @@ def openings(plan: Plan) -> list[dict[str, Any]]:
 def units(plan: Plan) -> list[dict[str, Any]]:
     """One node answers: the one that has the virtual IP."""
     return [service_unit("gateway-dhcp", where="primary")] if is_served(plan) else []
-
-
-def status(plan: Plan, here: Here) -> tuple[Facts, list[str]]:
-    """It has nothing to show. What another node remembers of leases is old."""
-    if not is_served(plan) or here.role != "MASTER":
-        return {}, []
-    return {}, _lease_problems(plan["dhcp"]["reservations"])
-
-
-def _lease_problems(reservations: list[dict[str, Any]]) -> list[str]:
-    """
-    Reserved addresses that another machine has a lease of: until that ends, or the machine gives it
-    back, the one that it is reserved for gets an address of the pool.
-    """
-    # A plan that an older version applied has one MAC address for each host.
-    reserved = {
-        host["ip"]: (host["name"], host.get("macs") or [host["mac"]]) for host in reservations
-    }
-    problems = []
-    for line in (_gateway_machine.text(LEASES) or "").splitlines():
-        # Columns: end of the lease (0 for never), MAC address, IP address, name, client id (dhcp-
-        # leasefile in dnsmasq(8)). There are no IPv6 leases.
-        end, mac, ip, *_ = [*line.split(), "", "", ""]
-        name, macs = reserved.get(ip, (None, []))
-        if (
-            not name
-            or mac in macs
-            or not end.isdigit()
-            or 0 < int(end) < _gateway_machine.now().timestamp()
-        ):
-            continue
-        until = "for ever"
-        if int(end):
-            until = f"until {datetime.fromtimestamp(int(end), timezone.utc):%Y-%m-%d %H:%M} UTC"
-        problems.append(f"DHCP: {ip} is reserved for {name}, but {mac} has it {until}")
-    return problems

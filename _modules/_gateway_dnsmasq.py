@@ -13,7 +13,7 @@ _DNSMASQ_PATTERN = re.compile(rf"(?:[ !#-~]|{values.QUOTED_PATTERN.pattern})*")
 # Keywords that name a file or folder which dnsmasq reads again while it runs.
 READ_BY_DNSMASQ = (
     *("addn-hosts", "hostsdir", "resolv-file", "tftp-root"),
-    *("dhcp-hostsfile", "dhcp-hostsdir", "dhcp-optsfile", "dhcp-optsdir", "dhcp-script"),
+    *("dhcp-hostsfile", "dhcp-optsfile", "dhcp-optsdir"),
 )
 
 
@@ -61,7 +61,13 @@ _DNS_OWN = {
 _DHCP_OWN = {
     **_DNSMASQ_OWN,
     "dhcp-alternate-port": "clients and the firewall know port 67",
-    "dhcp-leasefile": "the leases are in /var/lib/gateway/dhcp.leases",
+    "dhcp-hostsdir": "the formula has one; use dhcp-hostsfile",
+    "dhcp-leasefile": "the leases are in a database that both nodes have",
+    "dhcp-script": "the formula has one, which keeps the leases",
+    "dhcp-luascript": "the formula has a dhcp-script, which keeps the leases",
+    "dhcp-scriptuser": "the formula's script runs as root",
+    "leasefile-ro": "the formula has it",
+    "no-ping": "the formula has it",
     "port": "this one serves no DNS",
 }
 _DHCP_WORDS = "dhcp-.*|pxe-.*|tag-if|no-ping|bootp-dynamic|read-ethers|leasefile-ro"
@@ -89,12 +95,12 @@ def warnings(plan: Plan, here: Here) -> list[str]:
             path = value.split(",")[0]
             if keyword in READ_BY_DNSMASQ and path.startswith("/"):
                 key = f"gateway:{part}:settings:{keyword}"
-                fault = _dnsmasq_fault(path, read=keyword != "dhcp-script")  # root calls that
+                fault = _dnsmasq_fault(path)
                 found += [f"{key}: {fault}"] if fault else []
     return found
 
 
-def _dnsmasq_fault(path: str, read: bool) -> str | None:
+def _dnsmasq_fault(path: str) -> str | None:
     """Why dnsmasq has nothing of a file; it reads files when it has dropped its privileges."""
     if not os.path.exists(path):
         return f"{path} is not there on this node"
@@ -102,10 +108,8 @@ def _dnsmasq_fault(path: str, read: bool) -> str | None:
         return _gateway_machine.out_of_sight(path, "dnsmasq's")
     dnsmasq = ("setpriv", "--reuid=dnsmasq", "--regid=nogroup", "--clear-groups")
     # The user is not there before the package is installed.
-    if (
-        read
-        and _gateway_machine.succeeds(*dnsmasq, "true")
-        and not _gateway_machine.succeeds(*dnsmasq, "test", "-r", path)
+    if _gateway_machine.succeeds(*dnsmasq, "true") and not _gateway_machine.succeeds(
+        *dnsmasq, "test", "-r", path
     ):
         return f"user dnsmasq may not read {path}"
     return None

@@ -68,6 +68,7 @@ def packets(plan: Plan) -> Iterator[Packet]:
     """What has to get through: our rules accept it, and track neither VRRP nor state sync."""
     yield from _election(plan)
     yield from _state_sync(plan)
+    yield from _leases(plan)
     for network in _gateway_networks.local(plan):
         yield from _services(network)
     yield from _vpn(plan)
@@ -107,6 +108,22 @@ def _state_sync(plan: Plan) -> Iterator[Packet]:
     )
     yield message
     yield _sent(message, "state sync to the peer")
+
+
+def _leases(plan: Plan) -> Iterator[Packet]:
+    leases = plan["leases"]
+    for name, peer in (leases["peers"] if leases["enabled"] else {}).items():
+        told = Packet(
+            f"what {name} tells of leases",
+            "INPUT",
+            net(peer),
+            net(leases["address"]),
+            TCP,
+            dport=_port(leases["port"]),
+            into=leases["interface"],
+        )
+        yield told
+        yield _sent(told, f"what this node tells {name} of leases")
 
 
 def _services(local: Plan) -> Iterator[Packet]:

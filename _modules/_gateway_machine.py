@@ -137,6 +137,11 @@ def output(*command: str) -> str:
     return "" if code else output
 
 
+def said(*command: str) -> str:
+    """A command's standard output, also where it fails."""
+    return _run(*command)[1]
+
+
 def succeeds(*command: str) -> bool:
     return _run(*command)[0] == 0
 

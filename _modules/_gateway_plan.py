@@ -17,6 +17,7 @@ import _gateway_firewall
 import _gateway_follow
 import _gateway_interfaces
 import _gateway_kernel
+import _gateway_leases
 import _gateway_nat
 import _gateway_networks
 import _gateway_nodes
@@ -50,6 +51,7 @@ ROOMS: tuple[Any, ...] = (
     _gateway_dnsmasq,
     _gateway_dns,
     _gateway_dhcp,
+    _gateway_leases,
     _gateway_follow,
     _gateway_failover,
 )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import _gateway_leases
 import _gateway_nat
 import _gateway_policy
 import _gateway_sync
@@ -470,6 +471,7 @@ POLICY: Policy = {
     ("filter", "INPUT"): (
         _forged_on_bridges,
         _gateway_sync.from_peer,
+        _gateway_leases.from_peers,
         _election,
         _gateway_sync.nobody_else,
         raw,
@@ -519,6 +521,7 @@ CLOSED: Policy = {
     ("filter", "INPUT"): (
         _forged_on_bridges,
         _gateway_sync.from_peer,
+        _gateway_leases.from_peers,
         _election,
         _gateway_sync.nobody_else,
         _common,

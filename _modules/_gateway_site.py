@@ -87,7 +87,8 @@ class Network:
 @dataclass(frozen=True)
 class Dhcp:
     """What DHCP hands out in a network beside the reservations. ``settings`` are of all networks,
-    and only the internal one has them. What is None is what the network has anyway."""
+    and only the internal one has them; so is ``key``, by which the nodes know each other. What is
+    None is what the network has anyway."""
 
     enabled: bool
     pool: tuple[IPv4Address, IPv4Address] | None
@@ -100,6 +101,8 @@ class Dhcp:
     domain: str | None = field(default=None, metadata=LATER)
     options: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
     boot: tuple[str, ...] = field(default=(), metadata=LATER)
+    register: bool | None = field(default=None, metadata=LATER)
+    key: Material | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -439,7 +442,7 @@ def _fields(value: Any) -> dict[str, Any]:
     """What a part of a site was made of, without what was worked out of it since, and without what
     came later and is not used."""
     parts = ((name, getattr(value, name), later) for name, later in _field_names(value.__class__))
-    return {name: part for name, part, later in parts if part or not later}
+    return {name: part for name, part, later in parts if part or part is False or not later}
 
 
 @functools.cache

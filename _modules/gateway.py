@@ -21,6 +21,7 @@ import _gateway_drain
 import _gateway_firewall
 import _gateway_interface_files
 import _gateway_interfaces
+import _gateway_leases
 import _gateway_nodes
 import _gateway_pem
 import _gateway_plan
@@ -408,6 +409,81 @@ def pem(material, **kwargs):
     if not text:
         raise CommandExecutionError(f"there is no PEM text for {material} in the pillar")
     return text
+
+
+def lease_key(**kwargs):
+    """
+    The secret ``dhcp:key`` of the pillar, for the template; empty without one.
+
+    Raises CommandExecutionError when called from a command line: it would be shown and logged.
+    """
+    if "__pub_fun" in kwargs:
+        raise CommandExecutionError("gateway.lease_key is for a template: it would show a key")
+    key = _valid_site().dhcp.key
+    return key.text if key else ""
+
+
+def leases(network=None, **kwargs):
+    """
+    Who has which address by DHCP, as this node knows it; it is the same on both.
+
+    network
+        Only those of this network: ``internal``, or one of ``networks``.
+
+    Returns a list, in the order of the addresses: ``address``, ``mac``, ``name`` (as the client
+    said it), ``network``, ``since``, ``until`` (empty: for ever) and ``node`` (which gave it, or
+    renewed it last). Raises CommandExecutionError where gateway-leases does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.leases
+        salt gw1 gateway.leases network=guest
+    """
+    plan, _ = _in_force(kwargs)
+    listing = _asked("list")
+    leases = _gateway_leases.shown(plan, listing["leases"])
+    return [lease for lease in leases if network in (None, lease["network"])]
+
+
+def lease_end(address, **kwargs):
+    """
+    End a lease, on both nodes: its name goes from DNS, and the address can be given to another
+    machine.
+
+    The client is not told. It goes on using the address until it asks to renew the lease, which may
+    be in half the lease time; if nobody else has the address then, it gets it again. So end the
+    lease of a machine that is gone, or that is off.
+
+    address
+        Whose lease.
+
+    Returns a text: who had the lease, until when, and the warning. Raises CommandExecutionError
+    where nobody has one, or gateway-leases does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1 gateway.lease_end 10.77.0.123
+    """
+    plan, _ = _in_force(kwargs)
+    ended = _asked("end", str(address))
+    (lease,) = _gateway_leases.shown(plan, [ended["lease"]])
+    who = f"{lease['mac']} ({lease['name']})" if lease["name"] else lease["mac"]
+    until = f"until {lease['until']}" if lease["until"] else "for ever"
+    return (
+        f"{lease['address']} of {who} was leased {until}; that is over. The client is not told:"
+        " while it is on, it uses the address until it asks to renew the lease"
+    )
+
+
+def _asked(*question):
+    answer = _gateway_leases.ask(*question)
+    if "error" in answer:
+        raise CommandExecutionError(answer["error"])
+    return answer
 
 
 def drain(force=False, **kwargs):

@@ -20,8 +20,8 @@ if os.stat(state.__file__).st_mtime_ns != state.WRITTEN:
 
 KEPT_SUFFIX = ".before-gateway"
 RENDERED = "/run/gateway/rendered.json"  # what templates were rendered from, and what came of it
-# Calls whose answers are part of what `_origin` hashes.
-KNOWN_CALLS = re.compile(r"salt\['gateway\.(plan'\]\(\)|pem'\]\(\w+\))")
+# Calls whose answers are part of what `_origin` hashes: the plan has a digest of the key of leases.
+KNOWN_CALLS = re.compile(r"salt\['gateway\.((plan|lease_key)'\]\(\)|pem'\]\(\w+\))")
 
 
 def refused(name, errors, title="Nothing was changed: the pillar of this site cannot be used."):

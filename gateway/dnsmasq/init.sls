@@ -8,6 +8,9 @@ include:
   - gateway.firewall
   - gateway.isolated
   - gateway.follow
+{%- if plan and plan.leases.enabled %}
+  - gateway.leases
+{%- endif %}
 
 {%- if plan %}
 {#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
@@ -50,6 +53,7 @@ dns unit:
     - context:
         sandbox: {{ sandbox | tojson }}
         whose: ''
+        registers: {{ (plan.leases.enabled and plan.leases.register and True or False) | tojson }}
         file: dns.conf
         resolver: {{ resolver }}
 
@@ -88,6 +92,7 @@ dns unit for others:
     - context:
         sandbox: {{ sandbox | tojson }}
         whose: ' for networks without the names of the site'
+        registers: false
         file: dns-others.conf
         resolver: {{ resolver }}
 
@@ -112,7 +117,7 @@ no dns files for others:
     - require:
       - gateway_service: no dns service for others
 {%- endif %}
-{%- if plan.dhcp.enabled or plan.networks | selectattr('dhcp.enabled') | list %}
+{%- if plan.leases.enabled %}
 
 dhcp reservations:
   gateway.file:
@@ -148,6 +153,7 @@ dhcp service:
     - rereads:
       - /etc/gateway/dhcp-hosts
     - require:
+      - gateway_service: lease service
       - gateway: dhcp unit
       - gateway: dhcp configuration
       - gateway: dhcp reservations

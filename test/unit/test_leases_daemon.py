@@ -43,6 +43,7 @@ class Daemon:
             "pools": [POOL],
             "reserved": [],
             "reserved_macs": [],
+            "domain": "example.internal",
             "register": {"10.77.0.0/24": "example.internal"},
             "names": ["www.example.internal"],
             "wildcards": [],
@@ -153,12 +154,12 @@ def test_what_one_knows_the_other_knows(pair):
     one, other = pair
     one.lease("10.77.0.100", 1, "Laptop")
     wait(lambda: other.has() == {"10.77.0.100": mac(1)}, 0.5)
-    wait(lambda: other.file("hosts/leases") == ["10.77.0.100 laptop.example.internal"], 1)
+    wait(lambda: other.file("hosts/leases") == ["10.77.0.100 laptop.example.internal laptop"], 1)
     other.lease("10.77.0.150", 2, "laptop")
     wait(lambda: one.has() == {"10.77.0.100": mac(1), "10.77.0.150": mac(2)}, 0.5)
     one.lease("10.77.0.100", 1, action="del")
     wait(lambda: other.has() == {"10.77.0.150": mac(2)}, 0.5)
-    wait(lambda: one.file("hosts/leases") == ["10.77.0.150 laptop.example.internal"], 1)
+    wait(lambda: one.file("hosts/leases") == ["10.77.0.150 laptop.example.internal laptop"], 1)
 
 
 def test_names_go_when_a_lease_ends(pair):

@@ -85,6 +85,7 @@ class Orders:
             (IPv4Network(network), domain) for network, domain in settings["register"].items()
         ]
         self._names = set(settings["names"])
+        self._domain: str = settings["domain"]
         self._below = tuple(f".{name}" for name in settings["wildcards"])
         self._spans = [
             (int(IPv4Address(first)), int(IPv4Address(last)))
@@ -142,7 +143,9 @@ class Orders:
             name = self._name(fact)
             if name and name not in taken:
                 taken.add(name)
-                lines.append(f"{fact.address} {name}")
+                short = name.removesuffix(f".{self._domain}")
+                names = [name, short] if "." not in short else [name]
+                lines.append(f"{fact.address} {' '.join(names)}")
         return sorted(lines)
 
     def _name(self, fact: Fact) -> str | None:

@@ -217,7 +217,7 @@ class Leases:
         for folder in ("hosts", "reservations"):
             (run / folder).mkdir(exist_ok=True)
         store = Database(state / "leases.db")
-        is_new = not store.load()
+        self.old = state / "dhcp.leases"
         self.journal = Journal(self.node, self.peers, store, f"{self.node}-{secrets.token_hex(6)}")
         self.orders = Orders(settings)
         self.server = Server(run, self.orders, self.journal)
@@ -229,13 +229,16 @@ class Leases:
         self.names_due = 0.0  # when names are to be written (monotonic clock)
         self.next_end = 0.0  # when the first lease ends (wall clock)
         self.unread = b""
-        if is_new:
-            self._take_over(state / "dhcp.leases")
+        self._take_over()
 
-    def _take_over(self, file: Path) -> None:
-        """The leases that dnsmasq kept itself, before there was a journal."""
-        with suppress(OSError):
-            for each in from_lease_file(file.read_text()):
+    def _take_over(self) -> None:
+        """The leases that dnsmasq kept itself, before there was a journal; where the journal does
+        not know better."""
+        if not self.old.exists():
+            return
+        for each in from_lease_file(self.old.read_text()):
+            known = self.journal.facts.get(each.address)
+            if known is None or (known.client and known.client.key == each.client.key):
                 name = each.name.strip("*")
                 self.journal.lease(each.address, each.client, each.until, name, time.time())
 
@@ -381,6 +384,10 @@ class Leases:
         while not self.journal.may_serve(time.monotonic()) and time.monotonic() < end:
             await asyncio.sleep(BEAT / 5)
         neighbours = await who_is_there()
+        self._take_over()
+        if await self.keeper.saved():
+            # The dnsmasq that wrote it does not run any more.
+            self.old.unlink(missing_ok=True)
         if asked != self.asked:
             raise ValueError("it has stopped again")
         self.journal.serves = True

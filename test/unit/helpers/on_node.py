@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import _gateway_applied
 import _gateway_ca
-import _gateway_dhcp
 import _gateway_drain
 import _gateway_failover
 import _gateway_firewall
@@ -44,10 +43,20 @@ SERVICES = [
     "chrony",
     "openvpn-server@gateway-main",
     "gateway-dns",
+    "gateway-leases",
     "gateway-follow",
     "keepalived",
     "gateway-health",
 ]
+LEASE_KEY = "a-key-of-leases-for-tests-and-nobody-else"
+LISTING = {
+    "leases": [],
+    "in_sync": True,
+    "serves": True,
+    "peers": {},
+    "kept": True,
+    "fault": "",
+}
 HEALTHY = {
     "penalty": 0,
     "holder": True,
@@ -102,7 +111,7 @@ def on_the_node(tmp_path_factory):
 def edit_here(edit, on_the_node):
     """The example's pillar with some values changed, on a node that has what it names."""
     paths = {f"vpn:pki:{name}": path for name, path in on_the_node.items()}
-    return lambda changes: edit(paths | changes)
+    return lambda changes: edit(paths | {"dhcp:key": LEASE_KEY} | changes)
 
 
 @pytest.fixture
@@ -122,6 +131,7 @@ def node(module, monkeypatch, tmp_path, edit_here):
         tools={
             "chronyc": CHRONY.format(leap="Normal"),
             "/usr/lib/gateway/firewall": firewall_status(),
+            "/usr/lib/gateway/ask-leases": json.dumps(LISTING),
             "ntpq": "leap=00, stratum=2, refid=198.51.100.100\n",
         },
         running={*SERVICES, "gateway-dhcp", "gateway-vpn-routes"},
@@ -206,7 +216,6 @@ def node(module, monkeypatch, tmp_path, edit_here):
             _gateway_kernel: ("CONNECTIONS", "CONNECTIONS_LIMIT"),
             _gateway_pem: ("CRL",),
             _gateway_interfaces: ("KEEPALIVED",),
-            _gateway_dhcp: ("LEASES",),
         }.items():
             for name in names:
                 monkeypatch.setattr(room, name, str(tmp_path / name.lower()))

@@ -322,6 +322,7 @@ def render(compiler, execution_module, rendered_once, edit, read_pillar):
             "gateway.plan": execution_module.plan,
             "gateway.prepared": lambda supported: prepared(pillar, supported),
             "gateway.pem": execution_module.pem,
+            "gateway.lease_key": execution_module.lease_key,
             "gateway.sync_ignored": lambda: [
                 *execution_module.plan()["sync"]["ignored"],
                 "172.17.0.1",
