@@ -1,4 +1,4 @@
-"""Machines that ask for addresses by DHCP, and otherwise answer nobody, as if they slept.
+"""Machines that ask for addresses by DHCP, and between that answer nobody, as if they slept.
 
     dhcp_machines.py INTERFACE
 
@@ -8,7 +8,7 @@ done: `{"do": WHAT, "machines": [...], "seconds": PATIENCE}`, where a machine is
 
 - `new`: DISCOVER and REQUEST;
 - `reboot`: REQUEST for `address` (INIT-REBOOT, RFC 2131, section 4.3.2);
-- `renew`: REQUEST from `address`, by broadcast as in REBINDING;
+- `renew`: REQUEST from `address`, by broadcast as in REBINDING; the answer comes to that address;
 - `release` or `decline`: `address` of `server`; there is no answer to these.
 
 The answer is a list in the order of the machines: `{"mac", "address", "server", "seconds"}`; the
@@ -64,7 +64,9 @@ class Machine:
             bootp += option(IDENTIFIER, bytes.fromhex(self.identifier))
         bootp += more + bytes([END])
         udp = struct.pack("!4H", 68, 67, 8 + len(bootp), 0) + bootp  # checksum 0: not used
-        head = struct.pack("!2B3H2BH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, own, b"\xff" * 4)
+        head = struct.pack(
+            "!2B3H2BH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, own, b"\xff" * 4
+        )
         head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
         return b"\xff" * 6 + mac + b"\x08\x00" + head + udp
 
@@ -117,6 +119,8 @@ class Card:
     def __init__(self, interface: str) -> None:
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
         self._sock.bind((interface, 0x0800))
+        self._arp = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+        self._arp.bind((interface, 0x0806))
 
     def play(self, what: str, machines: list[Machine], seconds: float) -> None:
         """Have all do something; each has so many seconds."""
@@ -146,18 +150,36 @@ class Card:
 
     def _listen(self, waiting: dict[bytes, Machine]) -> None:
         end = time.monotonic() + 0.05
-        while waiting and select.select([self._sock], [], [], max(0, end - time.monotonic()))[0]:
-            heard = answered(self._sock.recv(2048))
-            machine = waiting.get(heard[0]) if heard else None
-            if not heard or not machine:
-                continue
-            _, kind, said = heard
-            if kind == OFFER and not machine.offered:
-                machine.offered, machine.sent = said, time.monotonic()
-                self._sock.send(machine.message("new"))
-            elif kind in (ACK, NAK):
-                machine.end(said["address"] if kind == ACK else "", said["server"])
-                del waiting[machine.transaction]
+        both = [self._sock, self._arp]
+        while waiting and (ready := select.select(both, [], [], max(0, end - time.monotonic()))[0]):
+            if self._arp in ready:
+                self._here(self._arp.recv(2048), waiting)
+            if self._sock in ready:
+                self._take(self._sock.recv(2048), waiting)
+
+    def _take(self, frame: bytes, waiting: dict[bytes, Machine]) -> None:
+        heard = answered(frame)
+        machine = waiting.get(heard[0]) if heard else None
+        if not heard or not machine:
+            return
+        _, kind, said = heard
+        if kind == OFFER and not machine.offered:
+            machine.offered, machine.sent = said, time.monotonic()
+            self._sock.send(machine.message("new"))
+        elif kind in (ACK, NAK):
+            machine.end(said["address"] if kind == ACK else "", said["server"])
+            del waiting[machine.transaction]
+
+    def _here(self, frame: bytes, waiting: dict[bytes, Machine]) -> None:
+        """Answer who looks for a machine that is awake (RFC 826)."""
+        if len(frame) < 42 or frame[20:22] != b"\0\1":
+            return
+        wanted = socket.inet_ntoa(frame[38:42])
+        for machine in waiting.values():
+            if machine.address == wanted:
+                mac = bytes.fromhex(machine.mac.replace(":", ""))
+                answer = frame[12:20] + b"\0\2" + mac + frame[38:42] + frame[22:32]
+                self._arp.send(frame[6:12] + mac + answer)
 
 
 def main(interface: str) -> None:
