@@ -166,6 +166,9 @@ class Card:
         if kind == OFFER and not machine.offered:
             machine.offered, machine.sent = said, time.monotonic()
             self._sock.send(machine.message("new"))
+        elif kind == NAK and machine.offered:
+            # Somebody else was offered the same, and was faster.
+            machine.offered, machine.sent = {}, 0.0
         elif kind in (ACK, NAK):
             machine.end(said["address"] if kind == ACK else "", said["server"])
             del waiting[machine.transaction]
