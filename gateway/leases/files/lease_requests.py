@@ -87,11 +87,14 @@ class Ear(asyncio.DatagramProtocol):
             self._transport = None
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._forget()
         heard = request(data, self._servers)
         if heard and len(self._heard) < MOST:
             address, client, name = heard
-            self._heard[address] = time.monotonic(), client, name
-        self._forget()
+            # Of two that were offered the same the first one gets it.
+            first = self._heard.get(address)
+            if first is None or first[1].key == client.key:
+                self._heard[address] = time.monotonic(), client, name
 
     def _forget(self) -> None:
         oldest = time.monotonic() - REMEMBERED
