@@ -103,7 +103,7 @@ def lease(network: str) -> str:
     """Ask for a lease in a network as a machine that comes there, and return the address that was
     offered. Raises LabError if none was."""
     command = ["ip", "netns", "exec", HOME, sys.executable, str(PROGRAMS / "dhcp_offers.py")]
-    offers = json.loads(run([*command, network, "02:00:00:03:ff:00", "6"]).stdout)
+    offers = json.loads(run([*command, network, "02:00:00:03:ff:00", "2"]).stdout)
     if not offers:
         raise LabError(f"nobody offers a lease in {network}")
     return str(offers[0]["address"])

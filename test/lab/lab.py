@@ -698,7 +698,7 @@ class Lab:
         self, mac: str, src: str = "backend01", seconds: float = 4
     ) -> list[dict[str, Any]]:
         """Ask for a lease as a machine with this MAC and return every offer that comes in time:
-        server, address, seconds. (dnsmasq pings a dynamic address for 3 s before it offers it.)"""
+        server, address, seconds."""
         script = "/usr/local/lib/lab/dhcp_offers.py"
         done = self.host(src).run(["python3", script, "eth0", mac, str(seconds)])
         offers: list[dict[str, Any]] = json.loads(done.stdout)
