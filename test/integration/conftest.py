@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from kitchen_site import GATEWAYS, SUITE, TOOLS, Gateway, Neighbour, eventually
+from kitchen_site import GATEWAYS, PROBLEMS, SUITE, TOOLS, Gateway, Neighbour, eventually
 
 collect_ignore = {
     "single": ["test_pair.py", "test_pair_full.py"],
@@ -36,7 +36,7 @@ def gw2(gateways: dict[str, Gateway]) -> Gateway:
 def settled(gateways: dict[str, Gateway]) -> None:
     """The gateways had time to settle after the converge."""
     for gateway in gateways.values():
-        eventually(gateway.problems, lambda problems: not problems, 60)
+        eventually(gateway.problems, lambda problems: problems == PROBLEMS, 60)
 
 
 @pytest.fixture(scope="session")

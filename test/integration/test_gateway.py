@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kitchen_site import SUITE, VIRTUAL_IP, Gateway, Neighbour
+from kitchen_site import PROBLEMS, SUITE, VIRTUAL_IP, Gateway, Neighbour
 
 BACKEND = "10.77.0.10"
 BACKEND_MAC = "02:00:00:00:00:10"
@@ -33,7 +33,7 @@ def test_a_second_converge_changes_nothing(gateways: dict[str, Gateway]) -> None
 
 
 def test_the_status_has_no_problems(gateways: dict[str, Gateway]) -> None:
-    assert [gateway.problems() for gateway in gateways.values()] == [[]] * len(gateways)
+    assert [gateway.problems() for gateway in gateways.values()] == [PROBLEMS] * len(gateways)
 
 
 def test_the_primary_holds_the_virtual_ip(gateways: dict[str, Gateway]) -> None:
