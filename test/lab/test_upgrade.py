@@ -10,6 +10,7 @@ import checks
 import pytest
 from conftest import GATEWAYS, converge, have_formula, ok, snapshot, wait_for_primary
 from lab import Lab
+from machines import machines
 from test_clean import LEFT
 
 # The first one with failover, firewall, VPN, DNS, DHCP, time and state sync.
@@ -92,6 +93,8 @@ def test_an_upgrade_loses_and_leaves_nothing(rich: Lab) -> None:
     assert rich.host("gw1").run("ls /usr/lib/gateway/alive").stdout
     rich.salt("gw*", "saltutil.sync_all")
     older = rich.salt("gw*", "gateway.status")
+    with machines(rich.host("backend01")) as crowd:
+        address = crowd.do("new", [1], 10)[1].address
     with rich.probe() as probe:
         ok(rich.apply())
     lost = [(round(outage.ms), outage.lost) for outage in probe.result.all_outages]
@@ -99,6 +102,9 @@ def test_an_upgrade_loses_and_leaves_nothing(rich: Lab) -> None:
     left = {name: differences(wanted[name], inventory(rich, name)) for name in GATEWAYS}
     again = rich.apply()
     status = rich.salt("gw*", "gateway.status")
+    for name in GATEWAYS:
+        leases = rich.salt(name, "gateway.leases")[name]
+        assert address in {lease["address"] for lease in leases}
     assert lost == [], left
     assert left == dict.fromkeys(GATEWAYS, ([], [])), left
     for name in GATEWAYS:
