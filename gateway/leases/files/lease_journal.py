@@ -39,6 +39,9 @@ IN_SYNC = 0.5
 TAKEOVER = 0.7
 NEVER = float("-inf")
 WRITER = "writer"  # the name under which the journal's own is kept; no address
+# A journal counts on so far above what its disk knows: more than a full disk can have let it tell.
+UNKEPT = 1 << 30
+ALL = ""  # in the place of each address
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,18 @@ def knows(one: Version, other: Version) -> bool:
     return all(one.get(writer, 0) >= count for writer, count in other.items())
 
 
-def newer(one: Fact, other: Fact, now: float) -> Fact:
+def newer(one: Fact, other: Fact) -> Fact:
     """Which of two facts about an address holds."""
+    if one.version == other.version and _key(one) != _key(other):
+        # Each node put the same two together. Their ends were so close that they chose differently.
+        return max(one, other, key=_key)
     if knows(one.version, other.version):
         return one
     if knows(other.version, one.version):
         return other
 
     def lasts(fact: Fact) -> tuple[float, str]:
-        left = float("inf") if fact.until == FOREVER else fact.until - now
-        return (left if fact.client else float("-inf"), fact.client.key if fact.client else "")
+        return (_end(fact) if fact.client else float("-inf"), _key(fact))
 
     winner = max(one, other, key=lasts)
     both = {
@@ -118,6 +123,14 @@ def newer(one: Fact, other: Fact, now: float) -> Fact:
         for writer in {*one.version, *other.version}
     }
     return replace(winner, version=both)
+
+
+def _end(fact: Fact) -> float:
+    return float("inf") if fact.until == FOREVER else fact.until
+
+
+def _key(fact: Fact) -> str:
+    return fact.client.key if fact.client else ""
 
 
 class Store(Protocol):
@@ -145,6 +158,10 @@ class Peer:
     stream: str = ""
     number: int = 0
     unsaid: dict[int, tuple[float, list[Fact]]] = field(default_factory=dict)
+    # When the first message left of those that say that this node serves and that it has kept,
+    # since this node serves. And which messages say so of which it has not said yet to keep them.
+    warned: float = NEVER
+    warnings: set[int] = field(default_factory=set)
     under_way: dict[str, list[Fact]] = field(default_factory=dict)  # the same facts, by address
     beginning: int = -1
     has_all: bool = False
@@ -157,23 +174,23 @@ class Peer:
     said: float = NEVER  # when this node said for the last time to have kept one (tick)
     serves: bool = False  # it gives addresses, as it said
 
-    def may_believe(self, address: str, *clients: Client | None) -> None:
-        """It has one of these, or what is under way to it."""
+    def may_believe(self, address: str, *clients: Client | None) -> bool:
+        """It has one of these, or what is under way to it. Returns whether that is something else
+        than before."""
         under_way = [fact.client for fact in self.under_way.get(address, [])]
         found = {client.key: client for client in (*clients, *under_way) if client}
+        before = self.believes.pop(address, [])
         if found:
             self.believes[address] = list(found.values())
-        else:
-            self.believes.pop(address, None)
+        return before != list(found.values())
 
     def arrived(self, number: int) -> tuple[float, list[Fact]]:
         """When a message left, and its facts, which are under way no more."""
         departure, facts = self.unsaid.pop(number)
         for fact in facts:
-            others = [each for each in self.under_way[fact.address] if each is not fact]
-            if others:
-                self.under_way[fact.address] = others
-            else:
+            left = self.under_way[fact.address]
+            left.remove(fact)  # once: it may be under way twice
+            if not left:
                 del self.under_way[fact.address]
         return departure, facts
 
@@ -193,13 +210,35 @@ class Journal:
         self.facts: dict[str, Fact] = {}
         self._store = store
         self._changed: set[str] = set()
-        self.is_news = False  # a peer has told something that dnsmasq does not know
+        # Of which addresses a peer has told what dnsmasq does not know. ALL: it may know nothing.
+        self._behind: set[str] = set()
         self.serves = False  # dnsmasq gives addresses on this node, or is about to
+        self._first: float | None = None  # tick
         saved = store.load()
         kept = json.loads(saved.pop(WRITER, "null")) or [writer, 0]
-        self.writer, self._count = str(kept[0]), int(kept[1])
+        self.writer, self._count = str(kept[0]), int(kept[1]) + UNKEPT
         for text in saved.values():
             self._restore(json.loads(text))
+        try:
+            self._store.write({WRITER: json.dumps([self.writer, self._count])})
+        except OSError:
+            # Nobody may ever tell two facts with one number, also not who starts twice like this.
+            self.writer = writer
+
+    @property
+    def is_news(self) -> bool:
+        """Whether a peer has told something that dnsmasq does not know. Setting it to False says
+        that dnsmasq, which does not run now, will start with all that is known; to True, that it
+        runs and may know nothing of it, as where it is older than this journal."""
+        return bool(self._behind)
+
+    @is_news.setter
+    def is_news(self, is_news: bool) -> None:
+        self._behind = {ALL} if is_news else set()
+
+    def _is_behind(self, address: str) -> bool:
+        """Whether dnsmasq, which runs, may give an address as it was before a peer told of it."""
+        return self.serves and (address in self._behind or ALL in self._behind)
 
     # --- what dnsmasq says ------------------------------------------------------------------------
 
@@ -220,8 +259,14 @@ class Journal:
         self._write(Fact(address, client, until, since, name, self.node))
 
     def end(self, address: str, now: float, ended: float | None = None) -> None:
-        """A lease was given back. `ended`: it was not, but has ended then as dnsmasq knows it."""
+        """A lease was given back. `ended`: it was not, but has ended then as dnsmasq knows it.
+
+        What dnsmasq does not know yet may be that the same client has the address again, from the
+        peer. So it lasts until it ends by itself.
+        """
         old = self.facts.get(address)
+        if ended is None and self._is_behind(address):
+            return
         if old and old.client and (ended is None or not old.lasts(ended + 2 * SECOND)):
             self._write(Fact(address, None, now, now, "", self.node))
 
@@ -241,16 +286,20 @@ class Journal:
     # --- what may be given ------------------------------------------------------------------------
 
     def leases(self, now: float) -> list[Fact]:
-        """All that have not ended, by address."""
-        return [fact for _, fact in sorted(self.facts.items()) if fact.holds(now)]
+        """All that have not ended, in the order of their ends. A client may have two: one of each
+        node. It uses the later one, and dnsmasq takes the last one of its file for the client's."""
+        found = [fact for fact in self.facts.values() if fact.holds(now)]
+        return sorted(found, key=lambda fact: (_end(fact), fact.address))
 
     def kept_for(self, now: float) -> dict[str, Client | None]:
         """Whose each address is that nobody else may be given. None: nobody's at all. As this node
-        knows it is free, but a peer may believe that it is not, and may have renewed the lease."""
+        knows it is free, but a peer may believe that it is not, and may have renewed the lease; or
+        its client has a later one. dnsmasq takes one address for each client."""
         believed = {address for peer in self.peers.values() for address in peer.believes}
         ended = {fact.address for fact in self.facts.values() if fact.client}
         kept: dict[str, Client | None] = dict.fromkeys(sorted(believed | ended))
-        return kept | {fact.address: fact.client for fact in self.leases(now)}
+        latest = {fact.client.key: fact for fact in self.leases(now) if fact.client}
+        return kept | {fact.address: fact.client for fact in latest.values()}
 
     def is_in_sync(self, tick: float) -> bool:
         """Whether each peer has all that this node knows, has told all that it knows, and each has
@@ -263,21 +312,30 @@ class Journal:
 
     def may_serve(self, tick: float) -> bool:
         """Whether no peer serves any more, or takes itself for in sync with this node. Who begins
-        to serve before might give what a peer gives."""
+        to serve before might give what a peer gives. A peer that serves takes itself for in sync
+        no more when it has heard that this node does, too."""
+        first = self._started(tick)  # who has just started may have said something before
         return all(
-            (peer.is_in_sync(tick) and not peer.serves) or tick - peer.said > TAKEOVER
+            (peer.is_in_sync(tick) and not peer.serves)
+            or tick - max(peer.said, first) > TAKEOVER
+            or (self.serves and NEVER < peer.warned < tick - TAKEOVER)
             for peer in self.peers.values()
         )
+
+    def _started(self, tick: float) -> float:
+        if self._first is None:
+            self._first = tick
+        return self._first
 
     # --- to a peer --------------------------------------------------------------------------------
 
     def begin(self, name: str, stream: str, now: float, tick: float) -> list[Message]:
         """The first messages of a new stream to a peer: all facts."""
         peer = self.peers[name]
-        # They may have arrived or not.
-        self._changed |= set(peer.under_way)
+        self._started(tick)
         peer.stream, peer.number, peer.has_all = stream, 0, False
         peer.unsaid, peer.under_way = {}, {}
+        peer.warned, peer.warnings = NEVER, set()
         peer.began = tick
         peer.fresh = set()
         facts = [fact for _, fact in sorted(self.facts.items())]
@@ -296,12 +354,19 @@ class Journal:
     def _message(self, peer: Peer, facts: list[Fact], now: float, tick: float) -> Message:
         number, peer.number = peer.number, peer.number + 1
         peer.unsaid[number] = tick, facts
+        # A peer that hears that this one does not serve (any more) takes itself for in sync. Not
+        # before it has heard all that was given.
+        serves = self.serves or bool(peer.fresh)
+        if self.serves:
+            peer.warnings.add(number)
+        else:
+            peer.warned, peer.warnings = NEVER, set()
         for fact in facts:
-            peer.may_believe(fact.address, *peer.believes.get(fact.address, []), fact.client)
+            if peer.may_believe(fact.address, *peer.believes.get(fact.address, []), fact.client):
+                self._changed.add(fact.address)
             peer.under_way.setdefault(fact.address, []).append(fact)
-            self._changed.add(fact.address)
         return {
-            "serves": self.serves,
+            "serves": serves,
             "stream": peer.stream,
             "number": number,
             "last": number >= peer.beginning,
@@ -309,18 +374,27 @@ class Journal:
         }
 
     def kept(self, name: str, answer: Message, now: float) -> None:
-        """A peer says which message it has kept, and of which addresses it knows better."""
+        """A peer says which message it has kept, and of which addresses it knows better; and of
+        which it has to hear again, because its dnsmasq may still give them as before."""
         peer = self.peers[name]
         number = int(answer["number"])
         if answer["stream"] != peer.stream or number not in peer.unsaid:
             return
         departure, facts = peer.arrived(number)
         better = {fact.address: fact for fact in (Fact.heard(f, now) for f in answer["better"])}
+        again = set(answer["again"])
         for fact in facts:
-            peer.may_believe(fact.address, better.get(fact.address, fact).client)
-            self._changed.add(fact.address)
+            believed = peer.believes.get(fact.address, []) if fact.address in again else []
+            arrived = better.get(fact.address, fact).client
+            # Of an address that everybody knows to be free nothing is kept.
+            if peer.may_believe(fact.address, *believed, arrived) or not fact.client:
+                self._changed.add(fact.address)
+        peer.fresh |= again
+        if number in peer.warnings:
+            peer.warnings.remove(number)
+            peer.warned = departure if peer.warned == NEVER else peer.warned
         for fact in better.values():
-            self._merge(fact, now, name)
+            self._merge(fact, name)
         peer.heard = max(peer.heard, departure)
         if number == peer.beginning:
             peer.has_all = True
@@ -337,30 +411,35 @@ class Journal:
         if stream != peer.its_stream or number != peer.expected:
             return None
         peer.expected += 1
-        better = []
+        better, again = [], []
         for said in message["facts"]:
             heard = Fact.heard(said, now)
             # It may know by now what this node has told it meanwhile; only what it has kept says.
             believed = peer.believes.get(heard.address, [])
-            self._merge(heard, now, name)
+            self._merge(heard, name)
             known = self.facts.get(heard.address)
             if known and known.version != heard.version:
                 better.append(known.said(now))
                 believed = [*believed, *filter(None, [known.client])]
-            peer.may_believe(heard.address, *believed, heard.client)
+                peer.fresh.add(heard.address)  # only what it has kept of a message counts
+            if peer.may_believe(heard.address, *believed, heard.client):
+                self._changed.add(heard.address)
+            if self._is_behind(heard.address):
+                again.append(heard.address)
         if message["last"]:
             peer.is_complete = True
         peer.said, peer.serves = tick, bool(message["serves"])
-        return {"stream": stream, "number": number, "better": better}
+        return {"stream": stream, "number": number, "better": better, "again": again}
 
-    def _merge(self, heard: Fact, now: float, name: str) -> None:
+    def _merge(self, heard: Fact, name: str) -> None:
         known = self.facts.get(heard.address)
         if known is None:
-            if heard.client or heard.version:
-                self.is_news = True
-                self._keep(heard, name)
-        elif (winner := newer(known, heard, now)) is not known:
-            self.is_news = True
+            if heard.client:
+                self._behind.add(heard.address)
+            self._keep(heard, name)
+        elif (winner := newer(known, heard)) is not known:
+            if winner.client != known.client or abs(_end(winner) - _end(known)) > SECOND:
+                self._behind.add(heard.address)
             # One that is made of both is news for the peer, too.
             self._keep(winner, name if winner.version == heard.version else "")
 
