@@ -23,6 +23,7 @@ hears whom. Clocks of nodes may differ, so a peer hears how long a lease still l
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -169,6 +170,7 @@ class Peer:
     heard: float = NEVER  # the departure of the last message that it has kept (tick)
     # From it.
     its_stream: str = ""
+    its_streams: list[str] = field(default_factory=list)  # the last ones; none begins twice
     expected: int = 0
     is_complete: bool = False
     said: float = NEVER  # when this node said for the last time to have kept one (tick)
@@ -371,6 +373,7 @@ class Journal:
             "number": number,
             "last": number >= peer.beginning,
             "facts": [fact.said(now) for fact in facts],
+            "behind": [fact.address for fact in facts if self._is_behind(fact.address)],
         }
 
     def kept(self, name: str, answer: Message, now: float) -> None:
@@ -380,6 +383,9 @@ class Journal:
         number = int(answer["number"])
         if answer["stream"] != peer.stream or number not in peer.unsaid:
             return
+        # An answer that a full disk kept back. What it would have said is to be heard again.
+        for missed in list(itertools.takewhile(number.__gt__, peer.unsaid)):
+            peer.fresh |= {fact.address for fact in peer.arrived(missed)[1]}
         departure, facts = peer.arrived(number)
         better = {fact.address: fact for fact in (Fact.heard(f, now) for f in answer["better"])}
         again = set(answer["again"])
@@ -396,7 +402,7 @@ class Journal:
         for fact in better.values():
             self._merge(fact, name)
         peer.heard = max(peer.heard, departure)
-        if number == peer.beginning:
+        if number >= peer.beginning:
             peer.has_all = True
 
     # --- from a peer ------------------------------------------------------------------------------
@@ -406,23 +412,26 @@ class Journal:
         has to begin again, or said this before."""
         peer = self.peers[name]
         stream, number = str(message["stream"]), int(message["number"])
-        if number == 0 and stream != peer.its_stream:
+        if number == 0 and stream not in peer.its_streams:
             peer.its_stream, peer.expected, peer.is_complete = stream, 0, False
+            peer.its_streams = [*peer.its_streams[-9:], stream]
         if stream != peer.its_stream or number != peer.expected:
             return None
         peer.expected += 1
-        better, again = [], []
+        better, again, its_behind = [], [], set(message["behind"])
         for said in message["facts"]:
             heard = Fact.heard(said, now)
-            # It may know by now what this node has told it meanwhile; only what it has kept says.
-            believed = peer.believes.get(heard.address, [])
             self._merge(heard, name)
-            known = self.facts.get(heard.address)
-            if known and known.version != heard.version:
+            known = self.facts[heard.address]
+            believed: list[Client | None] = []
+            if known.version != heard.version:
                 better.append(known.said(now))
-                believed = [*believed, *filter(None, [known.client])]
-                peer.fresh.add(heard.address)  # only what it has kept of a message counts
-            if peer.may_believe(heard.address, *believed, heard.client):
+                # It may have either. Only what it has kept of a message says which.
+                believed = [*peer.believes.get(heard.address, []), known.client]
+                peer.fresh.add(heard.address)
+            elif heard.address in its_behind:
+                believed = [*peer.believes.get(heard.address, [])]
+            if peer.may_believe(heard.address, *believed, heard.client) or not heard.client:
                 self._changed.add(heard.address)
             if self._is_behind(heard.address):
                 again.append(heard.address)
