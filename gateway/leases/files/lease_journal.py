@@ -214,6 +214,8 @@ class Journal:
         self._changed: set[str] = set()
         # Of which addresses a peer has told what dnsmasq does not know. ALL: it may know nothing.
         self._behind: set[str] = set()
+        self._ordered: dict[str, Client] = {}  # whom dnsmasq gives an address, as it was told
+        self._owed: set[str] = set()  # told as what dnsmasq does not know
         self.serves = False  # dnsmasq gives addresses on this node, or is about to
         self._first: float | None = None  # tick
         saved = store.load()
@@ -237,10 +239,17 @@ class Journal:
     @is_news.setter
     def is_news(self, is_news: bool) -> None:
         self._behind = {ALL} if is_news else set()
+        self._ordered = {}
 
     def _is_behind(self, address: str) -> bool:
-        """Whether dnsmasq, which runs, may give an address as it was before a peer told of it."""
-        return self.serves and (address in self._behind or ALL in self._behind)
+        """Whether dnsmasq, which runs, may give an address as it was before a peer told of it, or
+        to the client that had it when dnsmasq was told so. It forgets no order while it runs."""
+        if not self.serves:
+            return False
+        if address in self._behind or ALL in self._behind:
+            return True
+        fact = self.facts.get(address)
+        return address in self._ordered and (fact and fact.client) != self._ordered[address]
 
     # --- what dnsmasq says ------------------------------------------------------------------------
 
@@ -296,12 +305,18 @@ class Journal:
     def kept_for(self, now: float) -> dict[str, Client | None]:
         """Whose each address is that nobody else may be given. None: nobody's at all. As this node
         knows it is free, but a peer may believe that it is not, and may have renewed the lease; or
-        its client has a later one. dnsmasq takes one address for each client."""
+        its client has a later one. dnsmasq takes one address for each client.
+
+        Whoever asks is about to order it to dnsmasq."""
         believed = {address for peer in self.peers.values() for address in peer.believes}
         ended = {fact.address for fact in self.facts.values() if fact.client}
         kept: dict[str, Client | None] = dict.fromkeys(sorted(believed | ended))
         latest = {fact.client.key: fact for fact in self.leases(now) if fact.client}
-        return kept | {fact.address: fact.client for fact in latest.values()}
+        for fact in latest.values():
+            kept[fact.address] = fact.client
+            if fact.client:
+                self._ordered.setdefault(fact.address, fact.client)
+        return kept
 
     def is_in_sync(self, tick: float) -> bool:
         """Whether each peer has all that this node knows, has told all that it knows, and each has
@@ -348,6 +363,10 @@ class Journal:
     def news(self, name: str, now: float, tick: float) -> Message:
         """The next message of a stream. Without news it says that this node is there."""
         peer = self.peers[name]
+        known = {address for address in self._owed if not self._is_behind(address)}
+        for each in self.peers.values():
+            each.fresh |= known
+        self._owed -= known
         addresses = sorted(peer.fresh)[:BATCH]
         peer.fresh -= set(addresses)
         facts = [self.facts[address] for address in addresses if address in self.facts]
@@ -355,6 +374,8 @@ class Journal:
 
     def _message(self, peer: Peer, facts: list[Fact], now: float, tick: float) -> Message:
         number, peer.number = peer.number, peer.number + 1
+        behind = [fact.address for fact in facts if self._is_behind(fact.address)]
+        self._owed.update(behind)
         peer.unsaid[number] = tick, facts
         # A peer that hears that this one does not serve (any more) takes itself for in sync. Not
         # before it has heard all that was given.
@@ -373,7 +394,7 @@ class Journal:
             "number": number,
             "last": number >= peer.beginning,
             "facts": [fact.said(now) for fact in facts],
-            "behind": [fact.address for fact in facts if self._is_behind(fact.address)],
+            "behind": behind,
         }
 
     def kept(self, name: str, answer: Message, now: float) -> None:
@@ -485,8 +506,10 @@ class Journal:
             for peer in self.peers.values()
             if address in peer.believes
         }
-        under_way = any(address in peer.under_way for peer in self.peers.values())
-        if fact and not fact.client and not believed and not under_way:
+        is_due = address in self._owed or any(
+            address in peer.under_way for peer in self.peers.values()
+        )
+        if fact and not fact.client and not believed and not is_due:
             # Everybody knows that it is free.
             del self.facts[address]
             fact = None

@@ -28,8 +28,9 @@ DECLINED = 600.0  # dnsmasq does not give a client an address that it has declin
 RARE = ("crash", "daemon", "parted", "lossy", "full", "disk")
 # The rare things that may explain what went wrong.
 CORNERS = {
+    "late": set(),
     "not told": {"crash", "daemon", "parted", "lossy", "full", "disk"},
-    "last moment": {"crash", "daemon"},
+    "last moment": {"crash", "daemon", "disk"},
     "no daemon": {"daemon"},
     "full disk": {"full"},
     "new disk": {"disk"},
@@ -66,6 +67,7 @@ class Grant:
     in_sync: bool  # its server gave of all shares
     told: bool = False  # the other node has kept it
     cause: str = ""  # the corner in which it was lost
+    is_shared: bool = False  # another machine has it
 
 
 @dataclass
@@ -119,6 +121,7 @@ class Node:
         self.events: list[tuple[float, str, str, str, float]] = []
         self.streams = 0
         self.sent = 0.0
+        self.is_cut = False
         self.wants: float | None = None  # since when it waits to serve
         self.due: float | None = None  # when dnsmasq gets other orders
         self.answered = float("-inf")  # when it last said to have kept something
@@ -147,6 +150,9 @@ class World:
         self.repairs: list[tuple[int, str, str]] = []  # after which act, what, where
         self.acts = 0
         self.wires: list[tuple[str, str, Message]] = []  # to, kind, message
+        # When a server that gave of all shares gave it, until the other node knows: node, address,
+        # machine.
+        self.untold: dict[tuple[str, str, str], float] = {}
         self.freed: dict[str, float] = {}  # when an address was given back
         self.collisions: list[str] = []
         self.refused: list[str] = []
@@ -304,7 +310,7 @@ class World:
             journal.lease(address, Client(name), until, "", now)
             grant = self.by_name[name].grant
             if grant and grant.node == node.name and grant.cause == "no daemon":
-                grant.cause = ""
+                grant.cause = grant.cause if grant.is_shared else ""
         else:
             journal.end(address, now, until or None)
 
@@ -323,7 +329,9 @@ class World:
         assert journal
         peer = journal.peers[node.peer]
         now = self.now(node)
-        if not peer.stream or self.tick - max(peer.heard, peer.began) > PATIENCE:
+        silence = self.tick - max(peer.heard, peer.began)
+        if not peer.stream or silence > PATIENCE or (node.is_cut and silence > BEAT):
+            node.is_cut = False
             node.streams += 1
             stream = f"{node.name}-{node.lives}-{node.streams}"
             sent = journal.begin(node.peer, stream, now, self.tick)
@@ -366,6 +374,8 @@ class World:
                 node.journal.kept(node.peer, message, now)
                 continue
             answer = node.journal.receive(node.peer, message, now, self.tick)
+            if answer is None and not self.lossy:
+                self.nodes[node.peer].is_cut = True  # the connection ends
             if answer and self.save(node):
                 node.answered = self.tick
                 self.was_told(node, message)
@@ -376,7 +386,10 @@ class World:
         if node.forgot and node.journal.peers[node.peer].is_complete:
             node.forgot = {}
         for address, client, *_ in message["facts"]:
-            grant = client and self.by_name[client[0]].grant
+            if not client:
+                continue
+            self.untold.pop((node.peer, address, client[0]), None)
+            grant = self.by_name[client[0]].grant
             if grant and grant.address == address and grant.node == node.peer:
                 grant.told = True
 
@@ -500,7 +513,7 @@ class World:
         elif kind != "discover":  # DHCPNAK
             if has:
                 self.judge_refusal(node, machine)
-            machine.address, machine.grant = "", None
+            machine.address = ""
 
     def choose(self, node: Node, machine: Machine, wants: str, kind: str) -> str:
         """As dnsmasq does, which is authoritative."""
@@ -531,11 +544,13 @@ class World:
         grant = Grant(node.name, address, self.tick, server.in_sync)
         self.note(f"{node.name} gives {address} to {machine.name} (in sync: {server.in_sync})")
         self.given[server.in_sync] += 1
-        before = machine.grant
+        origin = (node.name, address, machine.name)
         is_new = machine.address != address or machine.until <= self.time
-        if before and not is_new and before.node == node.name and not before.told:
-            # The other node knows as little as before.
-            grant.tick, grant.in_sync = before.tick, before.in_sync
+        if server.in_sync:
+            self.untold[origin] = self.tick
+        elif origin in self.untold:
+            # The other node knows as little as before. This one has an order for the machine.
+            grant.tick, grant.in_sync = self.untold[origin], True
         if not node.journal or server.life != node.lives:
             grant.cause = "no daemon"
         declined = False
@@ -573,7 +588,7 @@ class World:
             del server.leases[address]
             self.freed[address] = self.tick
             self.say(node, "release", address, machine.name)
-        machine.address, machine.grant = "", None
+        machine.address = ""
 
     # --- what is promised ---------------------------------------------------------------------
 
@@ -612,14 +627,16 @@ class World:
         self.note(f"excused ({cause}): {text}")
         self.excused[cause] += 1
         new.cause = grant.cause = cause
+        new.is_shared = grant.is_shared = True
         return True
 
     def judge_refusal(self, node: Node, machine: Machine) -> None:
         grant = machine.grant
         assert grant
         cause = self.corner(node, machine)
-        if not cause and grant.node != node.name and not grant.told:
-            cause = "not told"
+        is_late = node.journal and node.journal._is_behind(grant.address)
+        if not cause and grant.node != node.name and (is_late or not grant.told):
+            cause = "late" if is_late else "not told"
         text = f"{node.name} refuses {machine.name} its {machine.address}"
         self.note(text)
         if cause:
