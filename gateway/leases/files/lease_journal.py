@@ -212,8 +212,9 @@ class Journal:
         self.facts: dict[str, Fact] = {}
         self._store = store
         self._changed: set[str] = set()
-        # Of which addresses a peer has told what dnsmasq does not know. ALL: it may know nothing.
-        self._behind: set[str] = set()
+        # Of which addresses a peer has told what dnsmasq does not know, and who had them before.
+        # ALL: it may know nothing.
+        self._behind: dict[str, list[Client]] = {}
         self._ordered: dict[str, Client] = {}  # whom dnsmasq gives an address, as it was told
         self._owed: set[str] = set()  # told as what dnsmasq does not know
         self.serves = False  # dnsmasq gives addresses on this node, or is about to
@@ -238,7 +239,7 @@ class Journal:
 
     @is_news.setter
     def is_news(self, is_news: bool) -> None:
-        self._behind = {ALL} if is_news else set()
+        self._behind = {ALL: []} if is_news else {}
         self._ordered = {}
 
     def _is_behind(self, address: str) -> bool:
@@ -250,6 +251,13 @@ class Journal:
             return True
         fact = self.facts.get(address)
         return address in self._ordered and (fact and fact.client) != self._ordered[address]
+
+    def _may_give_to(self, address: str) -> list[list[str]]:
+        """The clients to which dnsmasq, which is behind, may give an address."""
+        clients = [*self._behind.get(address, [])]
+        if address in self._ordered:
+            clients.append(self._ordered[address])
+        return [[client.mac, client.identifier] for client in clients]
 
     # --- what dnsmasq says ------------------------------------------------------------------------
 
@@ -374,7 +382,11 @@ class Journal:
 
     def _message(self, peer: Peer, facts: list[Fact], now: float, tick: float) -> Message:
         number, peer.number = peer.number, peer.number + 1
-        behind = [fact.address for fact in facts if self._is_behind(fact.address)]
+        behind = {
+            fact.address: self._may_give_to(fact.address)
+            for fact in facts
+            if self._is_behind(fact.address)
+        }
         self._owed.update(behind)
         peer.unsaid[number] = tick, facts
         # A peer that hears that this one does not serve (any more) takes itself for in sync. Not
@@ -439,7 +451,7 @@ class Journal:
         if stream != peer.its_stream or number != peer.expected:
             return None
         peer.expected += 1
-        better, again, its_behind = [], [], set(message["behind"])
+        better, again, its_behind = [], [], message["behind"]
         for said in message["facts"]:
             heard = Fact.heard(said, now)
             self._merge(heard, name)
@@ -451,7 +463,8 @@ class Journal:
                 believed = [*peer.believes.get(heard.address, []), known.client]
                 peer.fresh.add(heard.address)
             elif heard.address in its_behind:
-                believed = [*peer.believes.get(heard.address, [])]
+                others = [Client(*client) for client in its_behind[heard.address]]
+                believed = [*peer.believes.get(heard.address, []), *others]
             if peer.may_believe(heard.address, *believed, heard.client) or not heard.client:
                 self._changed.add(heard.address)
             if self._is_behind(heard.address):
@@ -465,11 +478,13 @@ class Journal:
         known = self.facts.get(heard.address)
         if known is None:
             if heard.client:
-                self._behind.add(heard.address)
+                self._behind.setdefault(heard.address, [])
             self._keep(heard, name)
         elif (winner := newer(known, heard)) is not known:
             if winner.client != known.client or abs(_end(winner) - _end(known)) > SECOND:
-                self._behind.add(heard.address)
+                before = self._behind.setdefault(heard.address, [])
+                if known.client and known.client not in before:
+                    before.append(known.client)
             # One that is made of both is news for the peer, too.
             self._keep(winner, name if winner.version == heard.version else "")
 
@@ -506,6 +521,8 @@ class Journal:
             for peer in self.peers.values()
             if address in peer.believes
         }
+        if fact and not fact.client and self._is_behind(address):
+            self._owed.add(address)
         is_due = address in self._owed or any(
             address in peer.under_way for peer in self.peers.values()
         )

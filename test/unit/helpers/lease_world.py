@@ -179,7 +179,7 @@ class World:
                 self.repair(*repair[1:])
             for _ in range(self.random.choice((1, 1, 2, 3))):
                 self.act()
-            step = self.random.choice((STEP, STEP, 2 * STEP, 4 * STEP))
+            step = self.random.choice((STEP, STEP, 2 * STEP))
             for _ in range(self.random.choice((0, 1, 2, 3, 8))):
                 self.pass_time(step)
             if self.random.random() < 0.12:
@@ -189,6 +189,7 @@ class World:
         """A long time, in which machines that are awake keep their leases. A day is so long that
         nobody's lasts. The nodes go on as before, so they are not looked at."""
         self.note(f"{seconds} s pass")
+        self.wires = []  # none takes so long
         awake = [machine for machine in self.machines if self.random.random() < 0.5]
         while seconds > 0:
             part = seconds if seconds > 10 * LEASE else min(seconds, LEASE / 2)
@@ -241,7 +242,7 @@ class World:
             if server.in_sync == in_sync and not journal.is_news:
                 node.due = None
             elif node.due is None:
-                node.due = self.tick + self.random.random() * 1.5 * BEAT
+                node.due = self.tick + self.random.random() * BEAT
             elif self.tick >= node.due:
                 self.stop(node)
         if node.server is None:
@@ -433,7 +434,11 @@ class World:
         node.forgot = dict.fromkeys(POOL, "new disk")
         for machine in self.machines:
             grant = machine.grant
-            if grant and grant.node == node.name and not grant.told:
+            # Nobody knows it, as where both have lost what they knew.
+            if grant and (
+                (grant.node == node.name and not grant.told)
+                or grant.address in self.nodes[node.peer].forgot
+            ):
                 grant.cause = grant.cause or "new disk"
 
     def fail(self) -> None:
@@ -542,6 +547,7 @@ class World:
         server = node.server
         assert server
         grant = Grant(node.name, address, self.tick, server.in_sync)
+        grant.cause = node.forgot.get(address, "")
         self.note(f"{node.name} gives {address} to {machine.name} (in sync: {server.in_sync})")
         self.given[server.in_sync] += 1
         origin = (node.name, address, machine.name)
@@ -606,20 +612,26 @@ class World:
             return "no daemon"
         return node.forgot.get(grant.address, "")
 
+    def is_sudden(self, grant: Grant) -> bool:
+        """Whether it was given, of all shares, in the moment before a node was cut off or died. An
+        address of the node's own share is no other's: it was given back in that moment, too."""
+        silence = self.nodes["gw2" if grant.node == "gw1" else "gw1"].answered
+        is_own = grant.address in SHARES[grant.node]
+        return (
+            grant.in_sync
+            and grant.tick <= silence + TAKEOVER + 2 * STEP
+            and (not is_own or self.freed.get(grant.address, 0.0) > silence - 1.0)
+        )
+
     def judge_collision(self, node: Node, machine: Machine, other: Machine, new: Grant) -> bool:
         """Whether a corner explains that both have an address."""
         grant = other.grant
         assert grant
         cause = new.cause or self.corner(node, other)
-        if not cause and grant.node != node.name and grant.in_sync and not grant.told:
-            # In the moment before a node is cut off or dies. Its own share is no other's, so it
-            # must have been given back in that moment.
-            silence = node.answered
-            freed = self.freed.get(grant.address, 0.0)
-            if grant.tick <= silence + TAKEOVER + 2 * STEP and (
-                grant.address not in SHARES[grant.node] or freed > silence - 1.0
-            ):
-                cause = "not told"
+        if not cause and grant.node != node.name and not grant.told and self.is_sudden(grant):
+            cause = "not told"
+        elif not cause and node.server and not node.server.in_sync and self.is_sudden(new):
+            cause = "not told"
         text = f"{node.name} gives {grant.address} of {other.name} to {machine.name}"
         if not cause:
             self.collisions.append(f"{self.tick:.2f} {text}")
@@ -664,7 +676,8 @@ class World:
         for machine in self.machines:
             if machine.address and self.time < machine.until:
                 self.ask(machine, "renew")
-        leases = len(self.journals()[0].leases(self.now(self.both[0])))
+        server = self.both[0].server
+        leases = len(server.leases) if server else 0
         new = Machine("02:00:00:00:00:ff")
         self.machines.append(new)
         self.by_name[new.name] = new
