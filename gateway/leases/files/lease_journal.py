@@ -261,17 +261,26 @@ class Journal:
 
     # --- what dnsmasq says ------------------------------------------------------------------------
 
-    def lease(self, address: str, client: Client, until: float, name: str, now: float) -> None:
-        """It has given or renewed a lease, or says again what it has. Without a name the client
-        keeps the one that it said before.
+    def lease(
+        self,
+        address: str,
+        client: Client,
+        until: float,
+        name: str,
+        now: float,
+        is_new: bool = False,
+    ) -> None:
+        """It has given (`is_new`) or renewed a lease, or says again what it has. Without a name the
+        client keeps the one that it said before.
 
-        dnsmasq may not know yet what a peer has told, so it makes no lease of a client shorter.
+        One that is new is told also if it is as before: a peer may say at the same time that the
+        client has given it back, to the peer. dnsmasq may not know yet what a peer has told, so it makes no lease of a client shorter.
         """
         old = self.facts.get(address)
         since = now
         if old and old.client and old.client.key == client.key:
             since, name = old.since, name or old.name
-            if old.lasts(until) and name == old.name:
+            if old.lasts(until) and name == old.name and not is_new:
                 return
             if old.lasts(until):
                 until = old.until
@@ -336,14 +345,14 @@ class Journal:
         )
 
     def may_serve(self, tick: float) -> bool:
-        """Whether no peer serves any more, or takes itself for in sync with this node. Who begins
-        to serve before might give what a peer gives. A peer that serves takes itself for in sync
-        no more when it has heard that this node does, too."""
+        """Whether each peer has heard that this node serves, and does not; or cannot take itself
+        for in sync with this node any more, as it has heard that so long ago, or nothing. Who begins
+        to serve before might give what a peer gives."""
         first = self._started(tick)  # who has just started may have said something before
         return all(
-            (peer.is_in_sync(tick) and not peer.serves)
+            (peer.is_in_sync(tick) and not peer.serves and peer.warned > NEVER)
             or tick - max(peer.said, first) > TAKEOVER
-            or (self.serves and NEVER < peer.warned < tick - TAKEOVER)
+            or NEVER < peer.warned < tick - TAKEOVER
             for peer in self.peers.values()
         )
 

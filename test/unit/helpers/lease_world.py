@@ -65,6 +65,7 @@ class Grant:
     address: str
     tick: float
     in_sync: bool  # its server gave of all shares
+    idle: float = 0.0  # seconds since somebody gave the address back
     told: bool = False  # the other node has kept it
     cause: str = ""  # the corner in which it was lost
     is_shared: bool = False  # another machine has it
@@ -150,9 +151,9 @@ class World:
         self.repairs: list[tuple[int, str, str]] = []  # after which act, what, where
         self.acts = 0
         self.wires: list[tuple[str, str, Message]] = []  # to, kind, message
-        # When a server that gave of all shares gave it, until the other node knows: node, address,
-        # machine.
-        self.untold: dict[tuple[str, str, str], float] = {}
+        # What a server that gave of all shares has given, until the other node knows: by node,
+        # address, machine.
+        self.untold: dict[tuple[str, str, str], Grant] = {}
         self.freed: dict[str, float] = {}  # when an address was given back
         self.collisions: list[str] = []
         self.refused: list[str] = []
@@ -286,7 +287,7 @@ class World:
         """Nobody will ever hear what its script has to say."""
         for _, kind, address, name, _ in node.events:
             grant = self.by_name[name].grant
-            if kind == "lease" and grant and grant.address == address and grant.node == node.name:
+            if kind in ("add", "lease") and grant and grant.address == address and grant.node == node.name:
                 grant.cause = grant.cause or "last moment"
             elif kind == "release":
                 node.forgot.setdefault(address, "last moment")
@@ -309,9 +310,8 @@ class World:
         assert journal
         if kind == "lease":
             journal.lease(address, Client(name), until, "", now)
-            grant = self.by_name[name].grant
-            if grant and grant.node == node.name and grant.cause == "no daemon":
-                grant.cause = grant.cause if grant.is_shared else ""
+        elif kind == "add":
+            journal.lease(address, Client(name), until, "", now, is_new=True)
         else:
             journal.end(address, now, until or None)
 
@@ -393,6 +393,8 @@ class World:
             grant = self.by_name[client[0]].grant
             if grant and grant.address == address and grant.node == node.peer:
                 grant.told = True
+                if grant.cause == "no daemon" and not grant.is_shared:
+                    grant.cause = ""
 
     # --- nodes fail and come back -------------------------------------------------------------
 
@@ -552,13 +554,15 @@ class World:
         self.given[server.in_sync] += 1
         origin = (node.name, address, machine.name)
         is_new = machine.address != address or machine.until <= self.time
-        if server.in_sync:
-            self.untold[origin] = self.tick
-        elif origin in self.untold:
-            # The other node knows as little as before. This one has an order for the machine.
-            grant.tick, grant.in_sync = self.untold[origin], True
         if not node.journal or server.life != node.lives:
             grant.cause = "no daemon"
+        if first := self.untold.get(origin):
+            # The other node knows as little as before. This one may have an order for the machine.
+            grant.tick, grant.idle, grant.in_sync = first.tick, first.idle, first.in_sync
+            grant.cause = grant.cause or first.cause
+        elif server.in_sync or grant.cause:
+            grant.idle = self.tick - self.freed.get(address, 0.0)
+            self.untold[origin] = grant
         declined = False
         for other in self.machines:
             if other is not machine and other.address == address and other.until > self.time:
@@ -570,9 +574,9 @@ class World:
             del server.leases[lease]
             self.freed[lease] = self.tick
             self.say(node, "release", lease, machine.name)
-        server.leases.pop(address, None)
+        kind = "lease" if server.leases.pop(address, None) else "add"
         server.leases[address] = machine.name, self.now(node) + LEASE
-        self.say(node, "lease", address, machine.name, self.now(node) + LEASE)
+        self.say(node, kind, address, machine.name, self.now(node) + LEASE)
         if "crash" in self.rare and not self.is_well and self.random.random() < 0.01:
             self.note(f"{node.name} dies at once")
             self.kill(node)
@@ -620,7 +624,7 @@ class World:
         return (
             grant.in_sync
             and grant.tick <= silence + TAKEOVER + 2 * STEP
-            and (not is_own or self.freed.get(grant.address, 0.0) > silence - 1.0)
+            and (not is_own or grant.idle < 1.0)
         )
 
     def judge_collision(self, node: Node, machine: Machine, other: Machine, new: Grant) -> bool:
