@@ -215,7 +215,9 @@ class Journal:
         # Of which addresses a peer has told what dnsmasq does not know, and who had them before.
         # ALL: it may know nothing.
         self._behind: dict[str, list[Client]] = {}
-        self._ordered: dict[str, Client] = {}  # whom dnsmasq gives an address, as it was told
+        # Whom dnsmasq gives an address, as it was told; and which address a client.
+        self._ordered: dict[str, Client] = {}
+        self._orders: dict[str, str] = {}
         self._owed: set[str] = set()  # told as what dnsmasq does not know
         self.serves = False  # dnsmasq gives addresses on this node, or is about to
         self._first: float | None = None  # tick
@@ -240,7 +242,7 @@ class Journal:
     @is_news.setter
     def is_news(self, is_news: bool) -> None:
         self._behind = {ALL: []} if is_news else {}
-        self._ordered = {}
+        self._ordered, self._orders = {}, {}
 
     def _is_behind(self, address: str) -> bool:
         """Whether dnsmasq, which runs, may give an address as it was before a peer told of it, or
@@ -276,6 +278,10 @@ class Journal:
         One that is new is told also if it is as before: a peer may say at the same time that the
         client has given it back, to the peer. dnsmasq may not know yet what a peer has told, so it makes no lease of a client shorter.
         """
+        ordered = self._orders.get(client.key, address)
+        if ordered != address:
+            # It declined that one. Some minutes later dnsmasq would take this one from it for that.
+            self._behind.setdefault(ordered, [client])
         old = self.facts.get(address)
         since = now
         if old and old.client and old.client.key == client.key:
@@ -333,6 +339,7 @@ class Journal:
             kept[fact.address] = fact.client
             if fact.client:
                 self._ordered.setdefault(fact.address, fact.client)
+                self._orders.setdefault(fact.client.key, fact.address)
         return kept
 
     def is_in_sync(self, tick: float) -> bool:
@@ -490,7 +497,7 @@ class Journal:
                 self._behind.setdefault(heard.address, [])
             self._keep(heard, name)
         elif (winner := newer(known, heard)) is not known:
-            if winner.client != known.client or abs(_end(winner) - _end(known)) > SECOND:
+            if winner.client or known.client:
                 before = self._behind.setdefault(heard.address, [])
                 if known.client and known.client not in before:
                     before.append(known.client)

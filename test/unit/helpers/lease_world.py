@@ -68,6 +68,7 @@ class Grant:
     idle: float = 0.0  # seconds since somebody gave the address back
     told: bool = False  # the other node has kept it
     cause: str = ""  # the corner in which it was lost
+    is_hasty: bool = False  # the other node gave it another address within the last second
     is_shared: bool = False  # another machine has it
 
 
@@ -563,6 +564,9 @@ class World:
         elif server.in_sync or grant.cause:
             grant.idle = self.tick - self.freed.get(address, 0.0)
             self.untold[origin] = grant
+        before = machine.grant
+        if before and before.node != node.name and before.address != address:
+            grant.is_hasty = self.tick - before.tick < 1.0
         declined = False
         for other in self.machines:
             if other is not machine and other.address == address and other.until > self.time:
@@ -653,7 +657,13 @@ class World:
         is_late = node.journal and node.journal._is_behind(grant.address)
         if not cause and grant.node != node.name and (is_late or not grant.told):
             cause = "late" if is_late else "not told"
+        if not cause and grant.is_hasty:
+            cause = "two at once"
         text = f"{node.name} refuses {machine.name} its {machine.address}"
+        server = node.server
+        assert server
+        now = self.now(node)
+        text += f" (lease {server.lease_of(machine.name)}, line {server.line_of(machine.name, now)})"
         self.note(text)
         if cause:
             self.excused[f"refused: {cause}"] += 1
