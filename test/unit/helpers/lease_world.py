@@ -97,6 +97,7 @@ class Server:
     leases: dict[str, tuple[str, float]] = field(default_factory=dict)
     lines: dict[str, Client | None] = field(default_factory=dict)
     declined: dict[str, float] = field(default_factory=dict)  # until (its clock)
+    forgot: dict[str, str] = field(default_factory=dict)  # what the node did not know at its start
 
     def lease_of(self, name: str) -> str:
         """The later one of two, as dnsmasq finds them."""
@@ -191,7 +192,10 @@ class World:
         """A long time, in which machines that are awake keep their leases. A day is so long that
         nobody's lasts. The nodes go on as before, so they are not looked at."""
         self.note(f"{seconds} s pass")
-        self.wires = []  # none takes so long
+        lossy, self.lossy = self.lossy, False
+        for _ in range(3):
+            self.deliver()  # no message takes so long
+        self.lossy = lossy
         awake = [machine for machine in self.machines if self.random.random() < 0.5]
         while seconds > 0:
             part = seconds if seconds > 10 * LEASE else min(seconds, LEASE / 2)
@@ -262,6 +266,7 @@ class World:
         in_sync = journal.is_in_sync(self.tick)
         journal.is_news = False
         server = node.server = Server(in_sync, node.lives)
+        server.forgot = dict(node.forgot)
         self.events[f"start, in sync: {in_sync}"] += 1
         if not in_sync:
             server.lines = journal.kept_for(now)
@@ -550,14 +555,15 @@ class World:
         server = node.server
         assert server
         grant = Grant(node.name, address, self.tick, server.in_sync)
-        grant.cause = node.forgot.get(address, "")
+        grant.cause = node.forgot.get(address) or server.forgot.get(address, "")
         self.note(f"{node.name} gives {address} to {machine.name} (in sync: {server.in_sync})")
         self.given[server.in_sync] += 1
         origin = (node.name, address, machine.name)
         is_new = machine.address != address or machine.until <= self.time
         if not node.journal or server.life != node.lives:
             grant.cause = "no daemon"
-        if first := self.untold.get(origin):
+        first = self.untold.get(origin)
+        if first and not (is_new and server.in_sync):
             # The other node knows as little as before. This one may have an order for the machine.
             grant.tick, grant.idle, grant.in_sync = first.tick, first.idle, first.in_sync
             grant.cause = grant.cause or first.cause
@@ -567,6 +573,8 @@ class World:
         before = machine.grant
         if before and before.node != node.name and before.address != address:
             grant.is_hasty = self.tick - before.tick < 1.0
+        elif before and before.address == address:
+            grant.is_hasty = before.is_hasty
         declined = False
         for other in self.machines:
             if other is not machine and other.address == address and other.until > self.time:
@@ -618,7 +626,8 @@ class World:
             return grant.cause
         if not node.journal or (node.server and node.server.life != node.lives):
             return "no daemon"
-        return node.forgot.get(grant.address, "")
+        older = node.server.forgot if node.server else {}
+        return node.forgot.get(grant.address) or older.get(grant.address, "")
 
     def is_sudden(self, grant: Grant) -> bool:
         """Whether it was given, of all shares, in the moment before a node was cut off or died. An
