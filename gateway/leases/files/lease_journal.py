@@ -323,7 +323,7 @@ class Journal:
         """All that have not ended, in the order of their ends. A client may have two: one of each
         node. It uses the later one, and dnsmasq takes the last one of its file for the client's."""
         found = [fact for fact in self.facts.values() if fact.holds(now)]
-        return sorted(found, key=lambda fact: (_end(fact), fact.address))
+        return sorted(found, key=lambda fact: (_end(fact), fact.since, fact.address))
 
     def kept_for(self, now: float) -> dict[str, Client | None]:
         """Whose each address is that nobody else may be given. None: nobody's at all. As this node
@@ -444,6 +444,10 @@ class Journal:
             # Of an address that everybody knows to be free nothing is kept.
             if peer.may_believe(fact.address, *believed, arrived) or not fact.client:
                 self._changed.add(fact.address)
+            known = self.facts.get(fact.address)
+            if known and known.version != fact.version and fact.address not in peer.under_way:
+                # The peer has told it since. What it has now it says when it hears this.
+                peer.fresh.add(fact.address)
         peer.fresh |= again
         if number in peer.warnings:
             peer.warnings.remove(number)

@@ -645,7 +645,9 @@ class World:
         grant = other.grant
         assert grant
         cause = new.cause or self.corner(node, other)
-        if not cause and grant.node != node.name and not grant.told and self.is_sudden(grant):
+        is_late = node.journal and node.journal._is_behind(grant.address)
+        is_unknown = grant.node != node.name and (is_late or not grant.told)
+        if not cause and is_unknown and self.is_sudden(grant):
             cause = "not told"
         elif not cause and node.server and not node.server.in_sync and self.is_sudden(new):
             cause = "not told"
