@@ -156,6 +156,7 @@ class Peer:
     # To it: messages that it has not said to have kept (when they left, and their facts), and the
     # number of the last one of the beginning.
     fresh: set[str] = field(default_factory=set)  # addresses of which it has to hear
+    later: set[str] = field(default_factory=set)  # and again, but with the next message only
     stream: str = ""
     number: int = 0
     unsaid: dict[int, tuple[float, list[Fact]]] = field(default_factory=dict)
@@ -198,9 +199,7 @@ class Peer:
 
     def is_in_sync(self, tick: float) -> bool:
         """Whether it has all, has told all, and both have just now heard the other."""
-        return (
-            self.has_all and self.is_complete and tick - min(self.heard, self.said) <= IN_SYNC
-        )
+        return self.has_all and self.is_complete and tick - min(self.heard, self.said) <= IN_SYNC
 
 
 class Journal:
@@ -378,7 +377,7 @@ class Journal:
         peer.unsaid, peer.under_way = {}, {}
         peer.warned, peer.warnings = NEVER, set()
         peer.began = tick
-        peer.fresh = set()
+        peer.fresh, peer.later = set(), set()
         facts = [fact for _, fact in sorted(self.facts.items())]
         parts = [facts[start : start + BATCH] for start in range(0, len(facts), BATCH)] or [[]]
         peer.beginning = len(parts) - 1
@@ -391,6 +390,8 @@ class Journal:
         for each in self.peers.values():
             each.fresh |= known
         self._owed -= known
+        peer.fresh |= peer.later
+        peer.later = set()
         addresses = sorted(peer.fresh)[:BATCH]
         peer.fresh -= set(addresses)
         facts = [self.facts[address] for address in addresses if address in self.facts]
@@ -448,7 +449,7 @@ class Journal:
             if known and known.version != fact.version and fact.address not in peer.under_way:
                 # The peer has told it since. What it has now it says when it hears this.
                 peer.fresh.add(fact.address)
-        peer.fresh |= again
+        peer.later |= again
         if number in peer.warnings:
             peer.warnings.remove(number)
             peer.warned = departure if peer.warned == NEVER else peer.warned

@@ -293,7 +293,12 @@ class World:
         """Nobody will ever hear what its script has to say."""
         for _, kind, address, name, _ in node.events:
             grant = self.by_name[name].grant
-            if kind in ("add", "lease") and grant and grant.address == address and grant.node == node.name:
+            if (
+                kind in ("add", "lease")
+                and grant
+                and grant.address == address
+                and grant.node == node.name
+            ):
                 grant.cause = grant.cause or "last moment"
             elif kind == "release":
                 node.forgot.setdefault(address, "last moment")
@@ -674,7 +679,9 @@ class World:
         server = node.server
         assert server
         now = self.now(node)
-        text += f" (lease {server.lease_of(machine.name)}, line {server.line_of(machine.name, now)})"
+        text += (
+            f" (lease {server.lease_of(machine.name)}, line {server.line_of(machine.name, now)})"
+        )
         self.note(text)
         if cause:
             self.excused[f"refused: {cause}"] += 1
