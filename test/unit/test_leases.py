@@ -314,7 +314,7 @@ def test_no_lease_gets_shorter_and_a_name_stays(pair):
     pair.tick += 50
     pair.lease(pair.one, A, ONE, FOREVER)
     held = pair.one.facts[A]
-    assert (held.name, held.until, held.since) == ("phone", FOREVER, 1000.1)
+    assert (held.name, held.until, held.since) == ("phone", FOREVER, 1000.0)
     pair.lease(pair.one, A, ONE, 700.0)
     assert pair.one.facts[A].until == FOREVER
     # Another client's is another lease.
