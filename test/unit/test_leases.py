@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/fil
 
 import pytest
 from lease_journal import BATCH, FOREVER, WRITER, Client, Fact, Journal, knows, newer
-from lease_world import CORNERS, Disk, World
+from lease_site import Disk
+from lease_world import CORNERS, World
 
 
 def play(seed, acts=100):
@@ -29,7 +30,8 @@ def play(seed, acts=100):
 @pytest.mark.parametrize("first", range(0, 1000, 50))
 def test_no_address_twice(first):
     """In 1,000 histories; pytest -rP prints what was excused, by the corners of internals.md."""
-    excused, given = Counter(), Counter()
+    excused: Counter[str] = Counter()
+    given: Counter[bool] = Counter()
     for seed in range(first, first + 50):
         world = play(seed)
         excused.update(world.excused)

@@ -275,7 +275,8 @@ class Journal:
         client keeps the one that it said before.
 
         One that is new is told also if it is as before: a peer may say at the same time that the
-        client has given it back, to the peer. dnsmasq may not know yet what a peer has told, so it makes no lease of a client shorter.
+        client has given it back, to the peer. dnsmasq may not know yet what a peer has told, so it
+        makes no lease of a client shorter.
         """
         ordered = self._orders.get(client.key, address)
         if ordered != address:
@@ -352,8 +353,8 @@ class Journal:
 
     def may_serve(self, tick: float) -> bool:
         """Whether each peer has heard that this node serves, and does not; or cannot take itself
-        for in sync with this node any more, as it has heard that so long ago, or nothing. Who begins
-        to serve before might give what a peer gives."""
+        for in sync with this node any more, as it has heard that so long ago, or nothing. Who
+        begins to serve before might give what a peer gives."""
         first = self._started(tick)  # who has just started may have said something before
         return all(
             (peer.is_in_sync(tick) and not peer.serves and peer.warned > NEVER)
