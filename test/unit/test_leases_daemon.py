@@ -140,7 +140,9 @@ def test_orders_for_dnsmasq(pair):
     assert one.file("ranges") == ["dhcp-range=10.77.0.100,10.77.0.149,255.255.255.0,12h"]
     assert one.file("reservations") == ["02:00:00:00:00:01,10.77.0.160"]
     lines = one.ask("database")["lines"]
-    assert [line.split()[1:] for line in lines] == [["02:00:00:00:00:01", "10.77.0.160", "*", "*"]]
+    assert [line.split()[1:] for line in lines] == [
+        ["02:00:00:00:00:01", "10.77.0.160", "*", "*"]
+    ]
 
 
 def test_who_has_another_key_is_not_heard(tmp_path):
