@@ -233,6 +233,7 @@ def test_each_peer_has_to_agree():
     for source, target in ((journal, other), (other, journal)):
         for message in source.begin(target.node, "b", 10.0, 1.0):
             answer = target.receive(source.node, message, 10.0, 1.0)
+            assert answer
             source.kept(target.node, answer, 10.0)
     assert other.is_in_sync(1.0)
     assert not journal.is_in_sync(1.0)
