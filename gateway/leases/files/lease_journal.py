@@ -23,6 +23,7 @@ hears whom. Clocks of nodes may differ, so a peer hears how long a lease still l
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,9 @@ IN_SYNC = 0.5
 TAKEOVER = 0.7
 NEVER = float("-inf")
 WRITER = "writer"  # the name under which the journal's own is kept; no address
+# A journal counts on so far above what its disk knows: more than a full disk can have let it tell.
+UNKEPT = 1 << 30
+ALL = ""  # in the place of each address
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,18 @@ def knows(one: Version, other: Version) -> bool:
     return all(one.get(writer, 0) >= count for writer, count in other.items())
 
 
-def newer(one: Fact, other: Fact, now: float) -> Fact:
+def newer(one: Fact, other: Fact) -> Fact:
     """Which of two facts about an address holds."""
+    if one.version == other.version and _key(one) != _key(other):
+        # Each node put the same two together. Their ends were so close that they chose differently.
+        return max(one, other, key=_key)
     if knows(one.version, other.version):
         return one
     if knows(other.version, one.version):
         return other
 
     def lasts(fact: Fact) -> tuple[float, str]:
-        left = float("inf") if fact.until == FOREVER else fact.until - now
-        return (left if fact.client else float("-inf"), fact.client.key if fact.client else "")
+        return (_end(fact) if fact.client else float("-inf"), _key(fact))
 
     winner = max(one, other, key=lasts)
     both = {
@@ -118,6 +124,14 @@ def newer(one: Fact, other: Fact, now: float) -> Fact:
         for writer in {*one.version, *other.version}
     }
     return replace(winner, version=both)
+
+
+def _end(fact: Fact) -> float:
+    return float("inf") if fact.until == FOREVER else fact.until
+
+
+def _key(fact: Fact) -> str:
+    return fact.client.key if fact.client else ""
 
 
 class Store(Protocol):
@@ -142,9 +156,14 @@ class Peer:
     # To it: messages that it has not said to have kept (when they left, and their facts), and the
     # number of the last one of the beginning.
     fresh: set[str] = field(default_factory=set)  # addresses of which it has to hear
+    later: set[str] = field(default_factory=set)  # and again, but with the next message only
     stream: str = ""
     number: int = 0
     unsaid: dict[int, tuple[float, list[Fact]]] = field(default_factory=dict)
+    # When the first message left of those that say that this node serves and that it has kept,
+    # since this node serves. And which messages say so of which it has not said yet to keep them.
+    warned: float = NEVER
+    warnings: set[int] = field(default_factory=set)
     under_way: dict[str, list[Fact]] = field(default_factory=dict)  # the same facts, by address
     beginning: int = -1
     has_all: bool = False
@@ -152,28 +171,29 @@ class Peer:
     heard: float = NEVER  # the departure of the last message that it has kept (tick)
     # From it.
     its_stream: str = ""
+    its_streams: list[str] = field(default_factory=list)  # the last ones; none begins twice
     expected: int = 0
     is_complete: bool = False
     said: float = NEVER  # when this node said for the last time to have kept one (tick)
     serves: bool = False  # it gives addresses, as it said
 
-    def may_believe(self, address: str, *clients: Client | None) -> None:
-        """It has one of these, or what is under way to it."""
+    def may_believe(self, address: str, *clients: Client | None) -> bool:
+        """It has one of these, or what is under way to it. Returns whether that is something else
+        than before."""
         under_way = [fact.client for fact in self.under_way.get(address, [])]
         found = {client.key: client for client in (*clients, *under_way) if client}
+        before = self.believes.pop(address, [])
         if found:
             self.believes[address] = list(found.values())
-        else:
-            self.believes.pop(address, None)
+        return before != list(found.values())
 
     def arrived(self, number: int) -> tuple[float, list[Fact]]:
         """When a message left, and its facts, which are under way no more."""
         departure, facts = self.unsaid.pop(number)
         for fact in facts:
-            others = [each for each in self.under_way[fact.address] if each is not fact]
-            if others:
-                self.under_way[fact.address] = others
-            else:
+            left = self.under_way[fact.address]
+            left.remove(fact)  # once: it may be under way twice
+            if not left:
                 del self.under_way[fact.address]
         return departure, facts
 
@@ -191,35 +211,96 @@ class Journal:
         self.facts: dict[str, Fact] = {}
         self._store = store
         self._changed: set[str] = set()
-        self.is_news = False  # a peer has told something that dnsmasq does not know
+        # Of which addresses a peer has told what dnsmasq does not know, and who had them before.
+        # ALL: it may know nothing.
+        self._behind: dict[str, list[Client]] = {}
+        # Whom dnsmasq gives an address, as it was told; and which address a client.
+        self._ordered: dict[str, Client] = {}
+        self._orders: dict[str, str] = {}
+        self._owed: set[str] = set()  # told as what dnsmasq does not know
         self.serves = False  # dnsmasq gives addresses on this node, or is about to
+        self._first: float | None = None  # tick
         saved = store.load()
         kept = json.loads(saved.pop(WRITER, "null")) or [writer, 0]
-        self.writer, self._count = str(kept[0]), int(kept[1])
+        self.writer, self._count = str(kept[0]), int(kept[1]) + UNKEPT
         for text in saved.values():
             self._restore(json.loads(text))
+        try:
+            self._store.write({WRITER: json.dumps([self.writer, self._count])})
+        except OSError:
+            # Nobody may ever tell two facts with one number, also not who starts twice like this.
+            self.writer = writer
+
+    @property
+    def is_news(self) -> bool:
+        """Whether a peer has told something that dnsmasq does not know. Setting it to False says
+        that dnsmasq, which does not run now, will start with all that is known; to True, that it
+        runs and may know nothing of it, as where it is older than this journal."""
+        return bool(self._behind)
+
+    @is_news.setter
+    def is_news(self, is_news: bool) -> None:
+        self._behind = {ALL: []} if is_news else {}
+        self._ordered, self._orders = {}, {}
+
+    def _is_behind(self, address: str) -> bool:
+        """Whether dnsmasq, which runs, may give an address as it was before a peer told of it, or
+        to the client that had it when dnsmasq was told so. It forgets no order while it runs."""
+        if not self.serves:
+            return False
+        if address in self._behind or ALL in self._behind:
+            return True
+        fact = self.facts.get(address)
+        return address in self._ordered and (fact and fact.client) != self._ordered[address]
+
+    def _may_give_to(self, address: str) -> list[list[str]]:
+        """The clients to which dnsmasq, which is behind, may give an address."""
+        clients = [*self._behind.get(address, [])]
+        if address in self._ordered:
+            clients.append(self._ordered[address])
+        return [[client.mac, client.identifier] for client in clients]
 
     # --- what dnsmasq says ------------------------------------------------------------------------
 
-    def lease(self, address: str, client: Client, until: float, name: str, now: float) -> None:
-        """It has given or renewed a lease, or says again what it has. Without a name the client
-        keeps the one that it said before.
+    def lease(
+        self,
+        address: str,
+        client: Client,
+        until: float,
+        name: str,
+        now: float,
+        is_new: bool = False,
+    ) -> None:
+        """It has given (`is_new`) or renewed a lease, or says again what it has. Without a name the
+        client keeps the one that it said before.
 
-        dnsmasq may not know yet what a peer has told, so it makes no lease of a client shorter.
+        One that is new is told also if it is as before: a peer may say at the same time that the
+        client has given it back, to the peer. dnsmasq may not know yet what a peer has told, so it
+        makes no lease of a client shorter.
         """
+        ordered = self._orders.get(client.key, address)
+        if ordered != address:
+            # It declined that one. Some minutes later dnsmasq would take this one from it for that.
+            self._behind.setdefault(ordered, [client])
         old = self.facts.get(address)
         since = now
         if old and old.client and old.client.key == client.key:
             since, name = old.since, name or old.name
-            if old.lasts(until) and name == old.name:
+            if old.lasts(until) and name == old.name and not is_new:
                 return
             if old.lasts(until):
                 until = old.until
         self._write(Fact(address, client, until, since, name, self.node))
 
     def end(self, address: str, now: float, ended: float | None = None) -> None:
-        """A lease was given back. `ended`: it was not, but has ended then as dnsmasq knows it."""
+        """A lease was given back. `ended`: it was not, but has ended then as dnsmasq knows it.
+
+        What dnsmasq does not know yet may be that the same client has the address again, from the
+        peer. So it lasts until it ends by itself.
+        """
         old = self.facts.get(address)
+        if ended is None and self._is_behind(address):
+            return
         if old and old.client and (ended is None or not old.lasts(ended + 2 * SECOND)):
             self._write(Fact(address, None, now, now, "", self.node))
 
@@ -239,16 +320,27 @@ class Journal:
     # --- what may be given ------------------------------------------------------------------------
 
     def leases(self, now: float) -> list[Fact]:
-        """All that have not ended, by address."""
-        return [fact for _, fact in sorted(self.facts.items()) if fact.holds(now)]
+        """All that have not ended, in the order of their ends. A client may have two: one of each
+        node. It uses the later one, and dnsmasq takes the last one of its file for the client's."""
+        found = [fact for fact in self.facts.values() if fact.holds(now)]
+        return sorted(found, key=lambda fact: (_end(fact), fact.since, fact.address))
 
     def kept_for(self, now: float) -> dict[str, Client | None]:
         """Whose each address is that nobody else may be given. None: nobody's at all. As this node
-        knows it is free, but a peer may believe that it is not, and may have renewed the lease."""
+        knows it is free, but a peer may believe that it is not, and may have renewed the lease; or
+        its client has a later one. dnsmasq takes one address for each client.
+
+        Whoever asks is about to order it to dnsmasq."""
         believed = {address for peer in self.peers.values() for address in peer.believes}
         ended = {fact.address for fact in self.facts.values() if fact.client}
         kept: dict[str, Client | None] = dict.fromkeys(sorted(believed | ended))
-        return kept | {fact.address: fact.client for fact in self.leases(now)}
+        latest = {fact.client.key: fact for fact in self.leases(now) if fact.client}
+        for fact in latest.values():
+            kept[fact.address] = fact.client
+            if fact.client:
+                self._ordered.setdefault(fact.address, fact.client)
+                self._orders.setdefault(fact.client.key, fact.address)
+        return kept
 
     def is_in_sync(self, tick: float) -> bool:
         """Whether each peer has all that this node knows, has told all that it knows, and each has
@@ -260,24 +352,33 @@ class Journal:
         )
 
     def may_serve(self, tick: float) -> bool:
-        """Whether no peer serves any more, or takes itself for in sync with this node. Who begins
-        to serve before might give what a peer gives."""
+        """Whether each peer has heard that this node serves, and does not; or cannot take itself
+        for in sync with this node any more, as it has heard that so long ago, or nothing. Who
+        begins to serve before might give what a peer gives."""
+        first = self._started(tick)  # who has just started may have said something before
         return all(
-            (peer.is_in_sync(tick) and not peer.serves) or tick - peer.said > TAKEOVER
+            (peer.is_in_sync(tick) and not peer.serves and peer.warned > NEVER)
+            or tick - max(peer.said, first) > TAKEOVER
+            or NEVER < peer.warned < tick - TAKEOVER
             for peer in self.peers.values()
         )
+
+    def _started(self, tick: float) -> float:
+        if self._first is None:
+            self._first = tick
+        return self._first
 
     # --- to a peer --------------------------------------------------------------------------------
 
     def begin(self, name: str, stream: str, now: float, tick: float) -> list[Message]:
         """The first messages of a new stream to a peer: all facts."""
         peer = self.peers[name]
-        # They may have arrived or not.
-        self._changed |= set(peer.under_way)
+        self._started(tick)
         peer.stream, peer.number, peer.has_all = stream, 0, False
         peer.unsaid, peer.under_way = {}, {}
+        peer.warned, peer.warnings = NEVER, set()
         peer.began = tick
-        peer.fresh = set()
+        peer.fresh, peer.later = set(), set()
         facts = [fact for _, fact in sorted(self.facts.items())]
         parts = [facts[start : start + BATCH] for start in range(0, len(facts), BATCH)] or [[]]
         peer.beginning = len(parts) - 1
@@ -286,6 +387,12 @@ class Journal:
     def news(self, name: str, now: float, tick: float) -> Message:
         """The next message of a stream. Without news it says that this node is there."""
         peer = self.peers[name]
+        known = {address for address in self._owed if not self._is_behind(address)}
+        for each in self.peers.values():
+            each.fresh |= known
+        self._owed -= known
+        peer.fresh |= peer.later
+        peer.later = set()
         addresses = sorted(peer.fresh)[:BATCH]
         peer.fresh -= set(addresses)
         facts = [self.facts[address] for address in addresses if address in self.facts]
@@ -293,35 +400,64 @@ class Journal:
 
     def _message(self, peer: Peer, facts: list[Fact], now: float, tick: float) -> Message:
         number, peer.number = peer.number, peer.number + 1
+        behind = {
+            fact.address: self._may_give_to(fact.address)
+            for fact in facts
+            if self._is_behind(fact.address)
+        }
+        self._owed.update(behind)
         peer.unsaid[number] = tick, facts
+        # A peer that hears that this one does not serve (any more) takes itself for in sync. Not
+        # before it has heard all that was given.
+        serves = self.serves or bool(peer.fresh)
+        if self.serves:
+            peer.warnings.add(number)
+        else:
+            peer.warned, peer.warnings = NEVER, set()
         for fact in facts:
-            peer.may_believe(fact.address, *peer.believes.get(fact.address, []), fact.client)
+            if peer.may_believe(fact.address, *peer.believes.get(fact.address, []), fact.client):
+                self._changed.add(fact.address)
             peer.under_way.setdefault(fact.address, []).append(fact)
-            self._changed.add(fact.address)
         return {
-            # Until it has said all that it has given.
-            "serves": self.serves or bool(peer.fresh),
+            "serves": serves,
             "stream": peer.stream,
             "number": number,
             "last": number >= peer.beginning,
             "facts": [fact.said(now) for fact in facts],
+            "behind": behind,
         }
 
     def kept(self, name: str, answer: Message, now: float) -> None:
-        """A peer says which message it has kept, and of which addresses it knows better."""
+        """A peer says which message it has kept, and of which addresses it knows better; and of
+        which it has to hear again, because its dnsmasq may still give them as before."""
         peer = self.peers[name]
         number = int(answer["number"])
         if answer["stream"] != peer.stream or number not in peer.unsaid:
             return
+        # An answer that a full disk kept back. What it would have said is to be heard again.
+        for missed in list(itertools.takewhile(number.__gt__, peer.unsaid)):
+            peer.fresh |= {fact.address for fact in peer.arrived(missed)[1]}
         departure, facts = peer.arrived(number)
         better = {fact.address: fact for fact in (Fact.heard(f, now) for f in answer["better"])}
+        again = set(answer["again"])
         for fact in facts:
-            peer.may_believe(fact.address, better.get(fact.address, fact).client)
-            self._changed.add(fact.address)
+            believed = peer.believes.get(fact.address, []) if fact.address in again else []
+            arrived = better.get(fact.address, fact).client
+            # Of an address that everybody knows to be free nothing is kept.
+            if peer.may_believe(fact.address, *believed, arrived) or not fact.client:
+                self._changed.add(fact.address)
+            known = self.facts.get(fact.address)
+            if known and known.version != fact.version and fact.address not in peer.under_way:
+                # The peer has told it since. What it has now it says when it hears this.
+                peer.fresh.add(fact.address)
+        peer.later |= again
+        if number in peer.warnings:
+            peer.warnings.remove(number)
+            peer.warned = departure if peer.warned == NEVER else peer.warned
         for fact in better.values():
-            self._merge(fact, now, name)
+            self._merge(fact, name)
         peer.heard = max(peer.heard, departure)
-        if number == peer.beginning:
+        if number >= peer.beginning:
             peer.has_all = True
 
     # --- from a peer ------------------------------------------------------------------------------
@@ -331,35 +467,46 @@ class Journal:
         has to begin again, or said this before."""
         peer = self.peers[name]
         stream, number = str(message["stream"]), int(message["number"])
-        if number == 0 and stream != peer.its_stream:
+        if number == 0 and stream not in peer.its_streams:
             peer.its_stream, peer.expected, peer.is_complete = stream, 0, False
+            peer.its_streams = [*peer.its_streams[-9:], stream]
         if stream != peer.its_stream or number != peer.expected:
             return None
         peer.expected += 1
-        better = []
+        better, again, its_behind = [], [], message["behind"]
         for said in message["facts"]:
             heard = Fact.heard(said, now)
-            # It may know by now what this node has told it meanwhile; only what it has kept says.
-            believed = peer.believes.get(heard.address, [])
-            self._merge(heard, now, name)
-            known = self.facts.get(heard.address)
-            if known and known.version != heard.version:
+            self._merge(heard, name)
+            known = self.facts[heard.address]
+            believed: list[Client | None] = []
+            if known.version != heard.version:
                 better.append(known.said(now))
-                believed = [*believed, *filter(None, [known.client])]
-            peer.may_believe(heard.address, *believed, heard.client)
+                # It may have either. Only what it has kept of a message says which.
+                believed = [*peer.believes.get(heard.address, []), known.client]
+                peer.fresh.add(heard.address)
+            elif heard.address in its_behind:
+                others = [Client(*client) for client in its_behind[heard.address]]
+                believed = [*peer.believes.get(heard.address, []), *others]
+            if peer.may_believe(heard.address, *believed, heard.client) or not heard.client:
+                self._changed.add(heard.address)
+            if self._is_behind(heard.address):
+                again.append(heard.address)
         if message["last"]:
             peer.is_complete = True
         peer.said, peer.serves = tick, bool(message["serves"])
-        return {"stream": stream, "number": number, "better": better}
+        return {"stream": stream, "number": number, "better": better, "again": again}
 
-    def _merge(self, heard: Fact, now: float, name: str) -> None:
+    def _merge(self, heard: Fact, name: str) -> None:
         known = self.facts.get(heard.address)
         if known is None:
-            if heard.client or heard.version:
-                self.is_news = True
-                self._keep(heard, name)
-        elif (winner := newer(known, heard, now)) is not known:
-            self.is_news = True
+            if heard.client:
+                self._behind.setdefault(heard.address, [])
+            self._keep(heard, name)
+        elif (winner := newer(known, heard)) is not known:
+            if winner.client or known.client:
+                before = self._behind.setdefault(heard.address, [])
+                if known.client and known.client not in before:
+                    before.append(known.client)
             # One that is made of both is news for the peer, too.
             self._keep(winner, name if winner.version == heard.version else "")
 
@@ -396,8 +543,12 @@ class Journal:
             for peer in self.peers.values()
             if address in peer.believes
         }
-        under_way = any(address in peer.under_way for peer in self.peers.values())
-        if fact and not fact.client and not believed and not under_way:
+        if fact and not fact.client and self._is_behind(address):
+            self._owed.add(address)
+        is_due = address in self._owed or any(
+            address in peer.under_way for peer in self.peers.values()
+        )
+        if fact and not fact.client and not believed and not is_due:
             # Everybody knows that it is free.
             del self.facts[address]
             fact = None
