@@ -80,8 +80,10 @@ def _links(site: Site, node: Node) -> dict[str, Any] | None:
 def _said(site: Site) -> set[str]:
     """Names in `dns:settings`, which are the site's own like those of hosts: whatever there could
     be one."""
-    words = {word.lower() for _, text in site.dns.settings for word in re.split(r"[,/=\s]", text)}
-    return {name for word in words if word for name in (word, f"{word}.{site.domain}")}
+    words = {
+        word for _, text in site.dns.settings for word in re.findall(r"\w[\w.-]*", text.lower())
+    }
+    return {name for word in words for name in (word, f"{word}.{site.domain}")}
 
 
 def _pools(site: Site, node: Node, network: LocalNetwork) -> list[dict[str, Any]]:
@@ -135,13 +137,18 @@ def _cut(pool: tuple[IPv4Address, IPv4Address], nodes: list[str]) -> dict[str, l
 
 @ipv4
 def from_peers(pen: Pen, gateway: Gateway) -> None:
+    """Before the node's own packets: programs on it must not speak for a peer either."""
     leases = gateway.plan["leases"]
     if not leases["enabled"] or not leases["peers"]:
         return
-    pen.note("What the peers tell of leases.")
+    pen.note(
+        "What the peers tell of leases; nobody else, for over a link of theirs it takes no key."
+    )
+    news = f"-p tcp --dport {leases['port']}"
     for peer in leases["peers"].values():
         way = f"-i {leases['interface']} -s {peer} -d {leases['address']}"
-        pen.add(way, f"-p tcp --dport {leases['port']}", "-j ACCEPT")
+        pen.add(way, news, "-j ACCEPT")
+    pen.add(f"-d {leases['address']}", news, "-j DROP")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -8,9 +8,7 @@ include:
   - gateway.firewall
   - gateway.isolated
   - gateway.follow
-{%- if plan and plan.leases.enabled %}
   - gateway.leases
-{%- endif %}
 
 {%- if plan %}
 {#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}

@@ -2,17 +2,22 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from lease_journal import FOREVER, Client, Fact
+from lease_orders import (
+    MOST_OF_ONE,
+    NOBODY,
+    Event,
+    Orders,
+    database,
+    event,
+    from_lease_file,
+    kept_for,
+)
 
 FILES = Path(__file__).resolve().parents[2] / "gateway/leases/files"
-sys.path.insert(0, str(FILES))
-
-from lease_journal import FOREVER, Client, Fact
-from lease_orders import MOST_OF_ONE, NOBODY, Event, Orders, database, event
-from lease_orders import from_lease_file, kept_for
 
 MAC, OTHER, THIRD = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c"))
 IDENTIFIER = f"01:{OTHER}"

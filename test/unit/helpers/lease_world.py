@@ -336,8 +336,13 @@ class World:
         until = self.time + LEASE
         for other in self.machines:
             if other is not machine and other.address == address and other.until > self.time:
-                text = f"{self.tick:.2f} {node.name} gave {address} of {other.name} to {machine.name}"
-                if (other.name, address) in self.unrecorded or (machine.name, address) in self.unrecorded:
+                text = (
+                    f"{self.tick:.2f} {node.name} gave {address} of {other.name} to {machine.name}"
+                )
+                if (other.name, address) in self.unrecorded or (
+                    machine.name,
+                    address,
+                ) in self.unrecorded:
                     self.excused += 1
                 else:
                     self.collisions.append(text)
