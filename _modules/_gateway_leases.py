@@ -264,9 +264,8 @@ def _lease_problems(reservations: list[dict[str, Any]], leases: list[dict[str, A
             until = "for ever"
             if lease["until"]:
                 until = f"until {_time(lease['until']):%Y-%m-%d %H:%M} UTC"
-            problems.append(
-                f"DHCP: {lease['address']} is reserved for {name}, but {lease['mac']} has it {until}"
-            )
+            whose = f"reserved for {name}, but {lease['mac']} has it {until}"
+            problems.append(f"DHCP: {lease['address']} is {whose}")
     return problems
 
 
