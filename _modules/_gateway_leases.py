@@ -274,9 +274,11 @@ def _lease_problems(reservations: list[dict[str, Any]], leases: list[dict[str, A
 
 
 def shown(plan: Plan, leases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leases as ``gateway.leases`` returns them: with the network's name, and times as text."""
-    networks = {plan["internal"]["network"]: "internal"}
-    networks |= {network["network"]: network["name"] for network in plan["networks"]}
+    """Leases as ``gateway.leases`` returns them: with the network's name, and times as text. Where
+    no plan is known they have no network."""
+    networks = {network["network"]: network["name"] for network in plan.get("networks", [])}
+    if "internal" in plan:
+        networks[plan["internal"]["network"]] = "internal"
     known = [(IPv4Network(network), name) for network, name in networks.items()]
     return [
         {
