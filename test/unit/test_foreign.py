@@ -76,7 +76,8 @@ def test_ufw_that_rejects(find):
         "on this node ufw (iptables-nft: table filter, chain ufw-reject-input, rule -j REJECT"
         " --reject-with icmp-port-unreachable) refuses VRRP of the peer 10.77.0.3, VRRP of the peer"
         " 198.51.100.3, state sync of the peer, what gw2 tells of leases, DNS, time, the VPN (udp"
-        " port 1194), before our rules are asked: `ufw disable`, and write its rules as gateway:firewall:input and forward"
+        " port 1194), before our rules are asked: `ufw disable`, and write its rules as"
+        " gateway:firewall:input and forward"
     )
     assert "chain ufw-skip-to-policy-input, " in broadcast
     assert refused([broadcast]) == {"DHCP"}
@@ -134,7 +135,8 @@ def test_a_table_of_somebodys_own(find):
     assert find("", text("own.json")) == [
         "on this node nft: table inet mine, chain input, policy drop refuses state sync of the"
         " peer, what gw2 tells of leases, whatever our rules say: let it pass there too, by plain"
-        " rules, or delete the table where it is loaded from and write its rules as gateway:firewall:input and forward"
+        " rules, or delete the table where it is loaded from and write its rules as"
+        " gateway:firewall:input and forward"
     ]
 
 

@@ -3,6 +3,7 @@
 import json
 from ipaddress import IPv4Address
 from itertools import permutations
+from typing import Any
 
 import _gateway_leases
 import _gateway_plan
@@ -85,6 +86,7 @@ def test_shares_go_by_the_ids(edit, leases):
     for order in permutations(pillar["nodes"]):
         nodes = {name: pillar["nodes"][name] for name in order}
         site, _ = _gateway_plan.read(pillar | {"nodes": nodes})
+        assert site
         for node in order:
             [pool] = _gateway_plan.plan(site, node)["leases"]["pools"]
             assert pool["shares"] == expected
@@ -149,7 +151,7 @@ def test_a_network_alone_may_have_dhcp(leases):
 # Where they tell each other
 
 
-NOWHERE = {"interface": None, "address": None, "peers": {}}
+NOWHERE: dict[str, Any] = {"interface": None, "address": None, "peers": {}}
 LINKS = {
     "over their own link": (
         LINK,
