@@ -51,12 +51,18 @@ def _lease_time(value: object) -> str:
     )
     if text == "infinite":
         return text
-    seconds = int(text.rstrip("smhdw")) * LEASE_UNITS.get(text[-1], 1)
-    if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
+    if not SHORTEST_LEASE <= seconds(text) <= LONGEST_LEASE:
         raise ValueError(
             f"{text} is not in 2m to {LONGEST_LEASE // LEASE_UNITS['w']}w, nor infinite"
         )
     return text
+
+
+def seconds(lease_time: str) -> int:
+    """How long that is; -1 for ever."""
+    if lease_time == "infinite":
+        return -1
+    return int(lease_time.rstrip("smhdw")) * LEASE_UNITS.get(lease_time[-1], 1)
 
 
 def _pool(value: object) -> tuple[IPv4Address, IPv4Address]:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import _gateway_machine
-from _gateway_dhcp import is_served, registers
+from _gateway_dhcp import is_served, registers, seconds
 from _gateway_iptables import Gateway, Pen, ipv4
 from _gateway_machine import Facts, Here, Plan, service_unit
 from _gateway_site import LocalNetwork, Node, Site
@@ -44,6 +44,13 @@ def _leases(site: Site, node: Node) -> dict[str, Any]:
         "node": node.name,
         **(links or {"interface": None, "address": None, "peers": {}}),
         "port": PORT,
+        # Whom clients ask that ask a peer.
+        "servers": [
+            str(peer.address_in(network.name))
+            for peer in site.peers(node)
+            for network in served
+            if links
+        ],
         "key": hashlib.sha256(key.text.encode()).hexdigest()[:16] if key and key.text else None,
         "pools": [pool for network in served for pool in _pools(site, node, network)],
         "domain": site.domain,
@@ -88,7 +95,8 @@ def _said(site: Site) -> set[str]:
 
 def _pools(site: Site, node: Node, network: LocalNetwork) -> list[dict[str, Any]]:
     """The ranges of a network's pools, each with a share for each node. ``before`` and ``after``
-    are the rest of dnsmasq's line, ``static`` stands there where a node has no share."""
+    are the rest of dnsmasq's line, ``static`` stands there where a node has no share, ``seconds``
+    is how long a lease lasts (-1: for ever)."""
     given = network.dhcp
     # Names of networks might be tags that dnsmasq itself sets, such as `known`, or an interface.
     before = f"set:network-{network.name}," if tagged(site, network) else ""
@@ -102,6 +110,7 @@ def _pools(site: Site, node: Node, network: LocalNetwork) -> list[dict[str, Any]
             "before": before,
             "after": f",{network.network.netmask},{given.lease_time}",
             "static": f"{network.network.network_address},static",
+            "seconds": seconds(given.lease_time),
             "shares": shares,
         }
         for shares in _shares(site, network)

@@ -22,6 +22,8 @@ lease programs:
         - source: salt://gateway/leases/files/lease_link.py
       - /usr/lib/gateway/lease_orders.py:
         - source: salt://gateway/leases/files/lease_orders.py
+      - /usr/lib/gateway/lease_requests.py:
+        - source: salt://gateway/leases/files/lease_requests.py
       - /usr/lib/gateway/leases.py:
         - source: salt://gateway/leases/files/leases.py
       - /usr/lib/gateway/ask-leases:
@@ -59,6 +61,7 @@ lease service:
       - /usr/lib/gateway/lease_journal.py
       - /usr/lib/gateway/lease_link.py
       - /usr/lib/gateway/lease_orders.py
+      - /usr/lib/gateway/lease_requests.py
       - /usr/lib/gateway/leases.py
       - /etc/gateway/leases.json
       - /etc/gateway/leases.key

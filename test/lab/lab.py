@@ -52,6 +52,7 @@ REPOSITORY = LAB.parent.parent
 AUTHORITY = "/etc/salt/pki/gateway/example"  # on the master; made by pki.distribute
 NETWORKS = ("lan", "wan", "mgmt", "sync")
 GATEWAYS = ("gw1", "gw2")
+LEASE_KEY = "5f2d-the-key-of-leases-in-the-lab-alone-b81c"
 
 
 @dataclass(frozen=True)
@@ -530,10 +531,12 @@ class Lab:
         return (REPOSITORY / "pillar.example").read_text()
 
     def with_authority(self) -> str:
-        """Return pillar.example with the line of docs/vpn.md in the place of certificates."""
+        """Return pillar.example with the line of docs/vpn.md in the place of certificates, and the
+        key of docs/dhcp.md."""
         line = "    pki: {{ salt['gateway_pki.pillar']('example', opts.id) | tojson }}\n"
         text, times = re.subn(r"^    pki:.*\n(      .*\n)+", line, self.example(), flags=re.M)
-        assert times == 1
+        text, keys = re.subn(r"^  dhcp: {", f"  dhcp: {{key: {LEASE_KEY}, ", text, flags=re.M)
+        assert (times, keys) == (1, 1)
         return text
 
     def set_site(self, text: str) -> None:

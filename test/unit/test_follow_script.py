@@ -113,6 +113,17 @@ def test_the_target_of_an_earlier_reader_is_stopped(follower):
     assert follower.calls()[-1] == f"stop {TARGET}"
 
 
+def test_a_target_that_is_still_starting_is_stopped(follower):
+    """It is not active while what follows it waits, as DHCP does for its peer."""
+    follower.address.touch()
+    follower.start()
+    follower.wait(follower.active.exists)
+    follower.active.unlink()
+    follower.address.unlink()
+    told(follower, 'INSTANCE "internal" BACKUP 250')
+    follower.wait(lambda: f"stop {TARGET}" in follower.calls())
+
+
 def test_where_the_address_never_was_nothing_is_stopped(follower):
     looked(follower, follower.start)
     told(follower, 'INSTANCE "internal" BACKUP 249')

@@ -18,6 +18,7 @@ POOL = {
     "before": "",
     "after": ",255.255.255.0,12h",
     "static": "10.77.0.0,static",
+    "seconds": 43200,
     "shares": {"gw1": ["10.77.0.100,10.77.0.149"], "gw2": ["10.77.0.150,10.77.0.199"]},
 }
 
@@ -40,6 +41,7 @@ class Daemon:
             "address": ADDRESSES[name],
             "port": port,
             "peers": {peer: ADDRESSES[peer]},
+            "servers": [],
             "pools": [POOL],
             "reserved": [],
             "reserved_macs": [],

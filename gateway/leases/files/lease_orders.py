@@ -87,8 +87,9 @@ class Orders:
         self._names = set(settings["names"])
         self._domain: str = settings["domain"]
         self._below = tuple(f".{name}" for name in settings["wildcards"])
+        # Of each part of a pool: its ends, and how long leases there last.
         self._spans = [
-            (int(IPv4Address(first)), int(IPv4Address(last)))
+            (int(IPv4Address(first)), int(IPv4Address(last)), pool["seconds"])
             for pool in self._pools
             for parts in pool["shares"].values()
             for first, last in (part.split(",") for part in parts)
@@ -123,16 +124,19 @@ class Orders:
         strangers = {
             address: mac
             for address, mac in neighbours.items()
-            if address not in leased and self._is_in_pool(address)
+            if address not in leased and self.lease_time(address)
         }
         counts = Counter(strangers.values())
         return {
             address: Client(mac) for address, mac in strangers.items() if counts[mac] <= MOST_OF_ONE
         }
 
-    def _is_in_pool(self, address: str) -> bool:
+    def lease_time(self, address: str) -> float | None:
+        """How long a lease of an address lasts, in seconds; None where it is in no pool, or has a
+        reservation."""
         number = int(IPv4Address(address))
-        return any(first <= number <= last for first, last in self._spans)
+        times = (seconds for first, last, seconds in self._spans if first <= number <= last)
+        return None if address in self._reserved else next(times, None)
 
     def hosts(self, leases: Iterable[Fact]) -> list[str]:
         """Lines of a hosts file: names that clients have sent, in networks that register them. Of

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lease_journal import FOREVER, IN_SYNC, Client, Fact, Journal
 from lease_link import LONGEST_LINE, Line, Message
+from lease_requests import Ear
 from lease_orders import Orders, database, event, from_lease_file, kept_for
 
 DHCP = "gateway-dhcp.service"
@@ -222,6 +223,7 @@ class Leases:
         self.orders = Orders(settings)
         self.server = Server(run, self.orders, self.journal)
         self.keeper = Keeper(self.journal, store)
+        self.ear = Ear(set(settings["servers"]))
         self.wake: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self.peers}
         self.lines: set[Line] = set()
         self.refused: dict[str, str] = {}  # why the last connection from a peer was not taken
@@ -384,6 +386,7 @@ class Leases:
         while not self.journal.may_serve(time.monotonic()) and time.monotonic() < end:
             await asyncio.sleep(BEAT / 5)
         neighbours = await who_is_there()
+        self.ear.close()
         self._take_over()
         if await self.keeper.saved():
             # The dnsmasq that wrote it does not run any more.
@@ -394,15 +397,29 @@ class Leases:
         in_sync = self.journal.is_in_sync(time.monotonic())
         if in_sync:
             self._end_expired()
+        else:
+            self._remember_requests()
         self.server.begin(in_sync, neighbours)
         self._wake_all()
 
-    def stopped(self) -> None:
+    def _remember_requests(self) -> None:
+        """The peer may have given what it had no time to tell."""
+        now = time.time()
+        leased = {fact.address for fact in self.journal.leases(now)}
+        for address, (client, name) in self.ear.take().items():
+            seconds = self.orders.lease_time(address)
+            if seconds and address not in leased:
+                until = FOREVER if seconds == FOREVER else now + seconds
+                self.journal.lease(address, client, until, name, now)
+        self.changed()
+
+    async def stopped(self) -> None:
         self.asked += 1
         self.read_events()
         self.server.ended()
         self.journal.serves = False
         self._wake_all()
+        await self.ear.open()
 
     def _wake_all(self) -> None:
         for wake in self.wake.values():
@@ -474,7 +491,7 @@ class Leases:
         if ask == "ready":
             await self.ready()
         elif ask == "stopped":
-            self.stopped()
+            await self.stopped()
         elif ask == "end":
             return self.end(question["address"])
         elif ask == "list":
@@ -520,6 +537,8 @@ class Leases:
         # Also for writing: else it ends with each who writes into it.
         self.events = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self.write_names()
+        if self.server.mode is None:
+            await self.ear.open()
         socket_file = self.run / "socket"
         servers = [await asyncio.start_unix_server(self.serve, socket_file, limit=LONGEST_LINE)]
         socket_file.chmod(0o600)
