@@ -29,6 +29,7 @@ def pool(*shares, before="", network="internal"):
         "before": before,
         "after": ",255.255.255.0,12h",
         "static": "10.77.0.0,static",
+        "seconds": 43200,
         "shares": {f"gw{number}": [share] for number, share in enumerate(shares, 1) if share},
     }
 
@@ -136,6 +137,22 @@ def test_who_uses_an_address_without_a_lease():
     proxy = dict.fromkeys([*inside, "10.77.0.190"], THIRD)
     assert orders().unleased(proxy | seen, set()).keys() == {"10.77.0.100", "10.77.0.199"}
     assert orders(pools=[pool()]).unleased(seen, set()) == {}
+
+
+def test_how_long_a_lease_lasts():
+    forever = pool("10.60.0.5,10.60.0.6", "10.60.0.7,10.60.0.7") | {"seconds": -1}
+    times = {
+        "10.77.0.99": None,
+        "10.77.0.100": 43200,
+        "10.77.0.120": None,  # a host's of the pillar
+        "10.77.0.199": 43200,
+        "10.77.0.200": None,
+        "10.60.0.5": -1,
+        "10.60.0.7": -1,
+        "10.60.0.8": None,
+    }
+    given = orders(pools=[POOL, forever])
+    assert {address: given.lease_time(address) for address in times} == times
 
 
 # --------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_shares_of_the_example(leases):
             "before": "",
             "after": ",255.255.255.0,12h",
             "static": "10.77.0.0,static",
+            "seconds": 12 * 3600,
             "shares": {
                 "gw1": ["10.77.0.100,10.77.0.149"],
                 "gw2": ["10.77.0.150,10.77.0.199"],
@@ -123,6 +124,17 @@ def test_each_pool_of_each_network_is_cut(leases):
     ]
     assert found["pools"][1]["after"] == ",255.255.255.0,12h"
     assert found["pools"][-1]["static"] == "10.30.0.0,static"
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        *(("12h", 43200), ("120", 120), (300, 300), ("2m", 120), ("3d", 259200), ("1w", 604800)),
+        *(("125s", 125), ("infinite", -1)),
+    ],
+)
+def test_how_long_a_lease_lasts(leases, time, seconds):
+    assert leases({"dhcp:lease_time": time})["pools"][0]["seconds"] == seconds
 
 
 def test_a_network_with_options_has_a_tag(leases):
@@ -193,6 +205,15 @@ def test_the_other_end_of_their_link(leases):
     found = leases(LINK, "gw2")
     assert (found["interface"], found["address"]) == ("eth4", "10.78.0.2")
     assert found["peers"] == {"gw1": "10.78.0.1"}
+
+
+def test_whom_clients_ask_that_ask_a_peer(leases):
+    assert leases(THREE)["servers"] == ["10.77.0.3", "10.77.0.4"]
+    # Where nothing is told, nothing is to be known of the peer.
+    assert leases({})["servers"] == leases(KEY | {"nodes:gw2": ...})["servers"] == []
+    networks = {**NETWORKS, **KEY}
+    assert leases(networks)["servers"] == ["10.77.0.3", "10.20.0.3", "10.30.0.3"]
+    assert leases(networks, "gw2")["servers"] == ["10.77.0.2", "10.20.0.7", "10.30.0.2"]
 
 
 FLOWS = [
