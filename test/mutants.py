@@ -351,7 +351,8 @@ class Tests:
         cores = str(os.cpu_count() or 1)
         command = [sys.executable, "-m", "pytest", "-q", "-vv", "--durations=0", *files]
         command += ["-n", cores, "--dist=worksteal", "-p", "no:cacheprovider"]
-        command += ["--cov=_modules", "--cov=_states", "--cov-context=test", "--cov-report="]
+        command += ["--cov=_modules", "--cov=_states", "--cov=gateway/leases/files"]
+        command += ["--cov-context=test", "--cov-report="]
         done = subprocess.run(command, cwd=copy, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             sys.exit(f"{done.stdout}\nThe tests fail without any mutant.")

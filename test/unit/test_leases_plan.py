@@ -127,6 +127,23 @@ def test_each_pool_of_each_network_is_cut(leases):
 
 
 @pytest.mark.parametrize(
+    ("changes", "is_new"),
+    [
+        ({"dhcp:pool": "10.77.0.100-10.77.0.198"}, True),
+        ({"dhcp:lease_time": "1h"}, True),
+        ({"nodes:gw3": {"id": 3, "internal": "10.77.0.4", "public": "198.51.100.4"}}, True),
+        ({"nodes:gw1:id": 3}, True),  # its share is another one
+        ({"hosts:more": {"ip": "10.77.0.20", "mac": "02:00:00:00:00:20"}}, False),
+        (KEY, False),
+    ],
+)
+def test_dnsmasq_starts_anew_for_other_ranges(render, changes, is_new):
+    """It reads its configuration when it starts. What it may give, leases.py writes then."""
+    before, after = (render("example", changes=each).files for each in (KEY | {}, KEY | changes))
+    assert (before["/etc/gateway/dhcp.conf"] != after["/etc/gateway/dhcp.conf"]) is is_new
+
+
+@pytest.mark.parametrize(
     ("time", "seconds"),
     [
         *(("12h", 43200), ("120", 120), (300, 300), ("2m", 120), ("3d", 259200), ("1w", 604800)),
