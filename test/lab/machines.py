@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from lab import Host, LabError, first_line
 
@@ -37,12 +36,15 @@ class Machines:
         self.names: dict[int, str] = {}  # what each calls itself
         self.leases: dict[int, Answer] = {}  # the last lease of each
 
-    def do(self, what: str, numbers: Iterable[int], seconds: float = 5) -> dict[int, Answer]:
-        """Have machines do something (see dhcp_machines.py), together; what came of it."""
+    def do(
+        self, what: str, numbers: Iterable[int], seconds: float = 5, server: str = ""
+    ) -> dict[int, Answer]:
+        """Have machines do something (see dhcp_machines.py), together; what came of it. New ones
+        take an address of this server, where one is named."""
         numbers = list(numbers)
         request = {
             "do": what,
-            "machines": [self._machine(what, number) for number in numbers],
+            "machines": [self._machine(what, number, server) for number in numbers],
             "seconds": seconds,
         }
         assert self._process.stdin
@@ -60,11 +62,11 @@ class Machines:
                 self.leases.pop(number, None)
         return answers
 
-    def _machine(self, what: str, number: int) -> dict[str, Any]:
-        machine: dict[str, Any] = {"mac": mac(number), "name": self.names.get(number, "")}
+    def _machine(self, what: str, number: int, server: str) -> dict[str, str]:
+        machine = {"mac": mac(number), "name": self.names.get(number, ""), "server": server}
         if what != "new":
             known = self.leases[number]
-            machine |= {"address": known.address, "server": known.server}
+            machine |= {"address": known.address or "", "server": known.server}
         return machine
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lease_journal import FOREVER, IN_SYNC, Client, Fact, Journal
+from lease_journal import FOREVER, IN_SYNC, TAKEOVER, Client, Fact, Journal
 from lease_link import LONGEST_LINE, Line, Message
 from lease_requests import Ear
 from lease_orders import Orders, database, event, from_lease_file, kept_for
@@ -439,6 +439,7 @@ class Leases:
             # It has told what this one had not kept when it ended.
             await control("reload", DHCP)
         since, look = time.monotonic(), 0.0
+        patience = since + TAKEOVER  # it has just begun; the peers hear of it now
         while True:
             await asyncio.sleep(BEAT)
             tick = time.monotonic()
@@ -446,7 +447,7 @@ class Leases:
                 line.close()
             if not self.journal.is_in_sync(tick):
                 since = tick
-            if self.server.mode is not None:
+            if self.server.mode is not None and tick > patience:
                 is_time = tick >= look
                 if is_time:
                     look = tick + LOOK

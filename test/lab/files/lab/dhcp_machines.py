@@ -6,7 +6,7 @@ Reads requests, a line of JSON each, and prints an answer for each when all of i
 done: `{"do": WHAT, "machines": [...], "seconds": PATIENCE}`, where a machine is a mapping with
 `mac` and, as needed, `address`, `server`, `name` and `identifier` (hexadecimal). WHAT is
 
-- `new`: DISCOVER and REQUEST;
+- `new`: DISCOVER and REQUEST, of what `server` offers, or of what is offered first;
 - `reboot`: REQUEST for `address` (INIT-REBOOT, RFC 2131, section 4.3.2);
 - `renew`: REQUEST from `address`, by broadcast as in REBINDING; the answer comes to that address;
 - `release` or `decline`: `address` of `server`; there is no answer to these.
@@ -163,7 +163,7 @@ class Card:
         if not heard or not machine:
             return
         _, kind, said = heard
-        if kind == OFFER and not machine.offered:
+        if kind == OFFER and not machine.offered and machine.server in ("", said["server"]):
             machine.offered, machine.sent = said, time.monotonic()
             self._sock.send(machine.message("new"))
         elif kind == NAK and machine.offered:
