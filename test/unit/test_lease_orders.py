@@ -89,7 +89,7 @@ RANGES = {
 
 @pytest.mark.parametrize(("pools", "in_sync", "alone"), RANGES.values(), ids=RANGES)
 def test_ranges(pools, in_sync, alone):
-    """In sync its own share comes first, for dnsmasq takes the last line first or the first."""
+    """In sync its own share comes first; else it is the only one."""
     given = orders(pools=pools)
     for ranges, expected in ((given.ranges(True), in_sync), (given.ranges(False), alone)):
         assert ranges == [f"dhcp-range={each},255.255.255.0,12h" for each in expected]
