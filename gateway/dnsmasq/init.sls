@@ -13,6 +13,19 @@ include:
 {%- if plan %}
 {#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
 {%- set resolver = pillar.gateway_run.resolver %}
+{%- if not plan.leases.enabled %}
+
+# Before what it asks (gateway.leases) goes.
+no dhcp service:
+  gateway_service.off:
+    - name: gateway-dhcp
+
+no dhcp files:
+  file.absent:
+    - names: {{ os.dhcp_files }}
+    - require:
+      - gateway_service: no dhcp service
+{%- endif %}
 
 dnsmasq package:
   pkg.installed:
@@ -155,16 +168,5 @@ dhcp service:
       - gateway: dhcp unit
       - gateway: dhcp configuration
       - gateway: dhcp reservations
-{%- else %}
-
-no dhcp service:
-  gateway_service.off:
-    - name: gateway-dhcp
-
-no dhcp files:
-  file.absent:
-    - names: {{ os.dhcp_files }}
-    - require:
-      - gateway_service: no dhcp service
 {%- endif %}
 {%- endif %}
