@@ -166,8 +166,8 @@ class Card:
         if kind == OFFER and not machine.offered and machine.server in ("", said["server"]):
             machine.offered, machine.sent = said, time.monotonic()
             self._sock.send(machine.message("new"))
-        elif kind == NAK and machine.offered:
-            # Somebody else was offered the same, and was faster.
+        elif kind == NAK and not machine.address:
+            # A new one: somebody else was offered the same, and was faster.
             machine.offered, machine.sent = {}, 0.0
         elif kind in (ACK, NAK):
             machine.end(said["address"] if kind == ACK else "", said["server"])
