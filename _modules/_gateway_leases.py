@@ -87,8 +87,10 @@ def _links(site: Site, node: Node) -> dict[str, Any] | None:
 def _said(site: Site) -> set[str]:
     """Names in `dns:settings`, which are the site's own like those of hosts: whatever there could
     be one."""
-    words = {word.lower() for _, text in site.dns.settings for word in re.split(r"[,/=\s]", text)}
-    return {name for word in words if word for name in (word, f"{word}.{site.domain}")}
+    words = {
+        word for _, text in site.dns.settings for word in re.findall(r"\w[\w.-]*", text.lower())
+    }
+    return {name for word in words for name in (word, f"{word}.{site.domain}")}
 
 
 def _pools(site: Site, node: Node, network: LocalNetwork) -> list[dict[str, Any]]:
@@ -144,13 +146,18 @@ def _cut(pool: tuple[IPv4Address, IPv4Address], nodes: list[str]) -> dict[str, l
 
 @ipv4
 def from_peers(pen: Pen, gateway: Gateway) -> None:
+    """Before the node's own packets: programs on it must not speak for a peer either."""
     leases = gateway.plan["leases"]
     if not leases["enabled"] or not leases["peers"]:
         return
-    pen.note("What the peers tell of leases.")
+    pen.note(
+        "What the peers tell of leases; nobody else, for over a link of theirs it takes no key."
+    )
+    news = f"-p tcp --dport {leases['port']}"
     for peer in leases["peers"].values():
         way = f"-i {leases['interface']} -s {peer} -d {leases['address']}"
-        pen.add(way, f"-p tcp --dport {leases['port']}", "-j ACCEPT")
+        pen.add(way, news, "-j ACCEPT")
+    pen.add(f"-d {leases['address']}", news, "-j DROP")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -266,9 +273,8 @@ def _lease_problems(reservations: list[dict[str, Any]], leases: list[dict[str, A
             until = "for ever"
             if lease["until"]:
                 until = f"until {_time(lease['until']):%Y-%m-%d %H:%M} UTC"
-            problems.append(
-                f"DHCP: {lease['address']} is reserved for {name}, but {lease['mac']} has it {until}"
-            )
+            whose = f"reserved for {name}, but {lease['mac']} has it {until}"
+            problems.append(f"DHCP: {lease['address']} is {whose}")
     return problems
 
 
@@ -277,9 +283,11 @@ def _lease_problems(reservations: list[dict[str, Any]], leases: list[dict[str, A
 
 
 def shown(plan: Plan, leases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leases as ``gateway.leases`` returns them: with the network's name, and times as text."""
-    networks = {plan["internal"]["network"]: "internal"}
-    networks |= {network["network"]: network["name"] for network in plan["networks"]}
+    """Leases as ``gateway.leases`` returns them: with the network's name, and times as text. Where
+    no plan is known they have no network."""
+    networks = {network["network"]: network["name"] for network in plan.get("networks", [])}
+    if "internal" in plan:
+        networks[plan["internal"]["network"]] = "internal"
     known = [(IPv4Network(network), name) for network, name in networks.items()]
     return [
         {

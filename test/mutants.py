@@ -41,7 +41,7 @@ PLANNER = " ".join(
         *("plan", "plan_properties", "plan_texts", "nodes", "interfaces", "failover", "vpn"),
         *("clients", "openvpn", "pem", "policy", "nat", "hosts", "dns", "dhcp", "ntp", "kernel"),
         *("routes", "follow", "sync", "firewall", "module", "status", "sls", "sls_order"),
-        *("networks", "networks_properties"),
+        *("networks", "networks_properties", "leases_plan"),
     )
 )
 PLANNER += " test_health.py:plan|errors"
@@ -68,6 +68,7 @@ TESTED = {
         f"_modules/{path.name}": "test_foreign.py"
         for path in (ROOT / "_modules").glob("_gateway_foreign*.py")
     },
+    "_modules/_gateway_leases.py": "test_leases_plan.py",
     "_modules/gateway.py": PLANNER,
     "_modules/_gateway_status.py": PLANNER,
     **{
@@ -94,6 +95,8 @@ TESTED = {
     "gateway/follow/files/follow": "test_follow_script.py",
     "gateway/follow/files/follow-decisions": "test_follow_script.py test_deciders.py",
     "gateway/follow/files/follow-tell": "test_follow_tell.py",
+    "gateway/leases/files/lease-event": "test_lease_orders.py:script",
+    "gateway/leases/files/lease_orders.py": "test_lease_orders.py",
     "gateway/openvpn/files/vpn-routes": "test_vpn_routes.py",
     "gateway/openvpn/files/vpn-session": "test_vpn_session.py",
     "gateway/conntrackd/files/sync": "test_sync.py",
@@ -348,7 +351,8 @@ class Tests:
         cores = str(os.cpu_count() or 1)
         command = [sys.executable, "-m", "pytest", "-q", "-vv", "--durations=0", *files]
         command += ["-n", cores, "--dist=worksteal", "-p", "no:cacheprovider"]
-        command += ["--cov=_modules", "--cov=_states", "--cov-context=test", "--cov-report="]
+        command += ["--cov=_modules", "--cov=_states", "--cov=gateway/leases/files"]
+        command += ["--cov-context=test", "--cov-report="]
         done = subprocess.run(command, cwd=copy, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             sys.exit(f"{done.stdout}\nThe tests fail without any mutant.")

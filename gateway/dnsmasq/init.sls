@@ -8,13 +8,24 @@ include:
   - gateway.firewall
   - gateway.isolated
   - gateway.follow
-{%- if plan and plan.leases.enabled %}
   - gateway.leases
-{%- endif %}
 
 {%- if plan %}
 {#- Not the stub of systemd-resolved, which has a cache and rules of its own. #}
 {%- set resolver = pillar.gateway_run.resolver %}
+{%- if not plan.leases.enabled %}
+
+# Before what it asks (gateway.leases) goes.
+no dhcp service:
+  gateway_service.off:
+    - name: gateway-dhcp
+
+no dhcp files:
+  file.absent:
+    - names: {{ os.dhcp_files }}
+    - require:
+      - gateway_service: no dhcp service
+{%- endif %}
 
 dnsmasq package:
   pkg.installed:
@@ -157,16 +168,5 @@ dhcp service:
       - gateway: dhcp unit
       - gateway: dhcp configuration
       - gateway: dhcp reservations
-{%- else %}
-
-no dhcp service:
-  gateway_service.off:
-    - name: gateway-dhcp
-
-no dhcp files:
-  file.absent:
-    - names: {{ os.dhcp_files }}
-    - require:
-      - gateway_service: no dhcp service
 {%- endif %}
 {%- endif %}

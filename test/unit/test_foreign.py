@@ -16,7 +16,9 @@ LINK = {
     "state_sync": {"interface": "eth2"},
 }
 VRRP = {"VRRP of the peer 10.77.0.3", "VRRP of the peer 198.51.100.3"}
-SYNC = {"state sync of the peer"}
+STATE_SYNC = {"state sync of the peer"}
+LEASES = {"what gw2 tells of leases"}
+SYNC = STATE_SYNC | LEASES  # over the link of the nodes' own
 INTERNAL = {"DHCP", "DNS", "time"}
 VPN = {"the VPN (udp port 1194)"}
 OWN = {"the answers to this node's own questions"}
@@ -30,6 +32,7 @@ OUTPUT = {
     "VRRP to the peer 10.77.0.3",
     "VRRP to the peer 198.51.100.3",
     "state sync to the peer",
+    "what this node tells gw2 of leases",
 }
 ANSWERS = {"its own answers"}
 OURS = "-A {0} -j GATEWAY-{0}\n"
@@ -72,8 +75,9 @@ def test_ufw_that_rejects(find):
     assert rejecting == (
         "on this node ufw (iptables-nft: table filter, chain ufw-reject-input, rule -j REJECT"
         " --reject-with icmp-port-unreachable) refuses VRRP of the peer 10.77.0.3, VRRP of the peer"
-        " 198.51.100.3, state sync of the peer, DNS, time, the VPN (udp port 1194), before our"
-        " rules are asked: `ufw disable`, and write its rules as gateway:firewall:input and forward"
+        " 198.51.100.3, state sync of the peer, what gw2 tells of leases, DNS, time, the VPN (udp"
+        " port 1194), before our rules are asked: `ufw disable`, and write its rules as"
+        " gateway:firewall:input and forward"
     )
     assert "chain ufw-skip-to-policy-input, " in broadcast
     assert refused([broadcast]) == {"DHCP"}
@@ -130,8 +134,9 @@ def test_a_table_of_somebodys_own(find):
     """What test/unit/foreign/own.nft lets through, and what it does not."""
     assert find("", text("own.json")) == [
         "on this node nft: table inet mine, chain input, policy drop refuses state sync of the"
-        " peer, whatever our rules say: let it pass there too, by plain rules, or delete the table"
-        " where it is loaded from and write its rules as gateway:firewall:input and forward"
+        " peer, what gw2 tells of leases, whatever our rules say: let it pass there too, by plain"
+        " rules, or delete the table where it is loaded from and write its rules as"
+        " gateway:firewall:input and forward"
     ]
 
 
@@ -167,8 +172,11 @@ def test_what_the_pillar_lets_out_counts_before_it_is_loaded(plan, ours):
         site = plan(LINK | {"firewall": {"raw": {"filter": {"OUTPUT": list(raw)}}}})
         return refused(_gateway_foreign.refusals(site, "nft", {"nft": save, "legacy": ""}, []))
 
-    assert found(*lines) == {"state sync to the peer"}
-    assert found(*lines, "-o eth2 -p udp --dport 3780 -j ACCEPT") == set()
+    told = {"what this node tells gw2 of leases"}
+    assert found(*lines) == {"state sync to the peer"} | told
+    lines.append("-o eth2 -p udp --dport 3780 -j ACCEPT")
+    assert found(*lines) == told
+    assert found(*lines, "-o eth2 -p tcp --dport 3781 -j ACCEPT") == set()
     # What our own chain refuses, the pillar wants.
     assert found("-j DROP") == set()
 
@@ -217,23 +225,23 @@ def test_what_the_site_does_not_have_is_not_asked_for(plan):
         ("-d 10.77.0.1/32", {"DNS"}),
         ("-p vrrp", VRRP),
         ("-p 112", VRRP),
-        ("-p tcp", {"DNS"}),
-        ("! -p udp", VRRP | {"DNS"}),
+        ("-p tcp", {"DNS"} | LEASES),
+        ("! -p udp", VRRP | {"DNS"} | LEASES),
         ("-p ospf", set()),
         ("-p udp -m udp --dport 67", {"DHCP"}),
         ("-p udp -m udp --sport 68", {"DHCP"}),
         ("-p udp -m udp --sport 1024:65535 --dport 1:100", {"DNS"}),
         ("-p udp -m udp --sport 1024:2000", set()),
-        ("-p udp -m udp ! --sport 1:1023", SYNC | VPN | {"DNS", "time"}),
+        ("-p udp -m udp ! --sport 1:1023", STATE_SYNC | VPN | {"DNS", "time"}),
         ("-p udp -m udp ! --sport 1:1024", set()),
         ("-p udp -m udp ! --sport 65535", {"DHCP"} | OWN),
         ("-p udp -m udp ! --dport 1:60000", set()),
         ("-p udp -m multiport --dports 67,120:130", {"DHCP", "time"}),
-        ("-p udp -m multiport ! --dports 53,67,123,1194", SYNC),
-        ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN", {"DNS"}),
+        ("-p udp -m multiport ! --dports 53,67,123,1194", STATE_SYNC),
+        ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN", {"DNS"} | LEASES),
         ("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN", set()),
-        ("-m conntrack --ctstate NEW", INTERNAL | VPN),
-        ("-m state --state NEW,ESTABLISHED", INTERNAL | VPN | OWN),
+        ("-m conntrack --ctstate NEW", INTERNAL | VPN | LEASES),
+        ("-m state --state NEW,ESTABLISHED", INTERNAL | VPN | LEASES | OWN),
         ("-m conntrack ! --ctstate ESTABLISHED", INPUT),
         ("-m conntrack --ctstate INVALID,DNAT", set()),
         ("-m addrtype --dst-type BROADCAST", {"DHCP"}),
@@ -375,24 +383,24 @@ DROP, ACCEPT, REJECT = {"drop": None}, {"accept": None}, {"reject": {"type": "ic
         (match(load("udp", "dport"), 67), {"DHCP"}),
         (match(load("th", "dport"), {"set": [{"range": [60, 70]}, 123]}), {"DHCP", "time"}),
         (match(load("udp", "sport"), 68), {"DHCP"}),
-        (match(load("udp", "dport"), {"range": [1, 1500]}, "!="), SYNC),
-        (match(load("tcp", "dport"), 1, "!="), {"DNS"}),
+        (match(load("udp", "dport"), {"range": [1, 1500]}, "!="), STATE_SYNC),
+        (match(load("tcp", "dport"), 1, "!="), {"DNS"} | LEASES),
         (match(load("ip", "ttl"), 255), VRRP),
-        (match(STATE, "new", "in"), INTERNAL | VPN),
+        (match(STATE, "new", "in"), INTERNAL | VPN | LEASES),
         (match(STATE, ["new", "untracked"], "in"), INPUT),
         (match(STATE, {"set": ["established", "related"]}), OWN),
         (match(STATE, "invalid", "in"), set()),
         (match({"ct": {"key": "status"}}, "dnat", "in"), set()),
         (match({"fib": {"result": "type", "flags": ["daddr"]}}, "local", "!="), {"DHCP"}),
         (match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False), set()),
-        (match(SYN, "syn"), {"DNS"}),
-        (match(load("tcp", "flags"), "syn", "in"), {"DNS"}),
+        (match(SYN, "syn"), {"DNS"} | LEASES),
+        (match(load("tcp", "flags"), "syn", "in"), {"DNS"} | LEASES),
         (match(load("ip", "saddr"), "@few"), {"VRRP of the peer 10.77.0.3"} | SYNC),
         (match(load("ip", "saddr"), "@unknown", "!="), set()),
         (match({"concat": [meta("iifname"), load("udp", "dport")]},
                {"set": [{"concat": ["eth0", 67]}, {"concat": ["eth1", 123]}]}), {"DHCP"}),
         (match({"concat": [meta("iifname"), load("udp", "dport")]},
-               {"set": [{"concat": ["eth1", 1194]}]}, "!="), SYNC | INTERNAL),
+               {"set": [{"concat": ["eth1", 1194]}]}, "!="), STATE_SYNC | INTERNAL),
         (match({"concat": [meta("iifname"), load("udp", "dport")]}, {"set": ["eth0"]}), set()),
         (match({"&": [load("ip", "dscp"), 3]}, 1, "!="), set()),
         (match(load("ip", "saddr"), {"set": [{"unknown": 1}]}, "!="), set()),

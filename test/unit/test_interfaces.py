@@ -5,7 +5,7 @@ from pathlib import Path
 import _gateway_machine
 import pytest
 from cases import ADDRESSES
-from on_node import NODE_ADDRESSES, SYNC_LINK
+from on_node import LEASE_KEY, NODE_ADDRESSES, SYNC_LINK
 
 # --------------------------------------------------------------------------------------------------
 # What is planned
@@ -498,7 +498,7 @@ def test_a_further_network_that_does_not_go_with_the_pillar(module, networks, sp
 
 
 def test_an_internal_address_by_somebody_s_dhcp(module, networks, break_pillar):
-    break_pillar(NETWORKS | {"dhcp": {"enabled": False}})
+    break_pillar(NETWORKS | {"dhcp": {"enabled": False, "key": LEASE_KEY}})
     networks.apply()
     networks.leases = ["10.77.0.2"]
     assert module.validate() == []

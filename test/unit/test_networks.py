@@ -9,6 +9,7 @@ import _gateway_plan
 import _gateway_vpn
 import pytest
 from iptables_reader import packet
+from lease_orders import Orders
 from rendered import SITES
 
 SITE = SITES["networks"]
@@ -491,6 +492,7 @@ def test_dhcp_of_a_network_says_what_the_network_has(plan):
         "domain": "example.internal",
         "options": [],
         "boot": None,
+        "register": True,
     }
     assert found["dmz"]["enabled"] is False
     assert found["guest"] == {
@@ -504,6 +506,7 @@ def test_dhcp_of_a_network_says_what_the_network_has(plan):
         "domain": "guest.example.net",
         "options": [["ip-forward-enable", "0"], ["150", "10.20.0.9"]],
         "boot": {"file": "pxelinux.0", "efi_file": "grubx64.efi", "server": "10.20.0.9"},
+        "register": False,  # it has no names of the site
     }
 
 
@@ -529,6 +532,7 @@ def test_dhcp_of_a_network_says_what_the_pillar_says(plan):
         "domain": "example.internal",
         "options": [["tftp-server-address", "10.30.0.8,10.30.0.9"]],
         "boot": {"file": "grubx64.efi", "efi_file": "grubx64.efi", "server": "10.30.0.9"},
+        "register": True,
     }
 
 
@@ -612,14 +616,21 @@ def test_sixty_networks_take_no_state_more_than_one(render):
     assert sixty.files.keys() == one.files.keys()
 
 
+def ranges(found, in_sync=True):
+    """The ranges that gateway-leases tells dnsmasq."""
+    return Orders(json.loads(found.files["/etc/gateway/leases.json"])).ranges(in_sync)
+
+
 def test_no_network_has_a_tag_that_is_dnsmasq_s_own_or_another_s(render):
     """Known clients have the tag `known`, and who comes by an interface has its name."""
     boot = {"file": "a.0", "server": "192.0.2.9"}
     names = ("known", "guest", "efi-guest")
     networks = dict(zip(names, many(3).values(), strict=True))
     networks["guest"]["dhcp"]["boot"] = boot
-    text = render("example", changes={"networks": networks}).files["/etc/gateway/dhcp.conf"]
-    tags = {line.split("set:")[1].split(",")[0] for line in text.splitlines() if "set:" in line}
+    found = render("example", changes={"networks": networks})
+    text = found.files["/etc/gateway/dhcp.conf"]
+    told = [*text.splitlines(), *ranges(found)]
+    tags = {line.split("set:")[1].split(",")[0] for line in told if "set:" in line}
     assert tags == {"network-internal", *(f"network-{name}" for name in names), "efi-guest"}
     assert "dhcp-boot=tag:network-guest,tag:efi-guest,a.0,,192.0.2.9" in text.splitlines()
 
@@ -640,17 +651,19 @@ def test_nobody_gets_addresses_of_a_network_by_another_s_interface(render, node)
     """A relay says for which network it asks, and so does who renews an address. A guest that says
     so could take the pool of another network."""
     changes = {**SITE, "networks:dmz:dhcp": {"pool": "203.0.113.20-203.0.113.25"}}
-    text = render("example", node=node, changes=changes).files["/etc/gateway/dhcp.conf"]
-    ranges = [line for line in text.splitlines() if line.startswith("dhcp-range=")]
-    assert [line.split(",")[:2] for line in ranges] == [
-        [f"dhcp-range=tag:{interface}", f"set:network-{name}"]
-        for interface, name in (
-            ("eth0", "internal"),
-            ("eth4" if node == "gw1" else "eth5", "dmz"),
-            *[("eth0.20", "guest")] * 2,
-            ("eth3", "servers"),
-        )
-    ]
+    found = render("example", node=node, changes=changes)
+    assert "dhcp-range" not in found.files["/etc/gateway/dhcp.conf"]
+    for in_sync in (True, False):
+        shares = 2 if in_sync else 1  # of each pool, for each node
+        assert [line.split(",")[:2] for line in ranges(found, in_sync)] == [
+            [f"dhcp-range=tag:{interface}", f"set:network-{name}"]
+            for interface, name in (
+                *[("eth0", "internal")] * shares,
+                *[("eth4" if node == "gw1" else "eth5", "dmz")] * shares,
+                *[("eth0.20", "guest")] * 2 * shares,
+                ("eth3", "servers"),
+            )
+        ]
 
 
 # --------------------------------------------------------------------------------------------------

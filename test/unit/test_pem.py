@@ -214,7 +214,7 @@ def test_a_revocation_list_that_was_not_applied(module, node, break_pillar, on_t
     break_pillar(newer)
     assert module.status()["problems"] == [said]
     break_pillar(newer | {"domain": "other.example"})
-    pillar = "the pillar is not what was last applied, in dhcp, dns, domain, vpn"
+    pillar = "the pillar is not what was last applied, in dhcp, dns, domain, leases, vpn"
     assert module.status()["problems"] == [said, pillar]
 
 

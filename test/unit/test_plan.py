@@ -4,6 +4,7 @@ import _gateway_nodes
 import _gateway_plan
 import pytest
 from cases import ADDRESSES, EVERYTHING
+from on_node import LEASE_KEY
 
 # --------------------------------------------------------------------------------------------------
 # What is rejected: a change of the example (`...` removes a key), where the error is, what it says
@@ -323,6 +324,8 @@ BY_DHCP = "the DHCP client of a node without a public address in the pillar"
         (67, "udp", "DHCP", {}),
         (68, "udp", BY_DHCP, {"nodes:gw2:public": ...}),
         (3780, "udp", "state sync", SYNCED),
+        (3781, "tcp", "what the nodes tell each other of leases", SYNCED),
+        (3781, "tcp", "what the nodes tell each other of leases", {"dhcp:key": LEASE_KEY}),
         (22, "tcp", "SSH", {}),
         (2222, "tcp", "SSH", {"firewall": {"ssh": {"port": 2222}}}),
     ],
@@ -341,6 +344,9 @@ def test_ports_of_the_gateway_itself(errors, port, proto, service, changes):
     [
         (53, "udp", {"nat:forwards": []}),
         (3780, "udp", {}),  # no state sync
+        (3781, "tcp", {}),  # no key of leases
+        (3781, "udp", SYNCED),
+        (3781, "tcp", {**SYNCED, "dhcp:enabled": False}),
         (67, "udp", {"dhcp:enabled": False}),
         (68, "udp", {}),
         (22, "udp", {}),

@@ -754,6 +754,7 @@ EVERY_KEY = {
                 "dns": ["192.0.2.53"],
                 "ntp": ["192.0.2.123"],
                 "domain": "guest.example.org",
+                "register": True,
                 "options": {150: "10.20.0.9"},
                 "boot": {"file": "a.0", "efi_file": "a.efi", "server": "10.20.0.9"},
             },
@@ -850,6 +851,8 @@ EVERY_KEY = {
         "enabled": True,
         "pool": "10.77.0.100-10.77.0.199",
         "lease_time": "12h",
+        "register": False,
+        "key": "a-key-of-leases-for-tests-and-nobody-else",
         "settings": {"log-dhcp": True, "pxe-service": '0,"Boot"'},
     },
     "dns": {

@@ -113,6 +113,13 @@ LINK_FLOWS = {
     "up": [
         ("eth3 10.78.0.3>10.78.0.2 udp/3780", "accepted untracked"),
         ("self 10.78.0.2>10.78.0.3 udp/3780", "nobody says untracked"),
+        ("eth3 10.78.0.3>10.78.0.2 tcp/3781", "accepted"),
+        ("eth3 10.78.0.9>10.78.0.2 tcp/3781", "dropped"),
+        ("lo 10.78.0.2>10.78.0.2 tcp/3781", "dropped"),
+        ("lo 10.78.0.3>10.78.0.2 tcp/3781", "dropped"),
+        ("eth0 10.78.0.3>10.78.0.2 tcp/3781", "dropped"),
+        ("eth1 10.78.0.3>10.78.0.2 tcp/3781", "dropped"),
+        ("docker0 172.17.0.2>10.78.0.2 tcp/3781", "dropped"),
         # Nobody else on the link, from nowhere else, to no other address.
         ("eth3 10.78.0.9>10.78.0.2 udp/3780", "dropped"),
         ("eth3 10.78.0.3>10.77.0.2 udp/3780", "dropped"),

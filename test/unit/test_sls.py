@@ -40,12 +40,21 @@ def each_site(request, render):
 def test_files_are_tidy(each_site):
     assert each_site.files
     for name, text in each_site.files.items():
-        if name == "/var/lib/gateway/applied":
+        if name in ("/var/lib/gateway/applied", "/etc/gateway/leases.key"):
             continue
         assert text.endswith("\n"), name
         assert not text.endswith("\n\n"), name
         assert not text.startswith("\n"), name
-        assert not re.search(r"[ \t]$|\t|\n\n\n", text, re.MULTILINE), name
+        assert not re.search(r"[ \t]$|\t", text, re.MULTILINE), name
+        if name.endswith(".json"):
+            assert json.loads(text)["managed"] == "by Salt (gateway)"
+            continue
+        if name.endswith(".py") or text.startswith("#!/usr/bin/python3"):
+            # No template, but code: ruff reads it.
+            assert text == (ROOT / "gateway/leases/files" / PurePath(name).name).read_text()
+            assert "# Managed by Salt (gateway)" in text.splitlines()[int(text.startswith("#!"))]
+            continue
+        assert "\n\n\n" not in text, name
         words = set(re.findall(r"\w+", re.sub(r"(?m)^\s*#.*", "", text)))
         assert not words & {"None", "Undefined", "True", "False"}, name
         assert not re.search(r"\{\{|\{%|\[\]|[{\[]'", text), name
@@ -89,7 +98,7 @@ def test_every_file_of_ours_has_an_owner_and_a_mode(each_site):
             assert chunk["fun"] == "absent", chunk["__id__"]
         if chunk["fun"] in ("file", "checked_file"):
             mode = chunk.get("mode", "0644")
-            secret = chunk["name"].startswith("/etc/openvpn/")
+            secret = chunk["name"].startswith(("/etc/openvpn/", "/etc/gateway/leases.key"))
             program = chunk["name"].startswith("/usr/lib/gateway/")
             secret = secret or chunk["name"] == "/var/lib/gateway/applied"  # it says much of a site
             assert mode == ("0600" if secret else "0755" if program else "0644"), chunk["name"]
@@ -117,6 +126,7 @@ def test_units_have_in_force_what_is_written(each_site):
     # Read when they are called, when a client connects, at boot, or whenever they are others.
     alone = {
         "vpn-networks",
+        *("ask-leases", "lease-event"),
         *("announce", "firewall", "follow-tell", "vpn-session", "routes", "applied"),
         *("isolated", "check-conntrackd", "check-ntpsec", "check-openvpn"),
     }

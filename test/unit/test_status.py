@@ -32,6 +32,7 @@ def test_status_of_a_healthy_primary(module, node):
         "sync": {"enabled": False},
         "vpn": {"main": {"address": "10.8.0.1", "up": True, "clients": {}}},
         "ntp": {"synchronised": True, "stratum": 3, "source": "198.51.100.100"},
+        "leases": {"enabled": True, "count": 0, "in_sync": True, "peers": {"gw2": True}},
         "digest": {"applied": digest, "pillar": digest},
         "formula": {"applied": _gateway_plan.VERSION, "version": _gateway_plan.VERSION},
         "problems": [],
@@ -189,6 +190,7 @@ def test_status_without_tools(module, node, ip):
     assert status["vrrp"]["internal"]["role"] == "BACKUP"
     assert status["problems"] == [
         *(f"service {service} is dead" for service in SERVICES),
+        "DHCP: gateway-leases does not answer",
         "the route to 10.8.1.0/24 is missing",
         "the firewall rules are not loaded",
         "the tunnel of VPN server main is down",

@@ -209,12 +209,14 @@ def test_it_is_decided_before_everything_else(plan):
             "-j DROP",
         )
     ]
-    assert lines["INPUT"][:3] == [
+    assert lines["INPUT"][:4] == [
         f"-A GATEWAY-INPUT {text}"
         for text in (
             f"-i eth3 -s 10.78.0.2 -d 10.78.0.1 {news} -j ACCEPT",
             f"{news} -j DROP",
-            "-i lo -j ACCEPT",
+            # What the peer tells of leases, as early.
+            "-i eth3 -s 10.78.0.2 -d 10.78.0.1 -p tcp --dport 3781 -j ACCEPT",
+            "-d 10.78.0.1 -p tcp --dport 3781 -j DROP",
         )
     ]
     (first, *_) = [line for line in rules["v6"].splitlines() if line.startswith("-A GATEWAY-INPUT")]

@@ -16,6 +16,7 @@ from lease_journal import FOREVER, Client, Fact
 
 NOBODY = "id:6e:6f:62:6f:64:79"  # "nobody"; no client has this identifier
 MOST_OF_ONE = 8  # addresses of a machine that has no lease of them; one with more is a proxy
+EVENT = re.compile(r"(add|old|del) \S+ \d+(\.\d+){3} \d+ \S+ \S*", re.ASCII)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # By these names programs look for something, and would ask whoever has one (CERT VU#598349).
 NEVER_NAMES = {"isatap", "localhost", "wpad"}
@@ -33,10 +34,9 @@ class Event(NamedTuple):
 
 def event(line: str) -> Event | None:
     """A line of `lease-event`; None where it is none."""
-    words = line.split(" ")
-    if len(words) != 6 or words[0] not in ("add", "old", "del") or not words[3].isdigit():
+    if not EVENT.fullmatch(line):
         return None
-    action, mac, address, until, identifier, name = words
+    action, mac, address, until, identifier, name = line.split(" ")
     return Event(
         action, address, Client(mac, identifier.strip("*")), float(until) or FOREVER, name.lower()
     )
@@ -56,12 +56,12 @@ def database(leases: Iterable[Fact]) -> list[str]:
 
 def from_lease_file(text: str) -> list[Event]:
     """The leases of a lease file of dnsmasq's, as it would tell them."""
-    rows = (line.split() for line in text.splitlines())
-    return [
-        Event("old", row[2], Client(row[1], row[4].strip("*")), float(row[0]) or FOREVER, row[3])
-        for row in rows
-        if len(row) == 5 and row[0].isdigit()
+    rows = [line.split() for line in text.splitlines()]
+    lines = [
+        f"old {mac} {address} {until} {identifier} {name}"
+        for until, mac, address, name, identifier in (row for row in rows if len(row) == 5)
     ]
+    return [each for each in map(event, lines) if each]
 
 
 def kept_for(line: str) -> tuple[str, Client | None]:
@@ -162,7 +162,7 @@ class Orders:
             return None
         label = fact.name.removesuffix(f".{domain}")
         name = f"{label}.{domain}"
-        allowed = LABEL.fullmatch(label) and label not in NEVER_NAMES
+        allowed = LABEL.fullmatch(label) and label not in NEVER_NAMES and name != self._domain
         return name if allowed and name not in self._names and not self._is_below(name) else None
 
     def _is_below(self, name: str) -> bool:

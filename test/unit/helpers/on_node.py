@@ -53,7 +53,7 @@ LISTING = {
     "leases": [],
     "in_sync": True,
     "serves": True,
-    "peers": {},
+    "peers": {"gw2": {"heard": True, "refused": ""}},
     "kept": True,
     "fault": "",
 }

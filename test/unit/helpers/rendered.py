@@ -71,6 +71,7 @@ SITES: dict[str, dict[str, Any]] = {  # changes of pillar.example, or a whole pi
     },
     "three nodes": {
         "nodes:gw3": {"id": 7, "internal": "10.77.0.4", "public": "198.51.100.4"},
+        "dhcp:key": "a-key-of-leases-for-tests-and-nobody-else",
     },
     "reservations only": {"dhcp": ...},
     "no DHCP": {"dhcp:enabled": False},
