@@ -132,9 +132,9 @@ def remember(**values: object) -> None:
 # --- Docker -------------------------------------------------------------------------------------
 
 
-def install_tools() -> None:
-    """Install what is missing, on Debian with apt-get."""
-    missing = {package for tool, package in TOOLS.items() if not shutil.which(tool)}
+def install_tools(tools: dict[str, str] = TOOLS) -> None:
+    """Install what is missing of these programs, with the packages of Debian that have them."""
+    missing = {package for tool, package in tools.items() if not shutil.which(tool)}
     if "docker-compose" in missing and not run(["docker", "compose", "version"], False).returncode:
         missing.remove("docker-compose")
     if not missing:

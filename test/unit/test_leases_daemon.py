@@ -1,7 +1,9 @@
 """The daemon that keeps leases, two of them on this machine."""
 
+import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 pytestmark = pytest.mark.scripts
 
 FILES = Path(__file__).resolve().parents[2] / "gateway/leases/files"
+F_SETPIPE_SZ = 1031  # fcntl(2)
 ADDRESSES = {"gw1": "127.0.0.11", "gw2": "127.0.0.12"}
 POOL = {
     "before": "",
@@ -322,6 +325,38 @@ def test_a_lease_is_ended(pair):
     wait(lambda: not one.has())
     wait(lambda: one.was_told("try-restart gateway-dhcp"))
     assert "nobody has a lease" in other.ask("end", address="10.77.0.100")["error"]
+
+
+def test_a_burst_keeps_nobody_waiting(make):
+    """Who asks meanwhile is answered before all of it is read."""
+    one = make("gw1", peers={}).start()
+    lines = [
+        f"add {mac(number)} 10.78.{number >> 8}.{number & 255} {int(time.time()) + 3600} *"
+        for number in range(12_000)
+    ]
+    one.process.send_signal(signal.SIGSTOP)
+    with open(one.folder / "events", "wb") as events:
+        fcntl.fcntl(events, F_SETPIPE_SZ, 1 << 20)
+        events.write("".join(f"{line} \n" for line in lines).encode())
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(one.folder / "socket"))
+        line.sendall(b'{"ask": "list"}\n')
+        one.process.send_signal(signal.SIGCONT)
+        answer = json.loads(line.makefile().readline())
+    assert len(answer["leases"]) < len(lines)
+    wait(lambda: len(one.has()) == len(lines))
+
+
+def test_what_is_known_has_no_names_written(make):
+    """dnsmasq tells of all its leases when it starts."""
+    one = make("gw1", peers={}).start()
+    one.lease("10.77.0.100", 1, "laptop")
+    names = one.folder / "hosts/leases"
+    wait(names.read_text)
+    before = names.stat()
+    one.lease("10.77.0.100", 1, "laptop", seconds=3000, action="old")
+    time.sleep(0.6)
+    assert names.stat().st_ino == before.st_ino
 
 
 def test_many(pair):

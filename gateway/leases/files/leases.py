@@ -42,7 +42,7 @@ KEEP = 1.0  # what can wait is kept so long after a change, and what could not b
 LOOK = 10.0  # between two looks at the neighbours
 ENDING = 60.0  # a lease that dnsmasq gave is kept for its client so long before its end
 FREEBIND = 15  # IP_FREEBIND of ip(7), which Python before 3.13 has no name for
-PORT_BYTES = 65536  # what a read of the FIFO takes at most
+PORT_BYTES = 65536  # what a read of the FIFO takes at most: all that fits into it (pipe(7))
 
 
 class Database:
@@ -354,29 +354,35 @@ class Leases:
     # --- dnsmasq ----------------------------------------------------------------------------------
 
     def read_events(self) -> None:
-        """Take what its script has written."""
+        """Take what its script has written, at most once what fits into the FIFO: peers are to be
+        heard between."""
+        ended = False
         with suppress(BlockingIOError):
-            while part := os.read(self.events, PORT_BYTES):
-                *lines, self.unread = (self.unread + part).split(b"\n")
-                for line in lines:
-                    self._take(line.decode(errors="replace"))
-        self.changed()
+            *lines, self.unread = (self.unread + os.read(self.events, PORT_BYTES)).split(b"\n")
+            for line in lines:
+                ended = self._take(line.decode(errors="replace")) or ended
+        if ended and self.server.mode is False:
+            # A peer may not know it yet.
+            self.server.add({})
+        # Most of what dnsmasq says when it starts is known.
+        if self.journal.unsaved():
+            self.changed()
 
-    def _take(self, line: str) -> None:
+    def _take(self, line: str) -> bool:
+        """Tell the journal; return whether a lease has ended."""
         told = event(line)
         now = time.time()
         if told is None:
             print(f"not understood of dnsmasq: {line!r}", flush=True)
-        elif told.action == "del":
+            return False
+        if told.action == "del":
             self.server.tells(told.address, None)
             has_ended = told.until != FOREVER and told.until <= now + 1
             self.journal.end(told.address, now, told.until if has_ended else None)
-            if self.server.mode is False:
-                # A peer may not know it yet.
-                self.server.add({})
-        else:
-            self.server.tells(told.address, told.until)
-            self.journal.lease(told.address, told.client, told.until, told.name, now)
+            return True
+        self.server.tells(told.address, told.until)
+        self.journal.lease(told.address, told.client, told.until, told.name, now)
+        return False
 
     async def ready(self) -> None:
         """Return when dnsmasq may start, with its orders written. Raises ValueError where it has
