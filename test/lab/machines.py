@@ -20,7 +20,8 @@ def mac(number: int) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a question: `address` is "" for who was refused, None for who was not answered."""
+    """What came of a question: `address` is "" for who was refused, and None for who was not
+    answered."""
 
     mac: str
     address: str | None

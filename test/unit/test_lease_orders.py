@@ -14,7 +14,6 @@ from lease_orders import (
     database,
     event,
     from_lease_file,
-    kept_for,
 )
 
 FILES = Path(__file__).resolve().parents[2] / "gateway/leases/files"
@@ -111,10 +110,6 @@ def test_what_keeps_an_address(client, line):
     given = orders()
     assert given.reservation("10.77.0.110", client) == line
     assert given.reservation("10.77.0.120", client) is None  # the pillar keeps it
-    address, kept = kept_for(line)
-    assert address == "10.77.0.110"
-    whose = client and client.mac != MAC and client.key
-    assert (kept.key if kept else None) == (whose or None)
 
 
 def test_nobody_is_another_one_for_each_address():

@@ -193,7 +193,7 @@ def test_it_survives_a_kill_and_the_other_s_silence(pair):
 def test_orders_in_sync(pair):
     one, _ = pair
     one.lease("10.77.0.160", 1)
-    wait(lambda: one.has())
+    wait(one.has)
     assert one.ask("ready") == {}
     assert one.file("dnsmasq.conf") == [
         "conf-file=/etc/gateway/dhcp.conf",
@@ -210,7 +210,7 @@ def test_orders_without_the_peer(pair):
     one, other = pair
     one.ask("ready")
     one.lease("10.77.0.160", 1)
-    wait(lambda: other.has())
+    wait(other.has)
     other.kill()
     wait(lambda: one.was_told("try-restart gateway-dhcp"), 3)
     start = time.monotonic()
@@ -277,7 +277,7 @@ def test_a_daemon_that_was_killed_asks_dnsmasq(pair):
 def test_who_has_another_key_is_not_heard(make):
     one, other = make("gw1").start(), make("gw2", key="another").start()
     other.lease("10.77.0.150", 2)
-    wait(lambda: other.has())
+    wait(other.has)
     time.sleep(1)
     assert one.has() == {}
     assert not one.ask("list")["in_sync"]
@@ -312,14 +312,14 @@ def test_a_broken_database_is_set_aside(make):
     (one.folder / "leases.db").write_text("no database at all, but a text of some length" * 100)
     one.start()
     one.lease("10.77.0.110", 1)
-    wait(lambda: one.has())
+    wait(one.has)
     assert (one.folder / "leases.db.broken").exists()
 
 
 def test_a_lease_is_ended(pair):
     one, other = pair
     one.lease("10.77.0.100", 1, "laptop")
-    wait(lambda: other.has())
+    wait(other.has)
     one.ask("ready")
     assert other.ask("end", address="10.77.0.100")["lease"]["name"] == "laptop"
     wait(lambda: not one.has())

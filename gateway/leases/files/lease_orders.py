@@ -70,15 +70,6 @@ def from_lease_file(text: str) -> list[Event]:
     return [each for each in map(event, lines) if each]
 
 
-def kept_for(line: str) -> tuple[str, Client | None]:
-    """What a line of `Orders.reservation` says: the address, and whose it is."""
-    who, address = line.rsplit(",", 1)
-    if who.startswith(NOBODY):
-        return address, None
-    is_identifier = who.startswith("id:")
-    return address, Client("" if is_identifier else who, who[3:] if is_identifier else "")
-
-
 class Orders:
     """What may be given to whom, by the settings of a node."""
 

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lease_journal import FOREVER, IN_SYNC, TAKEOVER, Client, Fact, Journal
 from lease_link import LONGEST_LINE, Line, Message
+from lease_orders import Orders, database, event, from_lease_file
 from lease_requests import Ear
-from lease_orders import Orders, database, event, from_lease_file, kept_for
 
 DHCP = "gateway-dhcp.service"
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
@@ -144,16 +144,14 @@ class Server:
         self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
         self._given: dict[str, float] = {}  # the ends of leases that it has given since
         self._files = 0
+        self.began = 0.0  # when it was told so (monotonic clock)
         # Whether it was told that the nodes are in sync; None while it does not run.
         self.mode: bool | None = None
         with suppress(OSError):
             self.mode = (run / "serving").read_text() == "in sync\n"
-        journal.serves = self.mode is not None
-        for file in (run / "reservations").iterdir():
-            self._files += 1
-            for line in file.read_text().splitlines():
-                address, client = kept_for(line)
-                self._lines[address] = client
+        if self.mode is not None:
+            # It runs, and may know nothing of what the peers are about to tell.
+            journal.serves = journal.is_news = True
 
     def begin(self, in_sync: bool, neighbours: dict[str, str]) -> None:
         """Write its orders, before it starts."""
@@ -165,7 +163,7 @@ class Server:
         for file in (self._run / "reservations").iterdir():
             file.unlink()
         self._lines, self._given, self._files = {}, {}, 0
-        self.mode, self._journal.is_news = in_sync, False
+        self.mode, self.began = in_sync, time.monotonic()
         self.add(neighbours)
         write(self._run / "serving", ["in sync" if in_sync else "own share"])
 
@@ -173,9 +171,9 @@ class Server:
         self.mode = None
         (self._run / "serving").unlink(missing_ok=True)
 
-    def add(self, neighbours: dict[str, str]) -> bool:
-        """Have it keep what it has to keep by now. False where it keeps an address for somebody
-        else; it can be told more while it runs, but to forget nothing."""
+    def add(self, neighbours: dict[str, str]) -> None:
+        """Have it keep what it has to keep by now. It can be told more while it runs, but to
+        forget nothing."""
         now = time.time()
         wanted: dict[str, Client | None] = {}
         if not self.mode:
@@ -194,10 +192,6 @@ class Server:
         if lines:
             self._files += 1
             write(self._run / "reservations" / str(self._files), lines)
-        return all(
-            client is None or (self._lines[address] or client).key == client.key
-            for address, client in wanted.items()
-        )
 
     def tells(self, address: str, until: float | None) -> None:
         """It has given a lease until then, or ended one (None)."""
@@ -361,7 +355,7 @@ class Leases:
             *lines, self.unread = (self.unread + os.read(self.events, PORT_BYTES)).split(b"\n")
             for line in lines:
                 ended = self._take(line.decode(errors="replace")) or ended
-        if ended and self.server.mode is False:
+        if ended and self.server.mode is False and not self.journal.is_news:
             # A peer may not know it yet.
             self.server.add({})
         # Most of what dnsmasq says when it starts is known.
@@ -381,7 +375,8 @@ class Leases:
             self.journal.end(told.address, now, told.until if has_ended else None)
             return True
         self.server.tells(told.address, told.until)
-        self.journal.lease(told.address, told.client, told.until, told.name, now)
+        is_new = told.action == "add"
+        self.journal.lease(told.address, told.client, told.until, told.name, now, is_new)
         return False
 
     async def ready(self) -> None:
@@ -389,6 +384,9 @@ class Leases:
         stopped meanwhile."""
         self.asked += 1
         asked, end = self.asked, time.monotonic() + WAIT
+        # The peers are to know before this node takes itself for in sync.
+        self.journal.serves = True
+        self._wake_all()
         while not self.journal.may_serve(time.monotonic()) and time.monotonic() < end:
             await asyncio.sleep(BEAT / 5)
         neighbours = await who_is_there()
@@ -399,14 +397,14 @@ class Leases:
             self.old.unlink(missing_ok=True)
         if asked != self.asked:
             raise ValueError("it has stopped again")
-        self.journal.serves = True
+        self.read_events()
         in_sync = self.journal.is_in_sync(time.monotonic())
+        self.journal.is_news = False
         if in_sync:
             self._end_expired()
         else:
             self._remember_requests()
         self.server.begin(in_sync, neighbours)
-        self._wake_all()
 
     def _remember_requests(self) -> None:
         """The peer may have given what it had no time to tell."""
@@ -468,16 +466,17 @@ class Leases:
         if server.mode is None:
             return
         if server.mode:
-            is_due = not in_sync_for or is_news
+            is_due = is_news or not in_sync_for
         else:
-            is_due = in_sync_for > STABLE
-        if not is_due and (is_news or is_time):
-            self.journal.is_news = False
-            is_due = not server.add(neighbours)
+            # While both give addresses there is news all the time.
+            is_news = is_news and time.monotonic() > server.began + STABLE
+            is_due = is_news or in_sync_for > STABLE
         if is_due:
             # It reads all again when it starts, and asks before (`ready`).
             server.mode = None
             await control("try-restart", DHCP)
+        elif is_time:
+            server.add(neighbours)
 
     # --- those who ask on this node ---------------------------------------------------------------
 
@@ -515,7 +514,8 @@ class Leases:
             raise ValueError(f"nobody has a lease of {address}")
         self.journal.end(address, now)
         # dnsmasq is to forget it: here, or where the peer hears of it.
-        self.journal.is_news = True
+        if self.server.mode is not None:
+            self.journal.is_news = True
         self.changed()
         return {"lease": shown(lease)}
 
@@ -592,6 +592,7 @@ def write(path: Path, lines: list[str]) -> None:
 
 
 async def output(*command: str) -> bytes:
+    """What a command prints; nothing where it is not there."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
@@ -618,6 +619,7 @@ async def who_is_there() -> dict[str, str]:
 
 
 def main() -> None:
+    """Run until it is ended."""
     settings, key, run, state = map(Path, sys.argv[1:])
     secret = key.read_bytes().strip() if key.exists() else b""
     asyncio.run(Leases(json.loads(settings.read_text()), secret, run, state).main())
