@@ -46,7 +46,8 @@ def forget(lab: Lab) -> None:
     """Both forget all leases but the backend's."""
     for name in GATEWAYS:
         lab.host(name).run("systemctl stop gateway-dhcp gateway-leases")
-        lab.host(name).run("rm /var/lib/gateway/leases.db*")
+        # Who was there without a lease a moment ago keeps its address.
+        lab.host(name).run("rm /var/lib/gateway/leases.db*; ip neigh flush dev eth0")
     for name in GATEWAYS:
         lab.host(name).run("systemctl start gateway-leases")
     lab.host("gw1").run("systemctl start gateway-dhcp")
