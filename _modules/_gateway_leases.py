@@ -11,7 +11,7 @@ import _gateway_machine
 from _gateway_dhcp import is_served, registers, seconds
 from _gateway_iptables import Gateway, Pen, ipv4
 from _gateway_machine import Facts, Here, Plan, service_unit
-from _gateway_site import LocalNetwork, Node, Site
+from _gateway_site import INTERNAL, LocalNetwork, Node, Site
 
 PORT = 3781  # nobody else's on a gateway, beside state sync's
 FULL = 0.9  # of a pool, when a person should hear of it
@@ -282,13 +282,15 @@ def _lease_problems(reservations: list[dict[str, Any]], leases: list[dict[str, A
 # What a person asks for
 
 
+def networks(plan: Plan) -> dict[str, str]:
+    """The names of the networks behind the pair, by the networks; none where no plan is known."""
+    found = {network["network"]: network["name"] for network in plan.get("networks", [])}
+    return found | ({plan["internal"]["network"]: INTERNAL} if "internal" in plan else {})
+
+
 def shown(plan: Plan, leases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leases as ``gateway.leases`` returns them: with the network's name, and times as text. Where
-    no plan is known they have no network."""
-    networks = {network["network"]: network["name"] for network in plan.get("networks", [])}
-    if "internal" in plan:
-        networks[plan["internal"]["network"]] = "internal"
-    known = [(IPv4Network(network), name) for network, name in networks.items()]
+    """Leases as ``gateway.leases`` returns them: with the network's name, and times as text."""
+    known = [(IPv4Network(network), name) for network, name in networks(plan).items()]
     return [
         {
             "address": lease["address"],

@@ -432,7 +432,8 @@ def leases(network=None, **kwargs):
 
     Returns a list, in the order of the addresses: ``address``, ``mac``, ``name`` (as the client
     said it), ``network``, ``since``, ``until`` (empty: for ever) and ``node`` (which gave it, or
-    renewed it last). Raises CommandExecutionError where gateway-leases does not answer.
+    renewed it last). Raises CommandExecutionError where gateway-leases does not answer, and for a
+    network that the site does not have.
 
     CLI Example:
 
@@ -442,6 +443,8 @@ def leases(network=None, **kwargs):
         salt gw1 gateway.leases network=guest
     """
     plan, _ = _in_force(kwargs)
+    if network and network not in _gateway_leases.networks(plan).values():
+        raise CommandExecutionError(f"{network} is no network of this site")
     listing = _asked("list")
     leases = _gateway_leases.shown(plan, listing["leases"])
     return [lease for lease in leases if network in (None, lease["network"])]

@@ -63,9 +63,10 @@ lease service:
       - /usr/lib/gateway/lease_orders.py
       - /usr/lib/gateway/lease_requests.py
       - /usr/lib/gateway/leases.py
-      - /etc/gateway/leases.json
       - /etc/gateway/leases.key
       - /etc/systemd/system/gateway-leases.service
+    - rereads:
+      - /etc/gateway/leases.json
     - require:
       - sls: gateway.firewall
       - pkg: lease packages

@@ -12,7 +12,7 @@ import checks
 import pytest
 from conftest import GATEWAYS, converge, wait_for_primary
 from lab import Lab
-from machines import Machines, machines
+from machines import Answer, Machines, machines
 from test_failover import primary_cut_off
 
 SLEEPERS = range(1, 46)
@@ -129,7 +129,7 @@ def test_both_answer_and_give_of_their_own(site: Lab, crowd: Machines) -> None:
         both = checks.eventually(partial(checks.holders, site), lambda on: len(on) == 2, 10)
         assert both == ["gw1", "gw2"]
         time.sleep(3)  # both have taken note
-        strangers = {}
+        strangers: dict[int, Answer] = {}
         for name, numbers in (("gw1", STRANGERS[:15]), ("gw2", STRANGERS[15:30])):
             answers = crowd.do("new", numbers, server=checks.INTERNAL[name])
             for answer in answers.values():

@@ -82,6 +82,10 @@ class Daemon:
         wait(lambda: self.ask("list"))
         return self
 
+    def hup(self):
+        (self.folder / "settings").write_text(json.dumps(self.settings))
+        self.process.send_signal(signal.SIGHUP)
+
     def kill(self):
         if self.process:
             self.process.kill()
@@ -292,6 +296,29 @@ def test_who_uses_an_address_without_a_lease_keeps_it(make):
     (one.folder / "neighbours").write_text(json.dumps(used + proxy))
     one.ask("ready")
     assert one.reservations() == [f"{mac(9)},10.77.0.120"]
+
+
+def test_other_hosts_and_pools_are_read_again(pair):
+    one, _ = pair
+    one.lease("10.77.0.101", 1, "laptop")
+    one.ask("ready")
+    one.settings["names"].append("laptop.example.internal")
+    one.hup()
+    wait(lambda: one.file("hosts/leases") == [], 2)
+    assert not one.was_told("restart")
+    one.settings["pools"] = [{**POOL, "shares": {"gw1": ["10.77.0.60,10.77.0.69"]}}]
+    one.hup()
+    wait(lambda: one.was_told("try-restart gateway-dhcp"), 2)
+    one.ask("stopped")
+    one.ask("ready")
+    assert one.file("dnsmasq.conf")[1:] == ["dhcp-range=10.77.0.60,10.77.0.69,255.255.255.0,12h"]
+
+
+def test_with_other_peers_it_begins_anew(make):
+    one = make("gw1").start()
+    one.settings["peers"] = {}
+    one.hup()
+    assert one.process.wait(2) == 1
 
 
 def test_leases_of_before_are_taken_over(make):

@@ -700,7 +700,8 @@ def test_leases_are_listed(module, says):
         SHOWN,
     ]
     assert module.leases(network="internal") == found
-    assert module.leases(network="guest") == []
+    with pytest.raises(CommandExecutionError, match="guest is no network of this site"):
+        module.leases(network="guest")
 
 
 def test_leases_of_networks(module, node, says):

@@ -9,6 +9,7 @@ the client's address is known all the same.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from ipaddress import IPv4Address
@@ -21,6 +22,7 @@ MOST = 1000  # requests that are remembered
 COOKIE = bytes((99, 130, 83, 99))  # RFC 2131, section 3
 REQUEST = 3  # RFC 2132, section 9.6
 ETHERNET = 1
+NAME = re.compile(r"[a-z0-9.-]*")  # as lease-event lets it through
 PAD, HOST_NAME, WANTED, KIND, SERVER, IDENTIFIER, END = 0, 12, 50, 53, 54, 61, 255
 
 
@@ -41,7 +43,7 @@ def request(packet: bytes, servers: set[str]) -> tuple[str, Client, str] | None:
         mac = f"{packet[1]:02x}-{mac}"
     client = Client(mac, options[IDENTIFIER].hex(":") if options.get(IDENTIFIER) else "")
     name = options.get(HOST_NAME, b"").decode("ascii", "replace").lower()
-    return str(IPv4Address(wanted)), client, name
+    return str(IPv4Address(wanted)), client, name if NAME.fullmatch(name) else ""
 
 
 def _options(data: bytes) -> dict[int, bytes]:

@@ -17,13 +17,13 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import socket
 import sqlite3
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -33,6 +33,7 @@ from lease_orders import Orders, database, event, from_lease_file
 from lease_requests import Ear
 
 DHCP = "gateway-dhcp.service"
+OF_CONNECTIONS = ("node", "address", "port", "peers", "servers")  # of the settings
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
 PATIENCE = 2.0  # without an answer for so long a connection is made anew
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
@@ -140,7 +141,7 @@ class Server:
     """dnsmasq, which gives addresses on this node: its orders, and what it has told."""
 
     def __init__(self, run: Path, orders: Orders, journal: Journal) -> None:
-        self._run, self._orders, self._journal = run, orders, journal
+        self._run, self.orders, self._journal = run, orders, journal
         self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
         self._given: dict[str, float] = {}  # the ends of leases that it has given since
         self._files = 0
@@ -157,7 +158,7 @@ class Server:
         """Write its orders, before it starts."""
         now = time.time()
         leases = self._journal.leases(now) if in_sync else []
-        lines = ["conf-file=/etc/gateway/dhcp.conf", *self._orders.ranges(in_sync)]
+        lines = ["conf-file=/etc/gateway/dhcp.conf", *self.orders.ranges(in_sync)]
         write(self._run / "dnsmasq.conf", lines)
         write(self._run / "database", database(leases))
         for file in (self._run / "reservations").iterdir():
@@ -183,12 +184,12 @@ class Server:
                 if self._given.get(address, 0.0) < now + ENDING
             }
         leased = {fact.address for fact in self._journal.leases(now)}
-        wanted |= self._orders.unleased(neighbours, leased)
+        wanted |= self.orders.unleased(neighbours, leased)
         lines = []
         for address, client in wanted.items():
             if address not in self._lines:
                 self._lines[address] = client
-                lines += filter(None, [self._orders.reservation(address, client)])
+                lines += filter(None, [self.orders.reservation(address, client)])
         if lines:
             self._files += 1
             write(self._run / "reservations" / str(self._files), lines)
@@ -204,7 +205,9 @@ class Server:
 class Leases:
     """The daemon."""
 
-    def __init__(self, settings: dict[str, Any], key: bytes, run: Path, state: Path) -> None:
+    def __init__(self, file: Path, key: bytes, run: Path, state: Path) -> None:
+        self.file = file
+        self.settings = settings = json.loads(file.read_text())
         self.node: str = settings["node"]
         self.address, self.port = settings["address"], int(settings["port"])
         self.peers: dict[str, str] = settings["peers"]
@@ -219,6 +222,7 @@ class Leases:
         self.keeper = Keeper(self.journal, store)
         self.ear = Ear(set(settings["servers"]))
         self.wake: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self.peers}
+        self.hup = asyncio.Event()
         self.lines: set[Line] = set()
         self.refused: dict[str, str] = {}  # why the last connection from a peer was not taken
         self.asked = 0  # how often dnsmasq was about to start, or had stopped
@@ -237,6 +241,26 @@ class Leases:
             if known is None or (known.client and known.client.key == each.client.key):
                 name = each.name.strip("*")
                 self.journal.lease(each.address, each.client, each.until, name, time.time())
+
+    async def read_again(self) -> None:
+        """Other hosts, names or pools. With other peers it begins anew."""
+        before, after = self.settings, json.loads(self.file.read_text())
+        if any(before[name] != after[name] for name in OF_CONNECTIONS):
+            print("it begins anew with other peers", flush=True)
+            sys.exit(1)
+        self.settings = after
+        self.orders = self.server.orders = Orders(after)
+        self.write_names()
+        # It can be told to keep more, but not less.
+        others = [name for name in ("pools", "reserved") if before[name] != after[name]]
+        if "pools" in others or (others and self.server.mode is False):
+            await self.restart()
+
+    async def restart(self) -> None:
+        """Have dnsmasq read all again: it does when it starts, and asks before (`ready`)."""
+        if self.server.mode is not None:
+            self.server.mode = None
+            await control("try-restart", DHCP)
 
     # --- the journal has changed ------------------------------------------------------------------
 
@@ -451,6 +475,9 @@ class Leases:
                 line.close()
             if not self.journal.is_in_sync(tick):
                 since = tick
+            if self.hup.is_set():
+                self.hup.clear()
+                await self.read_again()
             if self.server.mode is not None and tick > patience:
                 is_time = tick >= look
                 if is_time:
@@ -472,9 +499,7 @@ class Leases:
             is_news = is_news and time.monotonic() > server.began + STABLE
             is_due = is_news or in_sync_for > STABLE
         if is_due:
-            # It reads all again when it starts, and asks before (`ready`).
-            server.mode = None
-            await control("try-restart", DHCP)
+            await self.restart()
         elif is_time:
             server.add(neighbours)
 
@@ -557,6 +582,7 @@ class Leases:
             )
             tasks += [self.tell(name) for name in self.peers]
         loop.add_reader(self.events, self.read_events)
+        loop.add_signal_handler(signal.SIGHUP, self.hup.set)
         await asyncio.gather(*tasks, *(server.serve_forever() for server in servers))
 
 
@@ -622,7 +648,7 @@ def main() -> None:
     """Run until it is ended."""
     settings, key, run, state = map(Path, sys.argv[1:])
     secret = key.read_bytes().strip() if key.exists() else b""
-    asyncio.run(Leases(json.loads(settings.read_text()), secret, run, state).main())
+    asyncio.run(Leases(settings, secret, run, state).main())
 
 
 if __name__ == "__main__":
