@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import lease_journal
+import lease_orders
+import leases
 import pytest
 
 pytestmark = pytest.mark.scripts
@@ -23,6 +26,17 @@ POOL = {
     "static": "10.77.0.0,static",
     "seconds": 43200,
     "shares": {"gw1": ["10.77.0.100,10.77.0.149"], "gw2": ["10.77.0.150,10.77.0.199"]},
+}
+
+SETTINGS = {
+    "servers": [],
+    "pools": [POOL],
+    "reserved": [],
+    "reserved_macs": [],
+    "domain": "example.internal",
+    "register": {"10.77.0.0/24": "example.internal"},
+    "names": [],
+    "wildcards": [],
 }
 
 
@@ -40,18 +54,12 @@ class Daemon:
         self.key.write_text(key)
         peer = "gw2" if name == "gw1" else "gw1"
         self.settings = {
+            **SETTINGS,
             "node": name,
             "address": ADDRESSES[name],
             "port": port,
             "peers": {peer: ADDRESSES[peer]},
-            "servers": [],
-            "pools": [POOL],
-            "reserved": [],
-            "reserved_macs": [],
-            "domain": "example.internal",
-            "register": {"10.77.0.0/24": "example.internal"},
             "names": ["www.example.internal"],
-            "wildcards": [],
             **settings,
         }
         tools = self.folder / "bin"
@@ -59,7 +67,7 @@ class Daemon:
         (self.folder / "told").touch()
         (self.folder / "neighbours").write_text("[]")
         for tool, does in (
-            ("systemctl", f"echo $* >> {self.folder}/told"),
+            ("systemctl", f"echo $* >> {self.folder}/told; echo ${{state-active}}"),
             ("ip", f"cat {self.folder}/neighbours"),
         ):
             (tools / tool).write_text(f"#!/bin/sh\n{does}\n")
@@ -291,9 +299,13 @@ def test_who_has_another_key_is_not_heard(make):
 def test_who_uses_an_address_without_a_lease_keeps_it(make):
     one = make("gw1", peers={})
     one.start()
-    used = [{"dst": "10.77.0.120", "lladdr": mac(9)}, {"dst": "10.77.0.20", "lladdr": mac(8)}]
-    proxy = [{"dst": f"10.77.0.{last}", "lladdr": mac(7)} for last in range(130, 140)]
-    (one.folder / "neighbours").write_text(json.dumps(used + proxy))
+    there = [
+        neighbour(120, 9),
+        neighbour(20, 8),  # in no pool
+        neighbour(121, 6, "STALE"),  # it may have left
+        *(neighbour(last, 7) for last in range(130, 140)),  # a proxy
+    ]
+    (one.folder / "neighbours").write_text(json.dumps(there))
     one.ask("ready")
     assert one.reservations() == [f"{mac(9)},10.77.0.120"]
 
@@ -319,6 +331,49 @@ def test_with_other_peers_it_begins_anew(make):
     one.settings["peers"] = {}
     one.hup()
     assert one.process.wait(2) == 1
+
+
+def neighbour(last, number, state="REACHABLE"):
+    return {"dst": f"10.77.0.{last}", "lladdr": mac(number), "state": [state]}
+
+
+def test_who_stays_without_a_lease_keeps_the_address(tmp_path, monkeypatch):
+    """Not who has just given it back, or has left. Who is silent is asked."""
+    (tmp_path / "reservations").mkdir()
+    settings = {**SETTINGS, "node": "gw1"}
+    journal = lease_journal.Journal("gw1", [], Nowhere(), "one")
+    server = leases.Server(tmp_path, lease_orders.Orders(settings), journal)
+    ticks = iter((0.0, 0.0, 30.0, 61.0, 62.0))
+    monkeypatch.setattr(leases.time, "monotonic", lambda: next(ticks))
+    asked = []
+    monkeypatch.setattr(leases, "wake", asked.append)
+    server.begin(in_sync=True, there={})
+    silent, other = leases.Neighbour(mac(1), False), leases.Neighbour(mac(2), True)
+    server.look({"10.77.0.101": silent, "10.77.0.102": other})
+    assert asked == ["10.77.0.101"]
+    server.look({"10.77.0.101": silent})
+    server.look({"10.77.0.101": silent, "10.77.0.102": other})
+    lines = [file.read_text() for file in (tmp_path / "reservations").iterdir()]
+    assert lines == [f"{mac(1)},10.77.0.101\n"]
+
+
+class Nowhere:
+    """A store that keeps nothing."""
+
+    def load(self):
+        return {}
+
+    def write(self, texts):
+        pass
+
+
+def test_a_dnsmasq_that_ended_while_nobody_listened_serves_no_more(make):
+    one = make("gw1", peers={}).start()
+    one.ask("ready")
+    one.kill()
+    (one.folder / "bin/systemctl").write_text("#!/bin/sh\necho inactive\n")
+    one.start()
+    assert not one.ask("list")["serves"]
 
 
 def test_leases_of_before_are_taken_over(make):

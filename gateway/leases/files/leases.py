@@ -24,6 +24,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -41,9 +42,19 @@ WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
 KEEP = 1.0  # what can wait is kept so long after a change, and what could not be kept tried again
 LOOK = 10.0  # between two looks at the neighbours
+STAYS = 60.0  # who uses an address without a lease for so long, keeps it
 ENDING = 60.0  # a lease that dnsmasq gave is kept for its client so long before its end
+AWAKE, GONE = {"REACHABLE", "DELAY", "PROBE"}, {"FAILED", "INCOMPLETE", "PERMANENT", "NOARP"}
+DISCARD = 9  # a port at which nobody listens (RFC 863)
 FREEBIND = 15  # IP_FREEBIND of ip(7), which Python before 3.13 has no name for
 PORT_BYTES = 65536  # what a read of the FIFO takes at most: all that fits into it (pipe(7))
+
+
+class Neighbour(NamedTuple):
+    """A machine that the kernel knows (arp(7)); `is_awake`: it has answered in the last seconds."""
+
+    mac: str
+    is_awake: bool
 
 
 class Database:
@@ -145,6 +156,7 @@ class Server:
         self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
         self._given: dict[str, float] = {}  # the ends of leases that it has given since
         self._files = 0
+        self._seen: dict[str, float] = {}  # since when somebody uses an address without a lease
         self.began = 0.0  # when it was told so (monotonic clock)
         # Whether it was told that the nodes are in sync; None while it does not run.
         self.mode: bool | None = None
@@ -154,8 +166,8 @@ class Server:
             # It runs, and may know nothing of what the peers are about to tell.
             journal.serves = journal.is_news = True
 
-    def begin(self, in_sync: bool, neighbours: dict[str, str]) -> None:
-        """Write its orders, before it starts."""
+    def begin(self, in_sync: bool, there: dict[str, Neighbour]) -> None:
+        """Write its orders, before it starts. `there`: the neighbours."""
         now = time.time()
         leases = self._journal.leases(now) if in_sync else []
         lines = ["conf-file=/etc/gateway/dhcp.conf", *self.orders.ranges(in_sync)]
@@ -165,16 +177,32 @@ class Server:
             file.unlink()
         self._lines, self._given, self._files = {}, {}, 0
         self.mode, self.began = in_sync, time.monotonic()
-        self.add(neighbours)
+        self.add({address: each.mac for address, each in there.items() if each.is_awake})
         write(self._run / "serving", ["in sync" if in_sync else "own share"])
 
     def ended(self) -> None:
         self.mode = None
         (self._run / "serving").unlink(missing_ok=True)
 
+    def look(self, there: dict[str, Neighbour]) -> None:
+        """Have it keep what it has to keep by now, also for who stays without a lease. Not for who
+        has just given one back."""
+        tick = time.monotonic()
+        strangers = self._strangers({address: each.mac for address, each in there.items()})
+        self._seen = {address: self._seen.get(address, tick) for address in strangers}
+        for address in strangers:
+            if not there[address].is_awake:
+                wake(address)
+        stay = {a: there[a].mac for a, since in self._seen.items() if tick - since >= STAYS}
+        self.add(stay)
+
+    def _strangers(self, neighbours: dict[str, str]) -> dict[str, Client]:
+        leased = {fact.address for fact in self._journal.leases(time.time())}
+        return self.orders.unleased(neighbours, leased)
+
     def add(self, neighbours: dict[str, str]) -> None:
-        """Have it keep what it has to keep by now. It can be told more while it runs, but to
-        forget nothing."""
+        """Have it keep what it has to keep by now, and for these neighbours what they use. It can
+        be told more while it runs, but to forget nothing."""
         now = time.time()
         wanted: dict[str, Client | None] = {}
         if not self.mode:
@@ -183,8 +211,7 @@ class Server:
                 for address, client in self._journal.kept_for(now).items()
                 if self._given.get(address, 0.0) < now + ENDING
             }
-        leased = {fact.address for fact in self._journal.leases(now)}
-        wanted |= self.orders.unleased(neighbours, leased)
+        wanted |= self._strangers(neighbours)
         lines = []
         for address, client in wanted.items():
             if address not in self._lines:
@@ -236,7 +263,7 @@ class Leases:
         not know better."""
         if not self.old.exists():
             return
-        for each in from_lease_file(self.old.read_text()):
+        for each in from_lease_file(self.old.read_text(errors="replace")):
             known = self.journal.facts.get(each.address)
             if known is None or (known.client and known.client.key == each.client.key):
                 name = each.name.strip("*")
@@ -413,7 +440,7 @@ class Leases:
         self._wake_all()
         while not self.journal.may_serve(time.monotonic()) and time.monotonic() < end:
             await asyncio.sleep(BEAT / 5)
-        neighbours = await who_is_there()
+        there = await who_is_there()
         self.ear.close()
         self._take_over()
         if await self.keeper.saved():
@@ -428,7 +455,7 @@ class Leases:
             self._end_expired()
         else:
             self._remember_requests()
-        self.server.begin(in_sync, neighbours)
+        self.server.begin(in_sync, there)
 
     def _remember_requests(self) -> None:
         """The peer may have given what it had no time to tell."""
@@ -482,13 +509,13 @@ class Leases:
                 is_time = tick >= look
                 if is_time:
                     look = tick + LOOK
-                neighbours = await who_is_there() if is_time else {}
-                await self._order(tick - since, neighbours, is_time)
+                there = await who_is_there() if is_time else None
+                await self._order(tick - since, there)
             if (self.names_due and tick >= self.names_due) or time.time() >= self.next_end:
                 self.write_names()
 
-    async def _order(self, in_sync_for: float, neighbours: dict[str, str], is_time: bool) -> None:
-        """Start dnsmasq anew, or tell it more. `is_time`: whether neighbours were looked at."""
+    async def _order(self, in_sync_for: float, there: dict[str, Neighbour] | None) -> None:
+        """Start dnsmasq anew, or tell it more. `there`: the neighbours, if it is time for them."""
         server, is_news = self.server, self.journal.is_news
         if server.mode is None:
             return
@@ -500,8 +527,8 @@ class Leases:
             is_due = is_news or in_sync_for > STABLE
         if is_due:
             await self.restart()
-        elif is_time:
-            server.add(neighbours)
+        elif there is not None:
+            server.look(there)
 
     # --- those who ask on this node ---------------------------------------------------------------
 
@@ -569,6 +596,10 @@ class Leases:
         # Also for writing: else it ends with each who writes into it.
         self.events = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self.write_names()
+        if self.server.mode is not None and not await is_running():
+            # It has ended, and could not say so.
+            self.server.ended()
+            self.journal.serves = self.journal.is_news = False
         if self.server.mode is None:
             await self.ear.open()
         socket_file = self.run / "socket"
@@ -611,9 +642,13 @@ def listener(address: str, port: int) -> socket.socket:
 
 
 def write(path: Path, lines: list[str]) -> None:
-    """Make a file of these lines, at once."""
+    """Make a file of these lines, at once. One that has them already is left alone: dnsmasq reads
+    what is written."""
+    text = "".join(f"{line}\n" for line in lines)
+    if path.exists() and path.read_text() == text:
+        return
     new = path.with_name(f".{path.name}.new")
-    new.write_text("".join(f"{line}\n" for line in lines))
+    new.write_text(text)
     new.rename(path)
 
 
@@ -629,19 +664,34 @@ async def output(*command: str) -> bytes:
     return (await process.communicate())[0]
 
 
+async def is_running() -> bool:
+    """Whether dnsmasq runs."""
+    state = await output("systemctl", "is-active", DHCP)
+    return state.strip() in (b"active", b"reloading", b"deactivating")
+
+
 async def control(*words: str) -> None:
     """Tell systemd, and do not wait until it is done."""
     await output("systemctl", "--no-block", *words)
 
 
-async def who_is_there() -> dict[str, str]:
-    """MAC addresses by the IPv4 addresses of those who have said something in the last seconds."""
-    wanted = [word for state in ("reachable", "delay", "probe") for word in ("nud", state)]
+async def who_is_there() -> dict[str, Neighbour]:
+    """The neighbours, by their IPv4 addresses."""
     try:
-        rows = json.loads(await output("ip", "-json", "-4", "neigh", "show", *wanted) or b"[]")
+        rows = json.loads(await output("ip", "-json", "-4", "neigh", "show") or b"[]")
     except ValueError:
         rows = []
-    return {row["dst"]: row["lladdr"] for row in rows if "lladdr" in row}
+    return {
+        row["dst"]: Neighbour(row["lladdr"], bool(AWAKE & {*row["state"]}))
+        for row in rows
+        if "lladdr" in row and not GONE & {*row["state"]}
+    }
+
+
+def wake(address: str) -> None:
+    """Have the kernel ask whether somebody is at an address: it does where something is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending, suppress(OSError):
+        sending.sendto(b"", (address, DISCARD))
 
 
 def main() -> None:
