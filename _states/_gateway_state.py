@@ -27,7 +27,7 @@ PROC_SYS = "/proc/sys"
 SYSTEMD = "/etc/systemd"
 UNITS = f"{SYSTEMD}/system"
 UNIT_PROPERTIES = (
-    "ActiveState,DropInPaths,NeedDaemonReload,StateChangeTimestampMonotonic,UnitFileState"
+    "ActiveState,DropInPaths,NeedDaemonReload,StateChangeTimestampMonotonic,SubState,UnitFileState"
 )
 ISOLATED = "/usr/lib/gateway/isolated"  # where a daemon looks at its new configuration
 # A file that an unprivileged process may write is read up to this size.
@@ -95,8 +95,8 @@ def show_units(salt: Functions, names: Iterable[str]) -> list[dict[str, str]]:
 
 
 def is_active(unit: Mapping[str, str]) -> bool:
-    """Whether a unit of ``show_units`` runs."""
-    return unit["ActiveState"] in ("active", "reloading")
+    """Whether a unit of ``show_units`` runs, or is about to: DHCP asks its peer before."""
+    return unit["ActiveState"] in ("active", "reloading") or unit["SubState"] == "start-pre"
 
 
 def render(

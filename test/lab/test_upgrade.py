@@ -53,6 +53,7 @@ def inventory(lab: Lab, name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def rich(lab: Lab) -> Iterator[Lab]:
+    lab.set_site(lab.with_authority(key=False))
     lab.set_pillar({"gateway": SITE})
     for name in GATEWAYS:
         lab.host(name).write(UNIT, FOLLOWER)
@@ -61,6 +62,7 @@ def rich(lab: Lab) -> Iterator[Lab]:
     settle(lab)
     yield lab
     have_formula(lab.host("master"))
+    lab.set_site(lab.with_authority())
     lab.set_pillar({})
     ok(lab.apply())
     for name in GATEWAYS:
@@ -119,7 +121,6 @@ def differences(wanted: list[str], found: list[str]) -> tuple[list[str], list[st
     return sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
 
 
-@pytest.mark.long
 @pytest.mark.long
 def test_clean_removes_what_the_oldest_version_left(rich: Lab) -> None:
     apply_oldest(rich)

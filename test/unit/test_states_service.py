@@ -27,6 +27,7 @@ def unit(machine, monkeypatch, module):
         drop_ins=set(),
         broken=set(),
         failed=set(),
+        starting=set(),
         clock=1000.0,
     )
     conf, hosts = machine.folder / "conf", machine.folder / "hosts"
@@ -43,6 +44,7 @@ def unit(machine, monkeypatch, module):
             f"DropInPaths={' '.join(unit.drop_ins)}\n"
             f"NeedDaemonReload={'yes' if name in unit.unread else 'no'}\n"
             f"StateChangeTimestampMonotonic={int(since * 1e6)}\n"
+            f"SubState={'start-pre' if name in unit.starting else 'dead'}\n"
             f"UnitFileState={'enabled' if name in unit.enabled else 'disabled'}\n"
         )
 
@@ -140,6 +142,14 @@ def test_a_unit_that_somebody_else_has_started(machine, unit, what, expected, ho
     unit.write(getattr(unit, what), "3")
     machine.converges("running", "app", **unit.call)
     assert machine.calls == (["daemon-reload"] if what == "drop_in" else []) + expected
+
+
+def test_a_unit_that_is_about_to_start(machine, unit):
+    """What it has to do before may take a second."""
+    machine.apply()
+    unit.active.discard("app")
+    unit.starting.add("app")
+    assert machine.apply()["changes"] == {}
 
 
 def test_a_unit_goes_on_where_nothing_has_changed(machine, unit):
