@@ -150,7 +150,7 @@ def test_a_unit_that_is_about_to_start(machine, unit):
     machine.calls.clear()
     unit.active.discard("app")
     unit.starting.add("app")
-    assert machine.converges("running", "app", **unit.call) == {}
+    assert machine.run("running", "app", **unit.call)["changes"] == {}
     assert machine.calls == []
 
 
