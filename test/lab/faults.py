@@ -597,7 +597,6 @@ FAULTS: tuple[Fault, ...] = (
         vanishes(outage_ms=ZOMBIE_MS),
         mends=(on("gw1 gw2", HEARS),),
         seconds=5,
-        core=True,
     ),
     Fault(
         "partition of VRRP, one way",

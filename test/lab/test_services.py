@@ -355,7 +355,13 @@ def test_every_series_of_salt(site: Lab, masterless: Host, series: str) -> None:
     assert checks.local(gw1, f"{call} gateway.status")["problems"] == []
 
 
-@pytest.mark.parametrize("series", [series for series in SERIES if series != SALT_SERIES])
+OTHER_SERIES = [series for series in SERIES if series != SALT_SERIES]
+
+
+@pytest.mark.parametrize(
+    "series",
+    [OTHER_SERIES[0], *(pytest.param(each, marks=pytest.mark.long) for each in OTHER_SERIES[1:])],
+)
 def test_a_minion_of_every_series(site: Lab, series: str) -> None:
     """It gets modules, states and their libraries from the master, and has nothing to do; then it
     takes all away, and does all of it from nothing."""
