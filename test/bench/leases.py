@@ -248,7 +248,7 @@ def takeover(
     """Seconds from gw2's takeover until a new machine has an address, and until one that has a
     lease has renewed it."""
     gw2 = lab.host("gw2")
-    with two_machines() as (new, old), ThreadPoolExecutor(2) as pool:
+    with two_machines() as (new, old), ThreadPoolExecutor(3) as pool:
         old.do("new", [30_000 + number])
         time.sleep(1)
         changes = pool.submit(begin)
