@@ -100,7 +100,7 @@ bench: $(VENV)/ready
 	$(PYTHON) test/bench/apply.py
 	$(PYTHON) test/bench/firewall.py
 	$(PYTHON) test/bench/networks.py
-	$(PYTHON) test/bench/leases.py
+	$(PYTHON) test/bench/dhcp.py
 	$(PYTHON) test/bench/vpn.py
 
 bench-failover: $(VENV)/ready
