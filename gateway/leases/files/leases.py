@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lease_journal import FOREVER, IN_SYNC, TAKEOVER, Client, Fact, Journal
+from lease_journal import FOREVER, IN_SYNC, NEVER, TAKEOVER, Client, Fact, Journal
 from lease_link import LONGEST_LINE, Line, Message
 from lease_orders import Orders, database, event, from_lease_file
 from lease_requests import Ear
@@ -40,6 +40,7 @@ PATIENCE = 2.0  # without an answer for so long a connection is made anew
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
 WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
+TELLING = 0.5  # seconds until a peer has told what it gave, at most
 KEEP = 1.0  # what can wait is kept so long after a change, and what could not be kept tried again
 LOOK = 10.0  # between two looks at the neighbours
 STAYS = 60.0  # who uses an address without a lease for so long, keeps it
@@ -458,10 +459,12 @@ class Leases:
         self.server.begin(in_sync, there)
 
     def _remember_requests(self) -> None:
-        """The peer may have given what it had no time to tell."""
+        """The peer may have given what it had no time to tell. What came of older requests it has
+        told: a client may have given back what it asked for, and somebody else may have it."""
         now = time.time()
+        told = max((peer.said for peer in self.journal.peers.values()), default=NEVER)
         leased = {fact.address for fact in self.journal.leases(now)}
-        for address, (client, name) in self.ear.take().items():
+        for address, (client, name) in self.ear.take(told - TELLING).items():
             seconds = self.orders.lease_time(address)
             if seconds and address not in leased:
                 until = FOREVER if seconds == FOREVER else now + seconds
