@@ -116,7 +116,10 @@ class Udhcpc(Client):
 
     def start(self) -> None:
         last = self.home.run(f"cat {HOME}/last", check=False).stdout.strip()
-        command = [f"{HOME}/programs/bin/busybox", "udhcpc", "-b", "-i", "eth0", "-t", "10"]
+        # It is in /bin on Debian 12, and in /usr/bin on 13.
+        folders = ":".join(f"{HOME}/programs/{folder}" for folder in ("bin", "usr/bin"))
+        command = ["env", f"PATH={folders}:/usr/sbin:/usr/bin:/sbin:/bin", "busybox", "udhcpc"]
+        command += ["-b", "-i", "eth0", "-t", "10"]
         command += ["-T", "1", "-A", "1", "-s", f"{HOME}/set-address", "-p", f"{HOME}/pid"]
         command += ["-a", *(["-r", last] if last else [])]
         command += ["-x", f"hostname:{self.host_name}"] if self.host_name else []
