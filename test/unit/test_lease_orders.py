@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,12 +238,14 @@ def test_a_network_whose_domain_is_above_the_site_s():
 
 
 def test_of_two_with_one_name_the_first_has_it():
-    first, second = lease("pc", "10.77.0.150", since=5.0), lease("pc", since=7.0)
+    other = Client(OTHER)
+    first = replace(lease("pc", "10.77.0.150", since=5.0), client=other)
+    second = lease("pc", since=7.0)
     for leases in ([first, second], [second, first]):
         assert orders().hosts(leases) == ["10.77.0.150 pc.example.internal pc"]
     assert orders().hosts([second]) == ["10.77.0.101 pc.example.internal pc"]
     # Both nodes say the same of two that came at once.
-    pair = [lease("pc", "10.77.0.102"), lease("pc", "10.77.0.101")]
+    pair = [replace(lease("pc", "10.77.0.102"), client=other), lease("pc", "10.77.0.101")]
     assert orders().hosts(pair) == orders().hosts(pair[::-1]) == orders().hosts(pair[1:])
 
 

@@ -90,6 +90,20 @@ def test_what_is_heard_is_known_for_some_seconds(monkeypatch):
     assert ear.take() == {}
 
 
+def test_what_the_peer_has_told_since_is_not_remembered(monkeypatch):
+    """Of two that asked for one address the first has it, unless the peer was heard between."""
+    clock = [1000.0]
+    monkeypatch.setattr(lease_requests.time, "monotonic", lambda: clock[0])
+    other = dhcp(REQUEST, WANTED, END).replace(bytes.fromhex(MAC.replace(":", "")), bytes(5) + b"b")
+    for since, mac in ((1000.0, MAC), (1000.5, "00:00:00:00:00:62")):
+        clock[0] = 1000.0
+        ear = Ear(SERVERS)
+        ear.datagram_received(dhcp(REQUEST, WANTED, END), ("10.77.0.101", 68))
+        clock[0] = 1001.0
+        ear.datagram_received(other, ("10.77.0.101", 68))
+        assert ear.take(since) == {ADDRESS: (Client(mac), "")}
+
+
 def test_a_flood_of_requests_is_bounded(monkeypatch):
     monkeypatch.setattr(lease_requests.time, "monotonic", lambda: 1000.0)
     ear = Ear(SERVERS)

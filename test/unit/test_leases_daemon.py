@@ -66,8 +66,9 @@ class Daemon:
         tools.mkdir()
         (self.folder / "told").touch()
         (self.folder / "neighbours").write_text("[]")
+        (self.folder / "state").write_text("active\n")
         for tool, does in (
-            ("systemctl", f"echo $* >> {self.folder}/told; echo ${{state-active}}"),
+            ("systemctl", f"echo $* >> {self.folder}/told; cat {self.folder}/state"),
             ("ip", f"cat {self.folder}/neighbours"),
         ):
             (tools / tool).write_text(f"#!/bin/sh\n{does}\n")
@@ -456,3 +457,17 @@ def test_many(pair):
     other.start()
     wait(lambda: len(other.has()) == 2000)
     print("exchange", time.monotonic() - start)
+
+
+def test_dnsmasq_has_stopped_and_nobody_has_said_so(pair):
+    """Else both seem to serve when the other one does, and are never in sync again."""
+    one, other = pair
+    (one.folder / "state").write_text("failed\n")
+    one.ask("ready")
+    wait(lambda: not one.ask("list")["serves"], 2)
+    other.ask("ready")
+    in_sync(one, other)
+    (other.folder / "state").write_text("activating\n")
+    other.ask("ready")
+    time.sleep(0.3)
+    assert other.ask("list")["serves"]

@@ -139,16 +139,20 @@ class Orders:
 
     def hosts(self, leases: Iterable[Fact]) -> list[str]:
         """Lines of a hosts file: names that clients have sent, in networks that register them. Of
-        two clients with one name, whoever has had a lease for longer has it."""
+        two machines with one name, whoever has had a lease for longer has it. One machine may be
+        two clients (its firmware and its system): then it is at the lease that ends last."""
+        claims: dict[tuple[str, str], list[Fact]] = {}
+        for fact in leases:
+            if fact.client and (name := self._name(fact)):
+                claims.setdefault((name, fact.client.mac), []).append(fact)
         taken: set[str] = set()
         lines = []
-        for fact in sorted(leases, key=lambda fact: (fact.since, fact.address)):
-            name = self._name(fact)
-            if name and name not in taken:
+        for (name, _), facts in sorted(claims.items(), key=lambda claim: _first(claim[1])):
+            if name not in taken:
                 taken.add(name)
                 short = name.removesuffix(f".{self._domain}")
                 names = [name, short] if "." not in short else [name]
-                lines.append(f"{fact.address} {' '.join(names)}")
+                lines.append(f"{min(facts, key=_last).address} {' '.join(names)}")
         return sorted(lines)
 
     def _name(self, fact: Fact) -> str | None:
@@ -166,3 +170,12 @@ class Orders:
 
     def _is_below(self, name: str) -> bool:
         return bool(self._below) and name.endswith(self._below)
+
+
+def _first(facts: list[Fact]) -> tuple[float, str]:
+    return min((fact.since, fact.address) for fact in facts)
+
+
+def _last(fact: Fact) -> tuple[float, str]:
+    """The one that ends last comes first."""
+    return (float("-inf") if fact.until == FOREVER else -fact.until, fact.address)

@@ -65,7 +65,7 @@ class Ear(asyncio.DatagramProtocol):
 
     def __init__(self, servers: set[str]) -> None:
         self._servers = servers
-        self._heard: dict[str, tuple[float, Client, str]] = {}
+        self._heard: list[tuple[float, str, Client, str]] = []
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self, port: int = PORT) -> None:
@@ -92,21 +92,20 @@ class Ear(asyncio.DatagramProtocol):
         self._forget()
         heard = request(data, self._servers)
         if heard and len(self._heard) < MOST:
-            address, client, name = heard
-            # Of two that were offered the same the first one gets it.
-            first = self._heard.get(address)
-            if first is None or first[1].key == client.key:
-                self._heard[address] = time.monotonic(), client, name
+            self._heard.append((time.monotonic(), *heard))
 
     def _forget(self) -> None:
         oldest = time.monotonic() - REMEMBERED
-        for address, (tick, _, _) in list(self._heard.items()):
-            if tick < oldest:
-                del self._heard[address]
+        self._heard = [each for each in self._heard if each[0] >= oldest]
 
-    def take(self) -> dict[str, tuple[Client, str]]:
-        """Who asked in the last seconds for which address, and under which name."""
+    def take(self, since: float = float("-inf")) -> dict[str, tuple[Client, str]]:
+        """Who asked in the last seconds, and since then (time.monotonic()), for which address, and
+        under which name. Of two that were offered the same the first one gets it."""
         self._forget()
-        heard = {address: (client, name) for address, (_, client, name) in self._heard.items()}
-        self._heard = {}
+        heard: dict[str, tuple[Client, str]] = {}
+        for tick, address, client, name in self._heard:
+            first = heard.get(address)
+            if tick >= since and (first is None or first[0].key == client.key):
+                heard[address] = client, name
+        self._heard = []
         return heard

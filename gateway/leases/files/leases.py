@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lease_journal import FOREVER, IN_SYNC, TAKEOVER, Client, Fact, Journal
+from lease_journal import FOREVER, IN_SYNC, NEVER, TAKEOVER, Client, Fact, Journal
 from lease_link import LONGEST_LINE, Line, Message
 from lease_orders import Orders, database, event, from_lease_file
 from lease_requests import Ear
@@ -40,8 +40,9 @@ PATIENCE = 2.0  # without an answer for so long a connection is made anew
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
 WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
+TELLING = 0.5  # seconds until a peer has told what it gave, at most
 KEEP = 1.0  # what can wait is kept so long after a change, and what could not be kept tried again
-LOOK = 10.0  # between two looks at the neighbours
+LOOK = 10.0  # between two looks at the neighbours, and at whether dnsmasq runs
 STAYS = 60.0  # who uses an address without a lease for so long, keeps it
 ENDING = 60.0  # a lease that dnsmasq gave is kept for its client so long before its end
 AWAKE, GONE = {"REACHABLE", "DELAY", "PROBE"}, {"FAILED", "INCOMPLETE", "PERMANENT", "NOARP"}
@@ -458,10 +459,12 @@ class Leases:
         self.server.begin(in_sync, there)
 
     def _remember_requests(self) -> None:
-        """The peer may have given what it had no time to tell."""
+        """The peer may have given what it had no time to tell. What came of older requests it has
+        told: a client may have given back what it asked for, and somebody else may have it."""
         now = time.time()
+        told = max((peer.said for peer in self.journal.peers.values()), default=NEVER)
         leased = {fact.address for fact in self.journal.leases(now)}
-        for address, (client, name) in self.ear.take().items():
+        for address, (client, name) in self.ear.take(told - TELLING).items():
             seconds = self.orders.lease_time(address)
             if seconds and address not in leased:
                 until = FOREVER if seconds == FOREVER else now + seconds
@@ -493,7 +496,7 @@ class Leases:
         if self.server.mode is not None:
             # It has told what this one had not kept when it ended.
             await control("reload", DHCP)
-        since, look = time.monotonic(), 0.0
+        since, look, check = time.monotonic(), 0.0, 0.0
         patience = since + TAKEOVER  # it has just begun; the peers hear of it now
         while True:
             await asyncio.sleep(BEAT)
@@ -511,8 +514,18 @@ class Leases:
                     look = tick + LOOK
                 there = await who_is_there() if is_time else None
                 await self._order(tick - since, there)
+            if self.journal.serves and tick >= check:
+                check = tick + LOOK
+                await self._notice_end()
             if (self.names_due and tick >= self.names_due) or time.time() >= self.next_end:
                 self.write_names()
+
+    async def _notice_end(self) -> None:
+        """Take note where dnsmasq does not run. Who says so when it stops may have been killed, and
+        two that both seem to serve are never in sync."""
+        asked = self.asked
+        if await dnsmasq_is() in ("inactive", "failed") and asked == self.asked:
+            await self.stopped()
 
     async def _order(self, in_sync_for: float, there: dict[str, Neighbour] | None) -> None:
         """Start dnsmasq anew, or tell it more. `there`: the neighbours, if it is time for them."""
@@ -666,8 +679,12 @@ async def output(*command: str) -> bytes:
 
 async def is_running() -> bool:
     """Whether dnsmasq runs."""
-    state = await output("systemctl", "is-active", DHCP)
-    return state.strip() in (b"active", b"reloading", b"deactivating")
+    return await dnsmasq_is() in ("active", "reloading", "deactivating")
+
+
+async def dnsmasq_is() -> str:
+    """What systemd says of dnsmasq: active, inactive, failed, activating, ..."""
+    return (await output("systemctl", "is-active", DHCP)).decode().strip()
 
 
 async def control(*words: str) -> None:
