@@ -213,7 +213,7 @@ class Server:
                 if self._given.get(address, 0.0) < now + ENDING
             }
         wanted |= self._strangers(neighbours)
-        lines = []
+        lines: list[str] = []
         for address, client in wanted.items():
             if address not in self._lines:
                 self._lines[address] = client
@@ -609,10 +609,6 @@ class Leases:
         # Also for writing: else it ends with each who writes into it.
         self.events = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         self.write_names()
-        if self.server.mode is not None and not await is_running():
-            # It has ended, and could not say so.
-            self.server.ended()
-            self.journal.serves = self.journal.is_news = False
         if self.server.mode is None:
             await self.ear.open()
         socket_file = self.run / "socket"
@@ -675,11 +671,6 @@ async def output(*command: str) -> bytes:
         print(f"{command[0]}: {error}", flush=True)
         return b""
     return (await process.communicate())[0]
-
-
-async def is_running() -> bool:
-    """Whether dnsmasq runs."""
-    return await dnsmasq_is() in ("active", "reloading", "deactivating")
 
 
 async def dnsmasq_is() -> str:
