@@ -93,6 +93,7 @@ class Daemon:
 
     def hup(self):
         (self.folder / "settings").write_text(json.dumps(self.settings))
+        assert self.process
         os.kill(self.process.pid, signal.SIGHUP)
 
     def kill(self):

@@ -442,7 +442,7 @@ def elections(machine, module, monkeypatch):
             return {"retcode": found.code, "stdout": "", "stderr": "no such keyword"}
         if arguments[0] == "show":
             state = "active" if found.active else "inactive"
-            output = f"ActiveState={state}"
+            output = f"ActiveState={state}\nSubState=dead"
             return {"retcode": found.shown, "stdout": output, "stderr": "no bus"}
         machine.calls.append(" ".join(arguments))
         found.left = found.slow
