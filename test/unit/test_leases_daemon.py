@@ -332,7 +332,7 @@ def test_with_other_peers_it_begins_anew(make):
     one = make("gw1").start()
     one.settings["peers"] = {}
     one.hup()
-    assert one.process.wait(2) == 1
+    assert one.process.wait(2) == 0
 
 
 def neighbour(last, number, state="REACHABLE"):

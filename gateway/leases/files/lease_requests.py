@@ -64,13 +64,13 @@ class Ear(asyncio.DatagramProtocol):
     """Hears requests, while no dnsmasq on this node does."""
 
     def __init__(self, servers: set[str]) -> None:
-        self._servers = servers
+        self.servers = servers
         self._heard: list[tuple[float, str, Client, str]] = []
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self, port: int = PORT) -> None:
         """Begin to hear. Without an error: where somebody else has the port, nothing is heard."""
-        if self._transport or not self._servers:
+        if self._transport or not self.servers:
             return
         listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,7 +90,7 @@ class Ear(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._forget()
-        heard = request(data, self._servers)
+        heard = request(data, self.servers)
         if heard and len(self._heard) < MOST:
             self._heard.append((time.monotonic(), *heard))
 

@@ -34,7 +34,7 @@ from lease_orders import Orders, database, event, from_lease_file
 from lease_requests import Ear
 
 DHCP = "gateway-dhcp.service"
-OF_CONNECTIONS = ("node", "address", "port", "peers", "servers")  # of the settings
+OF_CONNECTIONS = ("node", "address", "port", "peers")  # of the settings
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
 PATIENCE = 2.0  # without an answer for so long a connection is made anew
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
@@ -275,9 +275,10 @@ class Leases:
         before, after = self.settings, json.loads(self.file.read_text())
         if any(before[name] != after[name] for name in OF_CONNECTIONS):
             print("it begins anew with other peers", flush=True)
-            sys.exit(1)
+            os._exit(0)
         self.settings = after
         self.orders = self.server.orders = Orders(after)
+        self.ear.servers = set(after["servers"])
         self.write_names()
         # It can be told to keep more, but not less.
         others = [name for name in ("pools", "reserved") if before[name] != after[name]]
