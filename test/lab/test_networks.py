@@ -341,7 +341,9 @@ def lease(machine: Station) -> dict[str, str]:
     """What a machine is given by DHCP: option name to value. Nothing is done with it."""
     file = f"/tmp/{machine.name}.leases"
     ask = f"dhclient -1 -sf /bin/true -lf {file} -pf {file}.pid -cf /etc/lab/dhclient.conf eth0"
-    machine.run(f"rm -f {file}; {ask}; kill $(cat {file}.pid)")
+    # It comes back before the process that stays has written its number.
+    end = f"timeout 5 sh -c 'until kill $(cat {file}.pid); do sleep 0.1; done' 2>/dev/null"
+    machine.run(f"rm -f {file}; {ask} && {end}")
     text = machine.run(f"cat {file}").stdout
     options = re.findall(r"^\s+(?:option )?([a-z-]+) (.+);$", text, re.MULTILINE)
     return {name: value.strip('"') for name, value in options}
