@@ -98,6 +98,7 @@ NOBODYS = f"{NOBODY}:0a:4d:00:6e"
 RESERVATIONS = {
     "a client": (Client(OTHER), f"{OTHER},10.77.0.110"),
     "with an identifier": (Client(OTHER, IDENTIFIER), f"id:{IDENTIFIER},10.77.0.110"),
+    "with one of a single byte": (Client(OTHER, "41"), "id:41:,10.77.0.110"),
     "nobody": (None, f"{NOBODYS},10.77.0.110"),
     # Else dnsmasq would give that one this address, and not its own.
     "one with a reservation": (Client(MAC), f"{NOBODYS},10.77.0.110"),

@@ -1,10 +1,12 @@
 """The daemon that keeps leases, two of them on this machine."""
 
 import fcntl
+import hmac
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -396,6 +398,65 @@ def test_a_broken_database_is_set_aside(make):
     one.lease("10.77.0.110", 1)
     wait(one.has)
     assert (one.folder / "leases.db.broken").exists()
+
+
+def test_a_broken_page_is_found_before_the_database_is_used(tmp_path):
+    path = tmp_path / "leases.db"
+    kept = leases.Database(path)
+    kept.write({str(number): "text" * 1000 for number in range(20)})
+    kept.close()
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"no page" * (len(data[4096:]) // 7)
+    path.write_bytes(data)
+    assert leases.Database(path).load() == {}
+    assert path.with_name("leases.db.broken").exists()
+
+
+def test_a_database_on_a_full_disk_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "leases.db"
+    kept = leases.Database(path)
+    kept.write({"10.77.0.110": "text"})
+    assert not path.with_name("leases.db-shm").exists()
+    kept.close()
+
+    def full(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.sqlite3, "connect", full)
+        with pytest.raises(sqlite3.OperationalError):
+            leases.Database(path)
+    assert leases.Database(path).load() == {"10.77.0.110": "text"}
+
+
+def test_a_peer_that_takes_nothing_is_left(make, tmp_path):
+    """Also where more than the kernel takes is on its way: the line ends, and a new one is made."""
+    one = make("gw1").start()
+    for number in range(4000):
+        address = f"10.78.{number // 250}.{number % 250 + 1}"
+        one.tell(f"add {mac(number)} {address} {int(time.time()) + 3600} {LONGEST} name")
+    wait(lambda: len(one.has()) == 4000)
+    with socket.create_server((ADDRESSES["gw2"], one.settings["port"])) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(6)
+        for line in [agreed(peer), agreed(peer)]:
+            line.close()
+
+
+LONGEST = ":".join(["ff"] * 255)
+
+
+def agreed(peer):
+    """A line of a peer that knows the key, and hears nothing after that."""
+    line = peer.accept()[0]
+    line.settimeout(5)
+    me, number = line.recv(200).decode().split()
+    said = b'{"node":"gw2"}'
+    text = json.dumps([(me, number), ("gw2", "01")])
+    key = hmac.digest(b"secret", text.encode(), "sha256")
+    code = hmac.digest(key, b"b 0 " + said, "sha256").hex().encode()
+    line.sendall(b"gw2 01\n" + code + b" " + said + b"\n")
+    return line
 
 
 def test_a_lease_is_ended(pair):

@@ -55,7 +55,8 @@ class Client:
 
     @property
     def key(self) -> str:
-        return self.identifier or self.mac
+        # An identifier may have the bytes of another machine's hardware address.
+        return f"id:{self.identifier}" if self.identifier else self.mac
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ class Orders:
             return None
         who = NOBODY + "".join(f":{int(byte):02x}" for byte in address.split("."))
         if client and client.mac not in self._reserved_macs:
-            who = f"id:{client.identifier}" if client.identifier else client.mac
+            # Without any colon dnsmasq takes it for a text, as it would one of a single byte.
+            colon = "" if ":" in client.identifier else ":"
+            who = f"id:{client.identifier}{colon}" if client.identifier else client.mac
         return f"{who},{address}"
 
     def unleased(self, neighbours: dict[str, str], leased: set[str]) -> dict[str, Client]:

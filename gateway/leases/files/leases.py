@@ -63,8 +63,13 @@ class Database:
     def __init__(self, path: Path) -> None:
         try:
             self._open(path)
+            self.load()
+        except sqlite3.OperationalError:
+            # The disk is full, or it may not be written: nothing is wrong with the file.
+            raise
         except sqlite3.DatabaseError as error:
             print(f"{path} cannot be read: {error}; it is {path}.broken now", flush=True)
+            self.close()
             for end in ("-wal", "-shm"):
                 path.with_name(path.name + end).unlink(missing_ok=True)
             path.rename(f"{path}.broken")
@@ -73,9 +78,14 @@ class Database:
     def _open(self, path: Path) -> None:
         # One call at a time uses it, but not from one thread.
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # Nobody else uses it. So it needs no file to share, for which a full disk has no room.
+        self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, text TEXT)")
+
+    def close(self) -> None:
+        self._database.close()
 
     def load(self) -> dict[str, str]:
         return dict(self._database.execute("SELECT name, text FROM kept"))
