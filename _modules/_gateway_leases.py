@@ -214,6 +214,11 @@ def ask(question: str, *words: str) -> dict[str, Any]:
 def _faults(listing: dict[str, Any]) -> list[str]:
     problems = [f"DHCP: leases cannot be kept: {listing['fault']}"] if listing["fault"] else []
     for name, peer in listing["peers"].items():
+        if not peer["same_pools"]:
+            problems.append(
+                f"DHCP: {name} has other pools than this node: what both take for their own share"
+                " is given to nobody new while they do not hear each other (apply to both)"
+            )
         if peer["refused"]:
             problems.append(
                 f"DHCP: {name} is not believed what it tells of leases: {peer['refused']}"

@@ -270,3 +270,23 @@ def test_the_longest_message_is_a_line():
     (message,) = pair.begin(pair.one, pair.two)
     assert len(message["behind"]) == BATCH
     assert len(json.dumps(message)) + 100 < LONGEST_LINE
+
+
+def test_what_a_peer_has_for_its_own_survives():
+    """Also a full disk at the first try."""
+    pair = Pair()
+    pair.two.share = ["10.77.0.150,10.77.0.199"]
+    assert pair.one.shares_of_peers() == []
+    pair.connect()
+    assert pair.one.shares_of_peers() == pair.two.share
+    pair.two.share = ["10.77.0.160,10.77.0.199"]
+    pair.disks["gw1"].full = True
+    message = json.loads(json.dumps(pair.news(pair.two, pair.one)))
+    pair.one.receive("gw2", message, 0.0, 0.0)
+    with pytest.raises(OSError, match="space"):
+        pair.one.save()
+    assert pair.one.unsaved()
+    pair.disks["gw1"].full = False
+    pair.one.save()
+    assert not pair.one.unsaved()
+    assert pair.start("gw1").shares_of_peers() == pair.two.share

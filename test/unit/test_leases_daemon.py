@@ -328,6 +328,44 @@ def test_other_hosts_and_pools_are_read_again(pair):
     assert one.file("dnsmasq.conf")[1:] == ["dhcp-range=10.77.0.60,10.77.0.69,255.255.255.0,12h"]
 
 
+def test_a_peer_that_has_other_pools_yet(pair):
+    """Only one was applied: what both take for their own is given by neither while they are apart,
+    also by one that was started anew meanwhile."""
+    one, other = pair
+    assert one.ask("list")["peers"]["gw2"]["same_pools"]
+    shares = {"gw1": ["10.77.0.100,10.77.0.169"], "gw2": ["10.77.0.170,10.77.0.239"]}
+    one.settings["pools"] = [{**POOL, "shares": shares}]
+    one.hup()
+    wait(lambda: not other.ask("list")["peers"]["gw1"]["same_pools"], 2)
+    wait(lambda: other.ask("list")["kept"])
+    one.kill()
+    other.kill()
+    for node, parts in (
+        (other, ["10.77.0.170,10.77.0.199"]),
+        (one, ["10.77.0.100,10.77.0.149"]),
+    ):
+        node.start()
+        node.ask("ready")
+        ranges = [f"dhcp-range={part},255.255.255.0,12h" for part in parts]
+        assert node.file("dnsmasq.conf")[1:] == ranges
+        node.kill()
+
+
+def test_two_that_serve_hear_of_other_pools(pair):
+    one, other = pair
+    one.ask("ready")
+    other.ask("ready")
+    shares = {"gw1": ["10.77.0.100,10.77.0.169"], "gw2": ["10.77.0.170,10.77.0.239"]}
+    one.settings["pools"] = [{**POOL, "shares": shares}]
+    one.hup()
+    wait(lambda: other.was_told("try-restart gateway-dhcp"), 2)
+    other.ask("stopped")
+    other.ask("ready")
+    assert other.file("dnsmasq.conf")[1:] == [
+        "dhcp-range=10.77.0.170,10.77.0.199,255.255.255.0,12h"
+    ]
+
+
 def test_with_other_peers_it_begins_anew(make):
     one = make("gw1").start()
     one.settings["peers"] = {}

@@ -166,6 +166,7 @@ class Server:
         self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
         self._given: dict[str, float] = {}  # the ends of leases that it has given since
         self._files = 0
+        self._ranges: list[str] = []  # what it was told to give; empty: this daemon has not
         self._seen: dict[str, float] = {}  # since when somebody uses an address without a lease
         self.began = 0.0  # when it was told so (monotonic clock)
         # Whether it was told that the nodes are in sync; None while it does not run.
@@ -180,8 +181,8 @@ class Server:
         """Write its orders, before it starts. `there`: the neighbours."""
         now = time.time()
         leases = self._journal.leases(now) if in_sync else []
-        lines = ["conf-file=/etc/gateway/dhcp.conf", *self.orders.ranges(in_sync)]
-        write(self._run / "dnsmasq.conf", lines)
+        self._ranges = self._ranges_now(in_sync)
+        write(self._run / "dnsmasq.conf", ["conf-file=/etc/gateway/dhcp.conf", *self._ranges])
         write(self._run / "database", database(leases))
         for file in (self._run / "reservations").iterdir():
             file.unlink()
@@ -189,6 +190,13 @@ class Server:
         self.mode, self.began = in_sync, time.monotonic()
         self.add({address: each.mac for address, each in there.items() if each.is_awake})
         write(self._run / "serving", ["in sync" if in_sync else "own share"])
+
+    def _ranges_now(self, in_sync: bool) -> list[str]:
+        return self.orders.ranges(in_sync, self._journal.shares_of_peers())
+
+    def has_other_ranges(self) -> bool:
+        """Whether it gives of its own share, and a peer has said since that it has other pools."""
+        return self.mode is False and self._ranges not in ([], self._ranges_now(False))
 
     def ended(self) -> None:
         self.mode = None
@@ -255,6 +263,7 @@ class Leases:
         self.old = state / "dhcp.leases"
         self.journal = Journal(self.node, self.peers, store, f"{self.node}-{secrets.token_hex(6)}")
         self.orders = Orders(settings)
+        self.journal.share = self.orders.share(self.node)
         self.server = Server(run, self.orders, self.journal)
         self.keeper = Keeper(self.journal, store)
         self.ear = Ear(set(settings["servers"]))
@@ -287,6 +296,7 @@ class Leases:
             sys.exit(1)
         self.settings = after
         self.orders = self.server.orders = Orders(after)
+        self.journal.share = self.orders.share(self.node)
         self.write_names()
         # It can be told to keep more, but not less.
         others = [name for name in ("pools", "reserved") if before[name] != after[name]]
@@ -534,7 +544,7 @@ class Leases:
         else:
             # While both give addresses there is news all the time.
             is_news = is_news and time.monotonic() > server.began + STABLE
-            is_due = is_news or in_sync_for > STABLE
+            is_due = is_news or in_sync_for > STABLE or server.has_other_ranges()
         if is_due:
             await self.restart()
         elif there is not None:
@@ -591,6 +601,7 @@ class Leases:
                 name: {
                     "heard": tick - min(peer.heard, peer.said) <= IN_SYNC,
                     "refused": self.refused.get(name, ""),
+                    "same_pools": peer.share in (None, self.orders.share(name)),
                 }
                 for name, peer in self.journal.peers.items()
             },
