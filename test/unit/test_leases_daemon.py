@@ -397,6 +397,45 @@ def test_who_stays_without_a_lease_keeps_the_address(tmp_path, monkeypatch):
     assert lines == [f"{mac(1)},10.77.0.101\n"]
 
 
+def test_a_clock_that_is_set_forward_ends_no_lease(tmp_path, monkeypatch):
+    """A node that had no clock of its own while it was off, for instance."""
+    settings = {**SETTINGS, "node": "gw1", "address": "", "port": 0, "peers": {}}
+    (tmp_path / "settings").write_text(json.dumps(settings))
+    clock = [1000.0]
+    monkeypatch.setattr(leases.time, "time", lambda: clock[0])
+    daemon = leases.Leases(tmp_path / "settings", b"", tmp_path, tmp_path)
+    daemon.events, told = os.pipe()
+    os.set_blocking(daemon.events, False)
+
+    def tell(line):
+        os.write(told, f"{line}\n".encode())
+        daemon.read_events()
+
+    ends = {100: 2800, 101: 1010, 102: 0}
+    for last, until in ends.items():
+        tell(f"add {mac(last)} 10.77.0.{last} {until} * name")
+    daemon.server.mode, daemon.journal.is_news = True, False
+    clock[0] = 1e9 + 20
+    # dnsmasq has seen it first.
+    tell(f"del {mac(100)} 10.77.0.100 2800 * name")
+    found = {fact.address: (fact.since, fact.until) for fact in daemon.journal.leases(clock[0])}
+    assert found["10.77.0.100"] == (
+        pytest.approx(1e9 + 20, abs=1),
+        pytest.approx(1e9 + 1820, abs=1),
+    )
+    assert found["10.77.0.102"][1] == lease_journal.FOREVER
+    assert daemon.journal.is_news
+    # Ends of the right clock: for no longer than a lease of now.
+    clock[0] += 1e9
+    daemon.watch_clock()
+    longest = max(fact.until for fact in daemon.journal.leases(clock[0]))
+    assert longest <= clock[0] + POOL["seconds"]
+    clock[0] -= 3600
+    daemon.journal.is_news = False
+    daemon.watch_clock()
+    assert not daemon.journal.is_news
+
+
 class Nowhere:
     """A store that keeps nothing."""
 

@@ -324,6 +324,19 @@ class Journal:
             if peer.name != heard_from:
                 peer.fresh.add(fact.address)
 
+    def clock_went(self, seconds: float, now: float, longest: dict[str, float]) -> None:
+        """This node's clock was set forward by so many seconds, and says now. Leases last on for as
+        long as they would have, but no longer than one of now (`longest`, by address).
+
+        An end may be of the right clock, from before; then the lease is kept for too long here."""
+        for fact in list(self.facts.values()):
+            if fact.until != FOREVER and fact.holds(now - seconds) and fact.address in longest:
+                until = max(fact.until, min(fact.until + seconds, now + longest[fact.address]))
+                since = fact.since + seconds
+                since = since if since <= now else fact.since
+                self.facts[fact.address] = replace(fact, until=until, since=since)
+                self._changed.add(fact.address)
+
     # --- what may be given ------------------------------------------------------------------------
 
     def shares_of_peers(self) -> list[str]:

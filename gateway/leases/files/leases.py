@@ -37,6 +37,7 @@ DHCP = "gateway-dhcp.service"
 OF_CONNECTIONS = ("node", "address", "port", "peers", "servers")  # of the settings
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
 PATIENCE = 2.0  # without an answer for so long a connection is made anew
+CLOCK_STEP = 2.0  # seconds by which the clock was set, and did not only go
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
 WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
@@ -275,6 +276,7 @@ class Leases:
         self.names_due = 0.0  # when names are to be written (monotonic clock)
         self.next_end = 0.0  # when the first lease ends (wall clock)
         self.unread = b""
+        self.booted = booted()
         self._take_over()
 
     def _take_over(self) -> None:
@@ -308,6 +310,25 @@ class Leases:
         if self.server.mode is not None:
             self.server.mode = None
             await control("try-restart", DHCP)
+
+    def watch_clock(self) -> None:
+        """Where the clock was set forward, no lease ends by that: its client does not know of it.
+        dnsmasq starts anew with the ends as they are now."""
+        before, self.booted = self.booted, booted()
+        step = self.booted - before
+        if step < CLOCK_STEP:
+            return
+        print(f"the clock was set forward by {step:.0f} s", flush=True)
+        times = {address: self.orders.lease_time(address) for address in self.journal.facts}
+        longest = {
+            address: float("inf") if seconds == FOREVER else seconds
+            for address, seconds in times.items()
+            if seconds
+        }
+        self.journal.clock_went(step, time.time(), longest)
+        if self.server.mode is not None:
+            self.journal.is_news = True
+        self.changed()
 
     # --- the journal has changed ------------------------------------------------------------------
 
@@ -424,6 +445,7 @@ class Leases:
         ended = False
         with suppress(BlockingIOError):
             *lines, self.unread = (self.unread + os.read(self.events, PORT_BYTES)).split(b"\n")
+            self.watch_clock()
             for line in lines:
                 ended = self._take(line.decode(errors="replace")) or ended
         if ended and self.server.mode is False and not self.journal.is_news:
@@ -518,6 +540,7 @@ class Leases:
         while True:
             await asyncio.sleep(BEAT)
             tick = time.monotonic()
+            self.watch_clock()
             for line in [line for line in self.lines if tick - line.heard > PATIENCE]:
                 line.close()
             if not self.journal.is_in_sync(tick):
@@ -636,6 +659,11 @@ class Leases:
         loop.add_reader(self.events, self.read_events)
         loop.add_signal_handler(signal.SIGHUP, self.hup.set)
         await asyncio.gather(*tasks, *(server.serve_forever() for server in servers))
+
+
+def booted() -> float:
+    """When this machine was booted, as the wall clock now says (seconds)."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def shown(fact: Fact) -> Message:
