@@ -436,6 +436,32 @@ def test_a_clock_that_is_set_forward_ends_no_lease(tmp_path, monkeypatch):
     assert not daemon.journal.is_news
 
 
+def test_a_full_folder_for_dnsmasq_ends_nothing(make):
+    """Names are written when there is room again. Nothing is taken for told that was not."""
+    one = make("gw1", peers={}).start()
+    names, hidden = one.folder / "hosts", one.folder / "hidden"
+    names.rename(hidden)
+    names.touch()  # as good as a full one
+    one.lease("10.77.0.100", 1, "laptop")
+    wait(lambda: "Not a directory" in one.ask("list")["fault"])
+    assert one.has() == {"10.77.0.100": mac(1)}
+    names.unlink()
+    hidden.rename(names)
+    wait(lambda: one.file("hosts/leases") and not one.ask("list")["fault"])
+    assert one.process.poll() is None
+
+
+def test_an_order_that_was_not_written_is_written_again(tmp_path):
+    settings = {**SETTINGS, "node": "gw1"}
+    journal = lease_journal.Journal("gw1", [], Nowhere(), "one")
+    server = leases.Server(tmp_path, lease_orders.Orders(settings), journal)
+    with pytest.raises(FileNotFoundError):
+        server.add({"10.77.0.101": mac(1)})
+    (tmp_path / "reservations").mkdir()
+    server.add({"10.77.0.101": mac(1)})
+    assert (tmp_path / "reservations/1").read_text() == f"{mac(1)},10.77.0.101\n"
+
+
 class Nowhere:
     """A store that keeps nothing."""
 

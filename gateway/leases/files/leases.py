@@ -22,7 +22,8 @@ import socket
 import sqlite3
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,14 +232,12 @@ class Server:
                 if self._given.get(address, 0.0) < now + ENDING
             }
         wanted |= self._strangers(neighbours)
-        lines = []
-        for address, client in wanted.items():
-            if address not in self._lines:
-                self._lines[address] = client
-                lines += filter(None, [self.orders.reservation(address, client)])
-        if lines:
+        new = {address: who for address, who in wanted.items() if address not in self._lines}
+        lines = [self.orders.reservation(address, client) for address, client in new.items()]
+        if any(lines):
+            write(self._run / "reservations" / str(self._files + 1), [*filter(None, lines)])
             self._files += 1
-            write(self._run / "reservations" / str(self._files), lines)
+        self._lines |= new
 
     def tells(self, address: str, until: float | None) -> None:
         """It has given a lease until then, or ended one (None)."""
@@ -276,6 +275,7 @@ class Leases:
         self.names_due = 0.0  # when names are to be written (monotonic clock)
         self.next_end = 0.0  # when the first lease ends (wall clock)
         self.unread = b""
+        self.fault = ""  # why something could not be written for dnsmasq
         self.booted = booted()
         self._take_over()
 
@@ -343,11 +343,24 @@ class Leases:
     def write_names(self) -> None:
         now = time.time()
         leases = self.journal.leases(now)
-        self.names_due = 0.0
         self.next_end = min(
             (fact.until for fact in leases if fact.until != FOREVER), default=now + 3600
         )
-        write(self.run / "hosts" / "leases", self.orders.hosts(leases))
+        with self.goes_on():
+            self.names_due = time.monotonic() + KEEP
+            write(self.run / "hosts" / "leases", self.orders.hosts(leases))
+            self.names_due = 0.0
+
+    @contextmanager
+    def goes_on(self) -> Iterator[None]:
+        """What cannot be written now is tried again. Who is gone tells nobody of leases."""
+        try:
+            yield
+            self.fault = ""
+        except OSError as error:
+            if not self.fault:
+                print(f"dnsmasq cannot be told: {error}", flush=True)
+            self.fault = str(error)
 
     # --- to the peers -----------------------------------------------------------------------------
 
@@ -450,7 +463,8 @@ class Leases:
                 ended = self._take(line.decode(errors="replace")) or ended
         if ended and self.server.mode is False and not self.journal.is_news:
             # A peer may not know it yet.
-            self.server.add({})
+            with self.goes_on():
+                self.server.add({})
         # Most of what dnsmasq says when it starts is known.
         if self.journal.unsaved():
             self.changed()
@@ -571,7 +585,8 @@ class Leases:
         if is_due:
             await self.restart()
         elif there is not None:
-            server.look(there)
+            with self.goes_on():
+                server.look(there)
 
     # --- those who ask on this node ---------------------------------------------------------------
 
@@ -629,7 +644,7 @@ class Leases:
                 for name, peer in self.journal.peers.items()
             },
             "kept": self.keeper.is_idle(),
-            "fault": self.keeper.fault,
+            "fault": self.keeper.fault or self.fault,
         }
 
     async def main(self) -> None:
