@@ -290,3 +290,15 @@ def test_what_a_peer_has_for_its_own_survives():
     pair.one.save()
     assert not pair.one.unsaved()
     assert pair.start("gw1").shares_of_peers() == pair.two.share
+
+
+@pytest.mark.parametrize("time", [float("inf"), float("nan")])
+def test_no_time_is_not_taken(time):
+    """JSON of Python has such numbers; no line of a lease file can."""
+    pair = Pair()
+    pair.lease(pair.one, A, ONE)
+    (message,) = pair.begin(pair.one, pair.two)
+    message["facts"][0][2] = time
+    with pytest.raises(ValueError, match="no time"):
+        pair.tell(pair.one, pair.two, message)
+    assert pair.two.facts == {}

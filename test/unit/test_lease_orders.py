@@ -430,3 +430,8 @@ def test_a_line_of_the_script_is_written_at_once():
     longest = len(f"add 20-{MAC} 255.255.255.255 {10**10} {'00:' * 255} {'a' * 255}\n")
     assert longest < os.pathconf("/", "PC_PIPE_BUF")
     assert (FILES / "lease-event").read_text().count("$run/events") == 1
+
+
+def test_a_time_that_is_none():
+    assert event(f"add {MAC} 10.77.0.101 {'9' * 15} * ")
+    assert event(f"add {MAC} 10.77.0.101 {'9' * 400} * ") is None

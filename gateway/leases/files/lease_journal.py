@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -90,6 +91,8 @@ class Fact:
     def heard(said: list[Any], now: float) -> Fact:
         """The opposite of `said`. Raises what unpacking raises for anything else."""
         address, client, left, age, name, node, version = said
+        if not (math.isfinite(left) and math.isfinite(age)):
+            raise ValueError("no time")
         return Fact(
             str(address),
             Client(str(client[0]), str(client[1])) if client else None,

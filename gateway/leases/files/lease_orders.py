@@ -17,7 +17,7 @@ from lease_journal import FOREVER, Client, Fact
 
 NOBODY = "id:6e:6f:62:6f:64:79"  # "nobody"; no client has this identifier
 MOST_OF_ONE = 8  # addresses of a machine that has no lease of them; one with more is a proxy
-EVENT = re.compile(r"(add|old|del) \S+ \d+(\.\d+){3} \d+ \S+ \S*", re.ASCII)
+EVENT = re.compile(r"(add|old|del) \S+ \d+(\.\d+){3} \d{1,15} \S+ \S*", re.ASCII)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # By these names programs look for something, and would ask whoever has one (CERT VU#598349).
 NEVER_NAMES = {"isatap", "localhost", "wpad"}

@@ -65,7 +65,7 @@ class Ear(asyncio.DatagramProtocol):
 
     def __init__(self, servers: set[str]) -> None:
         self._servers = servers
-        self._heard: dict[str, tuple[float, Client, str]] = {}
+        self._heard: dict[str, tuple[float, Client, str]] = {}  # the oldest first
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self, port: int = PORT) -> None:
@@ -96,13 +96,16 @@ class Ear(asyncio.DatagramProtocol):
             # Of two that were offered the same the first one gets it.
             first = self._heard.get(address)
             if first is None or first[1].key == client.key:
+                self._heard.pop(address, None)
                 self._heard[address] = time.monotonic(), client, name
 
     def _forget(self) -> None:
         oldest = time.monotonic() - REMEMBERED
-        for address, (tick, _, _) in list(self._heard.items()):
-            if tick < oldest:
-                del self._heard[address]
+        while self._heard:
+            address = next(iter(self._heard))
+            if self._heard[address][0] >= oldest:
+                return
+            del self._heard[address]
 
     def take(self) -> dict[str, tuple[Client, str]]:
         """Who asked in the last seconds for which address, and under which name."""
