@@ -1,5 +1,6 @@
 """The daemon that keeps leases, two of them on this machine."""
 
+import asyncio
 import fcntl
 import hmac
 import json
@@ -460,6 +461,38 @@ def test_an_order_that_was_not_written_is_written_again(tmp_path):
     (tmp_path / "reservations").mkdir()
     server.add({"10.77.0.101": mac(1)})
     assert (tmp_path / "reservations/1").read_text() == f"{mac(1)},10.77.0.101\n"
+
+
+def test_dnsmasq_is_not_started_all_the_time(tmp_path, monkeypatch):
+    """Where both serve, and there is news each second; and where a peer is heard now and then."""
+    settings = {**SETTINGS, "node": "gw1", "address": "", "port": 0, "peers": {}}
+    (tmp_path / "settings").write_text(json.dumps(settings))
+    daemon = leases.Leases(tmp_path / "settings", b"", tmp_path, tmp_path)
+    clock, starts = [1000.0], []
+    monkeypatch.setattr(leases.time, "monotonic", lambda: clock[0])
+
+    async def control(*_):
+        starts.append(clock[0])
+        daemon.server.begin(in_sync=False, there={})
+
+    monkeypatch.setattr(leases, "control", control)
+
+    def play(seconds):
+        starts.clear()
+        daemon.journal.is_news = False
+        daemon.server.begin(in_sync=False, there={})
+        for _ in range(seconds):
+            clock[0] += 1
+            daemon.journal.is_news = True
+            asyncio.run(daemon._order(0.0, None))
+        return len(starts)
+
+    assert play(300) < 16
+    daemon.journal.is_news = False
+    clock[0] += 100
+    asyncio.run(daemon._order(100.0, None))  # calm again
+    clock[0] += 100
+    assert play(4) == 1
 
 
 class Nowhere:

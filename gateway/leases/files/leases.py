@@ -40,6 +40,9 @@ BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
 PATIENCE = 2.0  # without an answer for so long a connection is made anew
 CLOCK_STEP = 2.0  # seconds by which the clock was set, and did not only go
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
+# Twice as long after each start that was followed by another one soon, up to half a minute: where
+# the nodes hear each other now and then, dnsmasq would start all the time, and answer nobody.
+SOON, MOST_STABLE = 15.0, 30.0
 WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
 KEEP = 1.0  # what can wait is kept so long after a change, and what could not be kept tried again
@@ -275,6 +278,7 @@ class Leases:
         self.names_due = 0.0  # when names are to be written (monotonic clock)
         self.next_end = 0.0  # when the first lease ends (wall clock)
         self.unread = b""
+        self.stable = STABLE
         self.fault = ""  # why something could not be written for dnsmasq
         self.booted = booted()
         self._take_over()
@@ -580,9 +584,11 @@ class Leases:
             is_due = is_news or not in_sync_for
         else:
             # While both give addresses there is news all the time.
-            is_news = is_news and time.monotonic() > server.began + STABLE
-            is_due = is_news or in_sync_for > STABLE or server.has_other_ranges()
+            is_news = is_news and time.monotonic() > server.began + self.stable
+            is_due = is_news or in_sync_for > self.stable or server.has_other_ranges()
         if is_due:
+            is_soon = time.monotonic() < server.began + max(SOON, 2 * self.stable)
+            self.stable = min(2 * self.stable, MOST_STABLE) if is_soon else STABLE
             await self.restart()
         elif there is not None:
             with self.goes_on():
