@@ -32,8 +32,8 @@ def units(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _leases(site: Site, node: Node) -> dict[str, Any]:
-    """What gateway/leases/files/leases.py reads, with what the plans of DHCP and DNS have (see
-    leases.json.jinja); and a digest of the key. ``names`` are those that `dns:settings` has."""
+    """What gateway/leases/files/leases.py reads (what the plans of DHCP and DNS have for it is in
+    lease-hosts.json.jinja), and a digest of the key. ``names``: those that `dns:settings` has."""
     served = [network for network in site.local if network.dhcp.enabled]
     if not served:
         return {"enabled": False}
@@ -214,6 +214,11 @@ def ask(question: str, *words: str) -> dict[str, Any]:
 def _faults(listing: dict[str, Any]) -> list[str]:
     problems = [f"DHCP: leases cannot be kept: {listing['fault']}"] if listing["fault"] else []
     for name, peer in listing["peers"].items():
+        if not peer["same_pools"]:
+            problems.append(
+                f"DHCP: {name} has other pools than this node: what both take for their own share"
+                " is given to nobody new while they do not hear each other (apply to both)"
+            )
         if peer["refused"]:
             problems.append(
                 f"DHCP: {name} is not believed what it tells of leases: {peer['refused']}"

@@ -38,6 +38,12 @@ lease settings:
     - source: salt://gateway/leases/files/leases.json.jinja
     - template: jinja
 
+lease hosts:
+  gateway.file:
+    - name: /etc/gateway/lease-hosts.json
+    - source: salt://gateway/leases/files/lease-hosts.json.jinja
+    - template: jinja
+
 lease key:
   gateway.file:
     - name: /etc/gateway/leases.key
@@ -63,15 +69,17 @@ lease service:
       - /usr/lib/gateway/lease_orders.py
       - /usr/lib/gateway/lease_requests.py
       - /usr/lib/gateway/leases.py
+      - /etc/gateway/leases.json
       - /etc/gateway/leases.key
       - /etc/systemd/system/gateway-leases.service
     - rereads:
-      - /etc/gateway/leases.json
+      - /etc/gateway/lease-hosts.json
     - require:
       - sls: gateway.firewall
       - pkg: lease packages
       - gateway: lease programs
       - gateway: lease settings
+      - gateway: lease hosts
       - gateway: lease key
       - gateway: lease unit
 {%- elif plan %}

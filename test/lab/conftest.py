@@ -20,7 +20,7 @@ END_MINION = "systemctl stop salt-minion; systemctl kill --signal=KILL --kill-wh
 # What this formula may touch, and what the kernel has. Counters, times and leases aside.
 SNAPSHOT = """
 find /etc /usr/lib/gateway /usr/lib/systemd /var/lib/gateway -type f -not -path '/etc/salt/*' \
-    -not -name 'leases.db*' -not -path '/run/gateway-leases/*' -exec sha256sum {} + 2>/dev/null | sort -k2
+    -not -name 'leases.db*' -exec sha256sum {} + 2>/dev/null | sort -k2
 find /etc/systemd/system /etc/gateway -type l -printf '%p -> %l\n' 2>/dev/null | sort
 dpkg-query -W -f '${Package} ${Status}\n'
 systemctl list-units --plain --no-legend --type=service,target --state=active | cut -d' ' -f1 |

@@ -47,7 +47,7 @@ ACCESS = """
 find /etc/gateway /usr/lib/gateway /var/lib/gateway /etc/keepalived/keepalived.conf \
     /etc/conntrackd /etc/chrony/chrony.conf /etc/openvpn/server /etc/sysctl.d/*gateway* \
     $(find /etc/systemd /etc/modules-load.d -name '*gateway*') \
-    /etc/systemd/system/*.service.d -not -path '*/firewall/*' -not -name 'leases.db*' -not -path '/run/gateway-leases/*' \
+    /etc/systemd/system/*.service.d -not -path '*/firewall/*' -not -name 'leases.db*' \
     -printf '%m %u %g %p\\n' 2>/dev/null | sort -u
 """
 # What was started before a file was written that it reads has not read it. KEEPALIVED and the

@@ -45,7 +45,13 @@ def inventory(lab: Lab, name: str) -> list[str]:
     """Everything that an apply decides on a gateway: files, units, chains, sets, routes."""
     # Trials of rules have names of their own, a count of repairs is no work of an apply, and of
     # what a unit has read there is a note only if it ran meanwhile.
-    passing = ("/var/lib/gateway/firewall/", "gateway-firewall-back", "firewall.restored", "/read/")
+    passing = (
+        "/run/gateway-leases/",
+        "/var/lib/gateway/firewall/",
+        "gateway-firewall-back",
+        "firewall.restored",
+        "/read/",
+    )
     lines = snapshot(lab, name) + lab.host(name).run(NAMES).stdout.splitlines()
     lines = [re.sub(" initval 0x[0-9a-f]+", "", line) for line in lines]
     return [line for line in lines if not any(word in line for word in passing)]

@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/fil
 
 import pytest
 from lease_journal import BATCH, FOREVER, Client, Fact, Journal, knows, newer
-from lease_pair import ONE, TWO, A, Pair
+from lease_link import LONGEST_LINE
+from lease_pair import ONE, TWO, A, B, Pair
 from lease_site import Disk
 
 
@@ -246,3 +247,58 @@ def test_what_a_peer_has_heard_of_a_stream_before_counts_no_more(pair):
     assert pair.two.may_serve(pair.tick)
     pair.begin(pair.two, pair.one)
     assert not pair.two.may_serve(pair.tick)
+
+
+def test_an_identifier_is_no_hardware_address():
+    """One that has the bytes of another machine's address is another client."""
+    pair = Pair()
+    forger = Client("02:00:00:00:00:09", ONE.mac)
+    pair.lease(pair.one, A, ONE, 600)
+    pair.lease(pair.one, B, forger, 6000)
+    assert pair.one.kept_for(pair.now(pair.one)) == {A: ONE, B: forger}
+
+
+def test_the_longest_message_is_a_line():
+    """All clients have the longest identifier and name, and dnsmasq may give to two others."""
+    longest = [Client("02:00:00:00:00:01", f"{number:02x}" + ":ff" * 254) for number in range(3)]
+    pair = Pair()
+    pair.one.serves = True
+    for number in range(BATCH):
+        address = f"10.77.{100 + number // 250}.{number % 250}"
+        pair.one.lease(address, longest[0], 1e9, "a" * 255, 0.0)
+        pair.one._behind[address] = longest[1:]
+    (message,) = pair.begin(pair.one, pair.two)
+    assert len(message["behind"]) == BATCH
+    assert len(json.dumps(message)) + 100 < LONGEST_LINE
+
+
+def test_what_a_peer_has_for_its_own_survives():
+    """Also a full disk at the first try."""
+    pair = Pair()
+    pair.two.share = ["10.77.0.150,10.77.0.199"]
+    assert pair.one.shares_of_peers() == []
+    pair.connect()
+    assert pair.one.shares_of_peers() == pair.two.share
+    pair.two.share = ["10.77.0.160,10.77.0.199"]
+    pair.disks["gw1"].full = True
+    message = json.loads(json.dumps(pair.news(pair.two, pair.one)))
+    pair.one.receive("gw2", message, 0.0, 0.0)
+    with pytest.raises(OSError, match="space"):
+        pair.one.save()
+    assert pair.one.unsaved()
+    pair.disks["gw1"].full = False
+    pair.one.save()
+    assert not pair.one.unsaved()
+    assert pair.start("gw1").shares_of_peers() == pair.two.share
+
+
+@pytest.mark.parametrize("time", [float("inf"), float("nan")])
+def test_no_time_is_not_taken(time):
+    """JSON of Python has such numbers; no line of a lease file can."""
+    pair = Pair()
+    pair.lease(pair.one, A, ONE)
+    (message,) = pair.begin(pair.one, pair.two)
+    message["facts"][0][2] = time
+    with pytest.raises(ValueError, match="no time"):
+        pair.tell(pair.one, pair.two, message)
+    assert pair.two.facts == {}

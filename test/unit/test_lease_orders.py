@@ -95,10 +95,39 @@ def test_ranges(pools, in_sync, alone):
         assert ranges == [f"dhcp-range={each},255.255.255.0,12h" for each in expected]
 
 
+OF_PEERS = {
+    "nothing": (["10.77.0.100,10.77.0.149"], ["10.77.0.150,10.77.0.199"], []),
+    "all": (["10.77.0.100,10.77.0.255"], [], ["10.77.0.150,10.77.0.199"]),
+    "the end": (
+        ["10.77.0.180,10.77.1.9"],
+        ["10.77.0.150,10.77.0.179"],
+        ["10.77.0.180,10.77.0.199"],
+    ),
+    "the middle, and one": (
+        ["10.77.0.160,10.77.0.169", "10.77.0.150,10.77.0.150"],
+        ["10.77.0.151,10.77.0.159", "10.77.0.170,10.77.0.199"],
+        ["10.77.0.150,10.77.0.150", "10.77.0.160,10.77.0.169"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("theirs", "own", "both"), OF_PEERS.values(), ids=OF_PEERS)
+def test_ranges_where_a_peer_has_other_pools(theirs, own, both):
+    """What both take for their own is given by neither alone, and by one in sync only then."""
+    given = orders()
+
+    def lines(parts):
+        return [f"dhcp-range={each},255.255.255.0,12h" for each in parts]
+
+    assert given.ranges(False, theirs) == lines(own or ["10.77.0.0,static"])
+    assert given.ranges(True, theirs) == lines([*own, *both, "10.77.0.100,10.77.0.149"])
+
+
 NOBODYS = f"{NOBODY}:0a:4d:00:6e"
 RESERVATIONS = {
     "a client": (Client(OTHER), f"{OTHER},10.77.0.110"),
     "with an identifier": (Client(OTHER, IDENTIFIER), f"id:{IDENTIFIER},10.77.0.110"),
+    "with one of a single byte": (Client(OTHER, "41"), "id:41:,10.77.0.110"),
     "nobody": (None, f"{NOBODYS},10.77.0.110"),
     # Else dnsmasq would give that one this address, and not its own.
     "one with a reservation": (Client(MAC), f"{NOBODYS},10.77.0.110"),
@@ -404,3 +433,8 @@ def test_a_line_of_the_script_is_written_at_once():
     longest = len(f"add 20-{MAC} 255.255.255.255 {10**10} {'00:' * 255} {'a' * 255}\n")
     assert longest < os.pathconf("/", "PC_PIPE_BUF")
     assert (FILES / "lease-event").read_text().count("$run/events") == 1
+
+
+def test_a_time_that_is_none():
+    assert event(f"add {MAC} 10.77.0.101 {'9' * 15} * ")
+    assert event(f"add {MAC} 10.77.0.101 {'9' * 400} * ") is None

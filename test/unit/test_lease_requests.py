@@ -111,3 +111,15 @@ def test_a_flood_of_requests_is_bounded(monkeypatch):
         wanted = bytes((50, 4)) + (IPv4Address("10.64.0.0") + number).packed
         ear.datagram_received(dhcp(REQUEST, wanted, END), ("10.64.0.1", 68))
     assert len(ear.take()) == lease_requests.MOST
+
+
+def test_who_asks_again_is_remembered_for_longer(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(lease_requests.time, "monotonic", lambda: clock[0])
+    ear = Ear(SERVERS)
+    other = bytes((50, 4)) + IPv4Address("10.64.0.1").packed
+    for tick, wanted in ((0.0, WANTED), (1.0, other), (9.0, WANTED)):
+        clock[0] = tick
+        ear.datagram_received(dhcp(REQUEST, wanted, END), ("10.64.0.1", 68))
+    clock[0] = lease_requests.REMEMBERED + 1.5
+    assert ear.take().keys() == {ADDRESS}

@@ -1,10 +1,14 @@
 """The daemon that keeps leases, two of them on this machine."""
 
+import asyncio
+import copy
 import fcntl
+import hmac
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -54,7 +58,7 @@ class Daemon:
         self.key.write_text(key)
         peer = "gw2" if name == "gw1" else "gw1"
         self.settings = {
-            **SETTINGS,
+            **copy.deepcopy(SETTINGS),
             "node": name,
             "address": ADDRESSES[name],
             "port": port,
@@ -81,6 +85,7 @@ class Daemon:
             [
                 sys.executable,
                 FILES / "leases.py",
+                self.folder / "settings",
                 self.folder / "settings",
                 self.key,
                 self.folder,
@@ -312,27 +317,32 @@ def test_who_uses_an_address_without_a_lease_keeps_it(make):
     assert one.reservations() == [f"{mac(9)},10.77.0.120"]
 
 
-def test_other_hosts_and_pools_are_read_again(pair):
+def test_other_hosts_are_read_again(pair):
     one, _ = pair
     one.lease("10.77.0.101", 1, "laptop")
     one.ask("ready")
     one.settings["names"].append("laptop.example.internal")
     one.hup()
     wait(lambda: one.file("hosts/leases") == [], 2)
-    assert not one.was_told("restart")
-    one.settings["pools"] = [{**POOL, "shares": {"gw1": ["10.77.0.60,10.77.0.69"]}}]
+    one.settings["reserved"].append("10.77.0.101")
+    one.hup()
+    time.sleep(0.5)
+    assert not one.was_told("restart")  # dnsmasq has no line for the address
+
+
+def test_an_address_that_is_reserved_is_kept_no_more(make):
+    """dnsmasq has a line for it, and forgets none while it runs."""
+    one = make("gw1").start()
+    one.lease("10.77.0.101", 1)
+    wait(one.has)
+    one.ask("ready")
+    assert one.reservations() == [f"{mac(1)},10.77.0.101"]
+    one.settings["reserved"].append("10.77.0.101")
     one.hup()
     wait(lambda: one.was_told("try-restart gateway-dhcp"), 2)
     one.ask("stopped")
     one.ask("ready")
-    assert one.file("dnsmasq.conf")[1:] == ["dhcp-range=10.77.0.60,10.77.0.69,255.255.255.0,12h"]
-
-
-def test_with_other_peers_it_begins_anew(make):
-    one = make("gw1").start()
-    one.settings["peers"] = {}
-    one.hup()
-    assert one.process.wait(2) == 0
+    assert one.reservations() == []
 
 
 def neighbour(last, number, state="REACHABLE"):
@@ -357,6 +367,101 @@ def test_who_stays_without_a_lease_keeps_the_address(tmp_path, monkeypatch):
     server.look({"10.77.0.101": silent, "10.77.0.102": other})
     lines: list[str] = [file.read_text() for file in (tmp_path / "reservations").iterdir()]
     assert lines == [f"{mac(1)},10.77.0.101\n"]
+
+
+def test_a_clock_that_is_set_forward_ends_no_lease(tmp_path, monkeypatch):
+    """A node that had no clock of its own while it was off, for instance."""
+    settings = {**SETTINGS, "node": "gw1", "address": "", "port": 0, "peers": {}}
+    (tmp_path / "settings").write_text(json.dumps(settings))
+    clock = [1000.0]
+    monkeypatch.setattr(leases.time, "time", lambda: clock[0])
+    daemon = leases.Leases(settings, tmp_path / "settings", b"", tmp_path, tmp_path)
+    daemon.events, told = os.pipe()
+    os.set_blocking(daemon.events, False)
+
+    def tell(line):
+        os.write(told, f"{line}\n".encode())
+        daemon.read_events()
+
+    ends = {100: 2800, 101: 1010, 102: 0}
+    for last, until in ends.items():
+        tell(f"add {mac(last)} 10.77.0.{last} {until} * name")
+    daemon.server.mode, daemon.journal.is_news = True, False
+    clock[0] = 1e9 + 20
+    # dnsmasq has seen it first.
+    tell(f"del {mac(100)} 10.77.0.100 2800 * name")
+    found = {fact.address: (fact.since, fact.until) for fact in daemon.journal.leases(clock[0])}
+    assert found["10.77.0.100"][0] == pytest.approx(1e9 + 20, abs=1)
+    assert found["10.77.0.100"][1] == pytest.approx(1e9 + 1820, abs=1)
+    assert found["10.77.0.102"][1] == lease_journal.FOREVER
+    assert daemon.journal.is_news
+    # Ends of the right clock: for no longer than a lease of now.
+    clock[0] += 1e9
+    daemon.watch_clock()
+    longest = max(fact.until for fact in daemon.journal.leases(clock[0]))
+    assert longest <= clock[0] + POOL["seconds"]
+    clock[0] -= 3600
+    daemon.journal.is_news = False
+    daemon.watch_clock()
+    assert not daemon.journal.is_news
+
+
+def test_a_full_folder_for_dnsmasq_ends_nothing(make):
+    """Names are written when there is room again. Nothing is taken for told that was not."""
+    one = make("gw1", peers={}).start()
+    names, hidden = one.folder / "hosts", one.folder / "hidden"
+    names.rename(hidden)
+    names.touch()  # as good as a full one
+    one.lease("10.77.0.100", 1, "laptop")
+    wait(lambda: "Not a directory" in one.ask("list")["fault"])
+    assert one.has() == {"10.77.0.100": mac(1)}
+    names.unlink()
+    hidden.rename(names)
+    wait(lambda: one.file("hosts/leases") and not one.ask("list")["fault"])
+    assert one.process.poll() is None
+
+
+def test_an_order_that_was_not_written_is_written_again(tmp_path):
+    settings = {**SETTINGS, "node": "gw1"}
+    journal = lease_journal.Journal("gw1", [], Nowhere(), "one")
+    server = leases.Server(tmp_path, lease_orders.Orders(settings), journal)
+    with pytest.raises(FileNotFoundError):
+        server.add({"10.77.0.101": mac(1)})
+    (tmp_path / "reservations").mkdir()
+    server.add({"10.77.0.101": mac(1)})
+    assert (tmp_path / "reservations/1").read_text() == f"{mac(1)},10.77.0.101\n"
+
+
+def test_dnsmasq_is_not_started_all_the_time(tmp_path, monkeypatch):
+    """Where both serve, and there is news each second; and where a peer is heard now and then."""
+    settings = {**SETTINGS, "node": "gw1", "address": "", "port": 0, "peers": {}}
+    (tmp_path / "settings").write_text(json.dumps(settings))
+    daemon = leases.Leases(settings, tmp_path / "settings", b"", tmp_path, tmp_path)
+    clock, starts = [1000.0], []
+    monkeypatch.setattr(leases.time, "monotonic", lambda: clock[0])
+
+    async def control(*_):
+        starts.append(clock[0])
+        daemon.server.begin(in_sync=False, there={})
+
+    monkeypatch.setattr(leases, "control", control)
+
+    def play(seconds):
+        starts.clear()
+        daemon.journal.is_news = False
+        daemon.server.begin(in_sync=False, there={})
+        for _ in range(seconds):
+            clock[0] += 1
+            daemon.journal.is_news = True
+            asyncio.run(daemon._order(0.0, None))
+        return len(starts)
+
+    assert play(300) < 16
+    daemon.journal.is_news = False
+    clock[0] += 100
+    asyncio.run(daemon._order(100.0, None))  # calm again
+    clock[0] += 100
+    assert play(4) == 1
 
 
 class Nowhere:
@@ -398,6 +503,65 @@ def test_a_broken_database_is_set_aside(make):
     one.lease("10.77.0.110", 1)
     wait(one.has)
     assert (one.folder / "leases.db.broken").exists()
+
+
+def test_a_broken_page_is_found_before_the_database_is_used(tmp_path):
+    path = tmp_path / "leases.db"
+    kept = leases.Database(path)
+    kept.write({str(number): "text" * 1000 for number in range(20)})
+    kept.close()
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"no page" * (len(data[4096:]) // 7)
+    path.write_bytes(data)
+    assert leases.Database(path).load() == {}
+    assert path.with_name("leases.db.broken").exists()
+
+
+def test_a_database_on_a_full_disk_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "leases.db"
+    kept = leases.Database(path)
+    kept.write({"10.77.0.110": "text"})
+    assert not path.with_name("leases.db-shm").exists()
+    kept.close()
+
+    def full(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.sqlite3, "connect", full)
+        with pytest.raises(sqlite3.OperationalError):
+            leases.Database(path)
+    assert leases.Database(path).load() == {"10.77.0.110": "text"}
+
+
+def test_a_peer_that_takes_nothing_is_left(make, tmp_path):
+    """Also where more than the kernel takes is on its way: the line ends, and a new one is made."""
+    one = make("gw1").start()
+    for number in range(4000):
+        address = f"10.78.{number // 250}.{number % 250 + 1}"
+        one.tell(f"add {mac(number)} {address} {int(time.time()) + 3600} {LONGEST} name")
+    wait(lambda: len(one.has()) == 4000)
+    with socket.create_server((ADDRESSES["gw2"], one.settings["port"])) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.settimeout(6)
+        for line in [agreed(peer), agreed(peer)]:
+            line.close()
+
+
+LONGEST = ":".join(["ff"] * 255)
+
+
+def agreed(peer):
+    """A line of a peer that knows the key, and hears nothing after that."""
+    line = peer.accept()[0]
+    line.settimeout(5)
+    me, number = line.recv(200).decode().split()
+    said = b'{"node":"gw2"}'
+    text = json.dumps([(me, number), ("gw2", "01")])
+    key = hmac.digest(b"secret", text.encode(), "sha256")
+    code = hmac.digest(key, b"b 0 " + said, "sha256").hex().encode()
+    line.sendall(b"gw2 01\n" + code + b" " + said + b"\n")
+    return line
 
 
 def test_a_lease_is_ended(pair):

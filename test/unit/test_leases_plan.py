@@ -329,7 +329,8 @@ def test_who_gets_no_names_of_the_site_gets_none_of_clients(render):
 
 
 def told(found):
-    return json.loads(found.files["/etc/gateway/leases.json"])
+    parts = [json.loads(found.files[f"/etc/gateway/{n}.json"]) for n in ("leases", "lease-hosts")]
+    return parts[0] | parts[1]
 
 
 def test_what_the_daemon_is_told_of_the_site(render):
@@ -505,8 +506,8 @@ def lease(address, mac="02:00:00:00:00:99", until=4102444800.0, name="pc", node=
     }
 
 
-def peer(heard=True, refused=""):
-    return {"gw2": {"heard": heard, "refused": refused}}
+def peer(heard=True, refused="", same_pools=True):
+    return {"gw2": {"heard": heard, "refused": refused, "same_pools": same_pools}}
 
 
 SAID = {
@@ -525,6 +526,14 @@ SAID = {
         [
             "DHCP: gw2 is not believed what it tells of leases: it has another key"
             " (gateway:dhcp:key)"
+        ],
+    ),
+    "other pools": (
+        {"peers": peer(same_pools=False)},
+        {"in_sync": True, "peers": {"gw2": True}},
+        [
+            "DHCP: gw2 has other pools than this node: what both take for their own share is given"
+            " to nobody new while they do not hear each other (apply to both)"
         ],
     ),
     "a full disk": (

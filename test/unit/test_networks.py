@@ -618,7 +618,8 @@ def test_sixty_networks_take_no_state_more_than_one(render):
 
 def ranges(found, in_sync=True):
     """The ranges that gateway-leases tells dnsmasq."""
-    return Orders(json.loads(found.files["/etc/gateway/leases.json"])).ranges(in_sync)
+    parts = [json.loads(found.files[f"/etc/gateway/{n}.json"]) for n in ("leases", "lease-hosts")]
+    return Orders(parts[0] | parts[1]).ranges(in_sync)
 
 
 def test_no_network_has_a_tag_that_is_dnsmasq_s_own_or_another_s(render):

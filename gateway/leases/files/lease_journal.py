@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -55,7 +56,8 @@ class Client:
 
     @property
     def key(self) -> str:
-        return self.identifier or self.mac
+        # An identifier may have the bytes of another machine's hardware address.
+        return f"id:{self.identifier}" if self.identifier else self.mac
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Fact:
     def heard(said: list[Any], now: float) -> Fact:
         """The opposite of `said`. Raises what unpacking raises for anything else."""
         address, client, left, age, name, node, version = said
+        if not (math.isfinite(left) and math.isfinite(age)):
+            raise ValueError("no time")
         return Fact(
             str(address),
             Client(str(client[0]), str(client[1])) if client else None,
@@ -176,6 +180,8 @@ class Peer:
     is_complete: bool = False
     said: float = NEVER  # when this node said for the last time to have kept one (tick)
     serves: bool = False  # it gives addresses, as it said
+    # The parts of pools ("first,last") that are its own, as it said last; None: it never did.
+    share: list[str] | None = None
 
     def may_believe(self, address: str, *clients: Client | None) -> bool:
         """It has one of these, or what is under way to it. Returns whether that is something else
@@ -219,14 +225,18 @@ class Journal:
         self._orders: dict[str, str] = {}
         self._owed: set[str] = set()  # told as what dnsmasq does not know
         self.serves = False  # dnsmasq gives addresses on this node, or is about to
+        self.share: list[str] = []  # of this node, as a peer is told it
         self._first: float | None = None  # tick
         saved = store.load()
-        kept = json.loads(saved.pop(WRITER, "null")) or [writer, 0]
+        kept = json.loads(saved.pop(WRITER, "null")) or [writer, 0, {}]
         self.writer, self._count = str(kept[0]), int(kept[1]) + UNKEPT
+        for name, share in (kept[2] if len(kept) > 2 else {}).items():
+            if name in self.peers:
+                self.peers[name].share = share
         for text in saved.values():
             self._restore(json.loads(text))
         try:
-            self._store.write({WRITER: json.dumps([self.writer, self._count])})
+            self._store.write({WRITER: self._own_text()})
         except OSError:
             # Nobody may ever tell two facts with one number, also not who starts twice like this.
             self.writer = writer
@@ -317,7 +327,26 @@ class Journal:
             if peer.name != heard_from:
                 peer.fresh.add(fact.address)
 
+    def clock_went(self, seconds: float, now: float, longest: dict[str, float]) -> None:
+        """This node's clock was set forward by so many seconds, and says now. Leases last on for as
+        long as they would have, but no longer than one of now (`longest`, by address).
+
+        An end may be of the right clock, from before; then the lease is kept for too long here."""
+        for fact in list(self.facts.values()):
+            if fact.until != FOREVER and fact.holds(now - seconds) and fact.address in longest:
+                until = max(fact.until, min(fact.until + seconds, now + longest[fact.address]))
+                since = fact.since + seconds
+                since = since if since <= now else fact.since
+                self.facts[fact.address] = replace(fact, until=until, since=since)
+                self._changed.add(fact.address)
+
     # --- what may be given ------------------------------------------------------------------------
+
+    def shares_of_peers(self) -> list[str]:
+        """The parts of pools that peers take for their own. While the pillar's pools are other ones
+        on one node already, there may be parts of this node's share among them. Neither gives
+        these to a new client while they do not hear each other; it is enough that one knows so."""
+        return [part for peer in self.peers.values() for part in peer.share or []]
 
     def leases(self, now: float) -> list[Fact]:
         """All that have not ended, in the order of their ends. A client may have two: one of each
@@ -423,6 +452,7 @@ class Journal:
             "stream": peer.stream,
             "number": number,
             "last": number >= peer.beginning,
+            "share": self.share,
             "facts": [fact.said(now) for fact in facts],
             "behind": behind,
         }
@@ -494,6 +524,10 @@ class Journal:
         if message["last"]:
             peer.is_complete = True
         peer.said, peer.serves = tick, bool(message["serves"])
+        share = [str(part) for part in message["share"]]
+        if share != peer.share:
+            peer.share = share
+            self._changed.add(WRITER)
         return {"stream": stream, "number": number, "better": better, "again": again}
 
     def _merge(self, heard: Fact, name: str) -> None:
@@ -527,14 +561,20 @@ class Journal:
 
     def collect(self) -> dict[str, str | None]:
         """What has changed, for the store. From now on it counts as kept."""
-        texts = {address: self._text(address) for address in sorted(self._changed)}
-        texts[WRITER] = json.dumps([self.writer, self._count])
+        addresses = sorted(self._changed - {WRITER})
+        texts = {address: self._text(address) for address in addresses}
+        texts[WRITER] = self._own_text()
         self._changed = set()
         return texts
 
+    def _own_text(self) -> str:
+        shares = {peer.name: peer.share for peer in self.peers.values() if peer.share is not None}
+        return json.dumps([self.writer, self._count, shares])
+
     def not_saved(self, texts: Iterable[str]) -> None:
         """The store did not take what was collected."""
-        self._changed |= {*texts} - {WRITER}
+        # The writer's goes with any other one.
+        self._changed |= ({*texts} - {WRITER}) or {WRITER}
 
     def _text(self, address: str) -> str | None:
         fact = self.facts.get(address)

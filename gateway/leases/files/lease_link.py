@@ -16,7 +16,9 @@ import time
 from typing import Any
 
 Message = dict[str, Any]
-LONGEST_LINE = 1 << 20  # bytes; a message of the journal has 200 kB at most
+# Bytes. A message of the journal has 200 kB; ten times that where each client has the longest
+# identifier that there is.
+LONGEST_LINE = 1 << 22
 
 
 class Line:
@@ -69,4 +71,6 @@ class Line:
         return message
 
     def close(self) -> None:
-        self._writer.close()
+        """Whoever says or hears something at this moment is told that it has ended. What is not
+        sent yet is dropped: a peer that takes nothing would keep it open."""
+        self._writer.transport.abort()

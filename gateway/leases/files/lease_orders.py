@@ -17,7 +17,7 @@ from lease_journal import FOREVER, Client, Fact
 
 NOBODY = "id:6e:6f:62:6f:64:79"  # "nobody"; no client has this identifier
 MOST_OF_ONE = 8  # addresses of a machine that has no lease of them; one with more is a proxy
-EVENT = re.compile(r"(add|old|del) \S+ \d+(\.\d+){3} \d+ \S+ \S*", re.ASCII)
+EVENT = re.compile(r"(add|old|del) \S+ \d+(\.\d+){3} \d{1,15} \S+ \S*", re.ASCII)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # By these names programs look for something, and would ask whoever has one (CERT VU#598349).
 NEVER_NAMES = {"isatap", "localhost", "wpad"}
@@ -70,6 +70,27 @@ def from_lease_file(text: str) -> list[Event]:
     return [each for each in map(event, lines) if each]
 
 
+def without(parts: list[str], others: list[str]) -> list[str]:
+    """What is left of parts of a pool ("first,last") when others are taken out."""
+    for other in others:
+        first, last = map(_number, other.split(","))
+        left = []
+        for part in parts:
+            start, end = map(_number, part.split(","))
+            if last < start or end < first:
+                left.append(part)
+                continue
+            left += [_part(start, first - 1)] if start < first else []
+            left += [_part(last + 1, end)] if last < end else []
+        parts = left
+    return parts
+
+
+def _part(first: int, last: int) -> str:
+    ends = (socket.inet_ntop(socket.AF_INET, end.to_bytes(4, "big")) for end in (first, last))
+    return ",".join(ends)
+
+
 class Orders:
     """What may be given to whom, by the settings of a node."""
 
@@ -94,16 +115,21 @@ class Orders:
             for first, last in (part.split(",") for part in parts)
         ]
 
-    def ranges(self, in_sync: bool) -> list[str]:
-        """In sync those of all nodes, this one's first; else those of this one alone."""
-        lines = []
+    def share(self, node: str) -> list[str]:
+        """The parts of all pools that are a node's own."""
+        return [part for pool in self._pools for part in pool["shares"].get(node, [])]
+
+    def ranges(self, in_sync: bool, of_peers: Iterable[str] = ()) -> list[str]:
+        """In sync those of all nodes, this one's first; else those of this one alone. `of_peers`:
+        parts that peers take for their own, which may have other pools."""
+        lines, of_peers = [], list(of_peers)
         for pool in self._pools:
-            nodes = sorted(pool["shares"], key=lambda node: node != self._node)
-            parts = [
-                part
-                for node in (nodes if in_sync else [self._node])
-                for part in pool["shares"].get(node, [])
-            ]
+            own = pool["shares"].get(self._node, [])
+            parts = without(own, of_peers)
+            if in_sync:
+                others = [node for node in pool["shares"] if node != self._node]
+                parts = parts + without(own, parts)
+                parts += [part for node in others for part in pool["shares"][node]]
             # Without any range dnsmasq does not answer those either who have an address.
             parts = parts or [pool["static"]]
             lines += [f"dhcp-range={pool['before']}{part}{pool['after']}" for part in parts]
@@ -115,7 +141,9 @@ class Orders:
             return None
         who = NOBODY + "".join(f":{int(byte):02x}" for byte in address.split("."))
         if client and client.mac not in self._reserved_macs:
-            who = f"id:{client.identifier}" if client.identifier else client.mac
+            # Without any colon dnsmasq takes it for a text, as it would one of a single byte.
+            colon = "" if ":" in client.identifier else ":"
+            who = f"id:{client.identifier}{colon}" if client.identifier else client.mac
         return f"{who},{address}"
 
     def unleased(self, neighbours: dict[str, str], leased: set[str]) -> dict[str, Client]:

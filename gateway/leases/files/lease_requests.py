@@ -12,6 +12,7 @@ import asyncio
 import re
 import socket
 import time
+from collections import deque
 from ipaddress import IPv4Address
 
 from lease_journal import Client
@@ -64,13 +65,13 @@ class Ear(asyncio.DatagramProtocol):
     """Hears requests, while no dnsmasq on this node does."""
 
     def __init__(self, servers: set[str]) -> None:
-        self.servers = servers
-        self._heard: list[tuple[float, str, Client, str]] = []
+        self._servers = servers
+        self._heard: deque[tuple[float, str, Client, str]] = deque()  # the oldest first
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self, port: int = PORT) -> None:
         """Begin to hear. Without an error: where somebody else has the port, nothing is heard."""
-        if self._transport or not self.servers:
+        if self._transport or not self._servers:
             return
         listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,13 +91,14 @@ class Ear(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._forget()
-        heard = request(data, self.servers)
+        heard = request(data, self._servers)
         if heard and len(self._heard) < MOST:
             self._heard.append((time.monotonic(), *heard))
 
     def _forget(self) -> None:
         oldest = time.monotonic() - REMEMBERED
-        self._heard = [each for each in self._heard if each[0] >= oldest]
+        while self._heard and self._heard[0][0] < oldest:
+            self._heard.popleft()
 
     def take(self, since: float = float("-inf")) -> dict[str, tuple[Client, str]]:
         """Who asked in the last seconds, and since then (time.monotonic()), for which address, and
@@ -107,5 +109,5 @@ class Ear(asyncio.DatagramProtocol):
             first = heard.get(address)
             if tick >= since and (first is None or first[0].key == client.key):
                 heard[address] = client, name
-        self._heard = []
+        self._heard.clear()
         return heard

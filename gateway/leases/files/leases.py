@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-# Managed by Salt (gateway): leases.py SETTINGS KEY RUN STATE
+# Managed by Salt (gateway): leases.py SETTINGS HOSTS KEY RUN STATE
 """Keeps the journal of leases, tells it to the peers, and has dnsmasq give what may be given.
 
-The other lease_*.py beside this file decide; here are sockets, clocks and files. Files of RUN:
+The other lease_*.py beside this file decide; here are sockets, clocks and files. HOSTS has what the
+site says of hosts and names; at SIGHUP it is read again. Files of RUN:
 
 - `events`, a FIFO: dnsmasq's script (`lease-event`) writes a line into it for each lease;
 - `dnsmasq.conf`, `database` and `reservations/`: what dnsmasq may give, and what it begins with;
@@ -22,9 +23,10 @@ import socket
 import sqlite3
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -34,10 +36,13 @@ from lease_orders import Orders, database, event, from_lease_file
 from lease_requests import Ear
 
 DHCP = "gateway-dhcp.service"
-OF_CONNECTIONS = ("node", "address", "port", "peers")  # of the settings
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
 PATIENCE = 2.0  # without an answer for so long a connection is made anew
+CLOCK_STEP = 2.0  # seconds by which the clock was set, and did not only go
 STABLE = 2.0  # in sync for so long, dnsmasq is told so
+# Twice as long after each start that was followed by another one soon, up to half a minute: where
+# the nodes hear each other now and then, dnsmasq would start all the time, and answer nobody.
+SOON, MOST_STABLE = 15.0, 30.0
 WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
 TELLING = 0.5  # seconds until a peer has told what it gave, at most
@@ -64,8 +69,13 @@ class Database:
     def __init__(self, path: Path) -> None:
         try:
             self._open(path)
+            self.load()
+        except sqlite3.OperationalError:
+            # The disk is full, or it may not be written: nothing is wrong with the file.
+            raise
         except sqlite3.DatabaseError as error:
             print(f"{path} cannot be read: {error}; it is {path}.broken now", flush=True)
+            self.close()
             for end in ("-wal", "-shm"):
                 path.with_name(path.name + end).unlink(missing_ok=True)
             path.rename(f"{path}.broken")
@@ -74,9 +84,14 @@ class Database:
     def _open(self, path: Path) -> None:
         # One call at a time uses it, but not from one thread.
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # Nobody else uses it. So it needs no file to share, for which a full disk has no room.
+        self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, text TEXT)")
+
+    def close(self) -> None:
+        self._database.close()
 
     def load(self) -> dict[str, str]:
         return dict(self._database.execute("SELECT name, text FROM kept"))
@@ -157,6 +172,7 @@ class Server:
         self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
         self._given: dict[str, float] = {}  # the ends of leases that it has given since
         self._files = 0
+        self._ranges: list[str] = []  # what it was told to give; empty: this daemon has not
         self._seen: dict[str, float] = {}  # since when somebody uses an address without a lease
         self.began = 0.0  # when it was told so (monotonic clock)
         # Whether it was told that the nodes are in sync; None while it does not run.
@@ -171,8 +187,8 @@ class Server:
         """Write its orders, before it starts. `there`: the neighbours."""
         now = time.time()
         leases = self._journal.leases(now) if in_sync else []
-        lines = ["conf-file=/etc/gateway/dhcp.conf", *self.orders.ranges(in_sync)]
-        write(self._run / "dnsmasq.conf", lines)
+        self._ranges = self._ranges_now(in_sync)
+        write(self._run / "dnsmasq.conf", ["conf-file=/etc/gateway/dhcp.conf", *self._ranges])
         write(self._run / "database", database(leases))
         for file in (self._run / "reservations").iterdir():
             file.unlink()
@@ -180,6 +196,13 @@ class Server:
         self.mode, self.began = in_sync, time.monotonic()
         self.add({address: each.mac for address, each in there.items() if each.is_awake})
         write(self._run / "serving", ["in sync" if in_sync else "own share"])
+
+    def _ranges_now(self, in_sync: bool) -> list[str]:
+        return self.orders.ranges(in_sync, self._journal.shares_of_peers())
+
+    def has_other_ranges(self) -> bool:
+        """Whether it gives of its own share, and a peer has said since that it has other pools."""
+        return self.mode is False and self._ranges not in ([], self._ranges_now(False))
 
     def ended(self) -> None:
         self.mode = None
@@ -213,14 +236,12 @@ class Server:
                 if self._given.get(address, 0.0) < now + ENDING
             }
         wanted |= self._strangers(neighbours)
-        lines: list[str] = []
-        for address, client in wanted.items():
-            if address not in self._lines:
-                self._lines[address] = client
-                lines += filter(None, [self.orders.reservation(address, client)])
-        if lines:
+        new = {address: who for address, who in wanted.items() if address not in self._lines}
+        lines = [self.orders.reservation(address, client) for address, client in new.items()]
+        if any(lines):
+            write(self._run / "reservations" / str(self._files + 1), [*filter(None, lines)])
             self._files += 1
-            write(self._run / "reservations" / str(self._files), lines)
+        self._lines |= new
 
     def tells(self, address: str, until: float | None) -> None:
         """It has given a lease until then, or ended one (None)."""
@@ -233,9 +254,9 @@ class Server:
 class Leases:
     """The daemon."""
 
-    def __init__(self, file: Path, key: bytes, run: Path, state: Path) -> None:
-        self.file = file
-        self.settings = settings = json.loads(file.read_text())
+    def __init__(self, settings: dict[str, Any], hosts: Path, key: bytes, run: Path, state: Path):
+        self.settings, self.file = settings, hosts
+        self.hosts = json.loads(hosts.read_text())
         self.node: str = settings["node"]
         self.address, self.port = settings["address"], int(settings["port"])
         self.peers: dict[str, str] = settings["peers"]
@@ -245,7 +266,8 @@ class Leases:
         store = Database(state / "leases.db")
         self.old = state / "dhcp.leases"
         self.journal = Journal(self.node, self.peers, store, f"{self.node}-{secrets.token_hex(6)}")
-        self.orders = Orders(settings)
+        self.orders = Orders(settings | self.hosts)
+        self.journal.share = self.orders.share(self.node)
         self.server = Server(run, self.orders, self.journal)
         self.keeper = Keeper(self.journal, store)
         self.ear = Ear(set(settings["servers"]))
@@ -257,6 +279,9 @@ class Leases:
         self.names_due = 0.0  # when names are to be written (monotonic clock)
         self.next_end = 0.0  # when the first lease ends (wall clock)
         self.unread = b""
+        self.stable = STABLE
+        self.fault = ""  # why something could not be written for dnsmasq
+        self.booted = booted()
         self._take_over()
 
     def _take_over(self) -> None:
@@ -271,18 +296,12 @@ class Leases:
                 self.journal.lease(each.address, each.client, each.until, name, time.time())
 
     async def read_again(self) -> None:
-        """Other hosts, names or pools. With other peers it begins anew."""
-        before, after = self.settings, json.loads(self.file.read_text())
-        if any(before[name] != after[name] for name in OF_CONNECTIONS):
-            print("it begins anew with other peers", flush=True)
-            os._exit(0)
-        self.settings = after
-        self.orders = self.server.orders = Orders(after)
-        self.ear.servers = set(after["servers"])
+        """Other hosts and names."""
+        before, self.hosts = self.hosts, json.loads(self.file.read_text())
+        self.orders = self.server.orders = Orders(self.settings | self.hosts)
         self.write_names()
-        # It can be told to keep more, but not less.
-        others = [name for name in ("pools", "reserved") if before[name] != after[name]]
-        if "pools" in others or (others and self.server.mode is False):
+        if self.server.mode is False and before["reserved"] != self.hosts["reserved"]:
+            # It can be told to keep more, but not less.
             await self.restart()
 
     async def restart(self) -> None:
@@ -290,6 +309,25 @@ class Leases:
         if self.server.mode is not None:
             self.server.mode = None
             await control("try-restart", DHCP)
+
+    def watch_clock(self) -> None:
+        """Where the clock was set forward, no lease ends by that: its client does not know of it.
+        dnsmasq starts anew with the ends as they are now."""
+        before, self.booted = self.booted, booted()
+        step = self.booted - before
+        if step < CLOCK_STEP:
+            return
+        print(f"the clock was set forward by {step:.0f} s", flush=True)
+        times = {address: self.orders.lease_time(address) for address in self.journal.facts}
+        longest = {
+            address: float("inf") if seconds == FOREVER else seconds
+            for address, seconds in times.items()
+            if seconds
+        }
+        self.journal.clock_went(step, time.time(), longest)
+        if self.server.mode is not None:
+            self.journal.is_news = True
+        self.changed()
 
     # --- the journal has changed ------------------------------------------------------------------
 
@@ -304,11 +342,24 @@ class Leases:
     def write_names(self) -> None:
         now = time.time()
         leases = self.journal.leases(now)
-        self.names_due = 0.0
         self.next_end = min(
             (fact.until for fact in leases if fact.until != FOREVER), default=now + 3600
         )
-        write(self.run / "hosts" / "leases", self.orders.hosts(leases))
+        with self.goes_on():
+            self.names_due = time.monotonic() + KEEP
+            write(self.run / "hosts" / "leases", self.orders.hosts(leases))
+            self.names_due = 0.0
+
+    @contextmanager
+    def goes_on(self) -> Iterator[None]:
+        """What cannot be written now is tried again. Who is gone tells nobody of leases."""
+        try:
+            yield
+            self.fault = ""
+        except OSError as error:
+            if not self.fault:
+                print(f"dnsmasq cannot be told: {error}", flush=True)
+            self.fault = str(error)
 
     # --- to the peers -----------------------------------------------------------------------------
 
@@ -406,11 +457,13 @@ class Leases:
         ended = False
         with suppress(BlockingIOError):
             *lines, self.unread = (self.unread + os.read(self.events, PORT_BYTES)).split(b"\n")
+            self.watch_clock()
             for line in lines:
                 ended = self._take(line.decode(errors="replace")) or ended
         if ended and self.server.mode is False and not self.journal.is_news:
             # A peer may not know it yet.
-            self.server.add({})
+            with self.goes_on():
+                self.server.add({})
         # Most of what dnsmasq says when it starts is known.
         if self.journal.unsaved():
             self.changed()
@@ -502,6 +555,7 @@ class Leases:
         while True:
             await asyncio.sleep(BEAT)
             tick = time.monotonic()
+            self.watch_clock()
             for line in [line for line in self.lines if tick - line.heard > PATIENCE]:
                 line.close()
             if not self.journal.is_in_sync(tick):
@@ -537,12 +591,15 @@ class Leases:
             is_due = is_news or not in_sync_for
         else:
             # While both give addresses there is news all the time.
-            is_news = is_news and time.monotonic() > server.began + STABLE
-            is_due = is_news or in_sync_for > STABLE
+            is_news = is_news and time.monotonic() > server.began + self.stable
+            is_due = is_news or in_sync_for > self.stable or server.has_other_ranges()
         if is_due:
+            is_soon = time.monotonic() < server.began + max(SOON, 2 * self.stable)
+            self.stable = min(2 * self.stable, MOST_STABLE) if is_soon else STABLE
             await self.restart()
         elif there is not None:
-            server.look(there)
+            with self.goes_on():
+                server.look(there)
 
     # --- those who ask on this node ---------------------------------------------------------------
 
@@ -595,11 +652,12 @@ class Leases:
                 name: {
                     "heard": tick - min(peer.heard, peer.said) <= IN_SYNC,
                     "refused": self.refused.get(name, ""),
+                    "same_pools": peer.share in (None, self.orders.share(name)),
                 }
                 for name, peer in self.journal.peers.items()
             },
             "kept": self.keeper.is_idle(),
-            "fault": self.keeper.fault,
+            "fault": self.keeper.fault or self.fault,
         }
 
     async def main(self) -> None:
@@ -625,6 +683,11 @@ class Leases:
         loop.add_reader(self.events, self.read_events)
         loop.add_signal_handler(signal.SIGHUP, self.hup.set)
         await asyncio.gather(*tasks, *(server.serve_forever() for server in servers))
+
+
+def booted() -> float:
+    """When this machine was booted, as the wall clock now says (seconds)."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def shown(fact: Fact) -> Message:
@@ -705,9 +768,10 @@ def wake(address: str) -> None:
 
 def main() -> None:
     """Run until it is ended."""
-    settings, key, run, state = map(Path, sys.argv[1:])
+    settings, hosts, key, run, state = map(Path, sys.argv[1:])
     secret = key.read_bytes().strip() if key.exists() else b""
-    asyncio.run(Leases(settings, secret, run, state).main())
+    told = json.loads(settings.read_text())
+    asyncio.run(Leases(told, hosts, secret, run, state).main())
 
 
 if __name__ == "__main__":

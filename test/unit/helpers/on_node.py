@@ -53,7 +53,7 @@ LISTING = {
     "leases": [],
     "in_sync": True,
     "serves": True,
-    "peers": {"gw2": {"heard": True, "refused": ""}},
+    "peers": {"gw2": {"heard": True, "refused": "", "same_pools": True}},
     "kept": True,
     "fault": "",
 }
