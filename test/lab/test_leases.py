@@ -40,6 +40,10 @@ def in_sync(lab: Lab) -> None:
 
     wait_for_primary(lab)
     assert checks.eventually(state, lambda now: now == [True, True], 30) == [True, True]
+    told = partial(lab.host("gw1").run, "cat /run/gateway-leases/serving", check=False)
+    assert (
+        checks.eventually(lambda: told().stdout, lambda now: now == "in sync\n", 40) == "in sync\n"
+    )
 
 
 def forget(lab: Lab) -> None:

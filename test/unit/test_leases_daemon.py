@@ -373,7 +373,7 @@ def test_a_clock_that_is_set_forward_ends_no_lease(tmp_path, monkeypatch):
     """A node that had no clock of its own while it was off, for instance."""
     settings = {**SETTINGS, "node": "gw1", "address": "", "port": 0, "peers": {}}
     (tmp_path / "settings").write_text(json.dumps(settings))
-    clock = [1000.0]
+    clock: list[float] = [1000.0]
     monkeypatch.setattr(leases.time, "time", lambda: clock[0])
     daemon = leases.Leases(settings, tmp_path / "settings", b"", tmp_path, tmp_path)
     daemon.events, told = os.pipe()
@@ -398,7 +398,7 @@ def test_a_clock_that_is_set_forward_ends_no_lease(tmp_path, monkeypatch):
     # Ends of the right clock: for no longer than a lease of now.
     clock[0] += 1e9
     daemon.watch_clock()
-    longest = max(fact.until for fact in daemon.journal.leases(clock[0]))
+    longest: float = max(fact.until for fact in daemon.journal.leases(clock[0]))
     assert longest <= clock[0] + POOL["seconds"]
     clock[0] -= 3600
     daemon.journal.is_news = False
@@ -462,6 +462,11 @@ def test_dnsmasq_is_not_started_all_the_time(tmp_path, monkeypatch):
     asyncio.run(daemon._order(100.0, None))  # calm again
     clock[0] += 100
     assert play(4) == 1
+    # What the peer gave while it was not heard: its clients may ask at any moment.
+    starts.clear()
+    daemon.journal.is_news = True
+    asyncio.run(daemon._order(0.1, None))
+    assert len(starts) == 1
 
 
 class Nowhere:

@@ -591,7 +591,8 @@ class Leases:
             is_due = is_news or not in_sync_for
         else:
             # While both give addresses there is news all the time.
-            is_news = is_news and time.monotonic() > server.began + self.stable
+            is_late = time.monotonic() > server.began + self.stable
+            is_news = is_news and (in_sync_for > 0 or is_late)
             is_due = is_news or in_sync_for > self.stable or server.has_other_ranges()
         if is_due:
             is_soon = time.monotonic() < server.began + max(SOON, 2 * self.stable)
