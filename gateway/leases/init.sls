@@ -16,6 +16,8 @@ lease packages:
 lease programs:
   gateway.file:
     - names:
+      - /usr/lib/gateway/lease_facts.py:
+        - source: salt://gateway/leases/files/lease_facts.py
       - /usr/lib/gateway/lease_journal.py:
         - source: salt://gateway/leases/files/lease_journal.py
       - /usr/lib/gateway/lease_link.py:
@@ -24,6 +26,10 @@ lease programs:
         - source: salt://gateway/leases/files/lease_orders.py
       - /usr/lib/gateway/lease_requests.py:
         - source: salt://gateway/leases/files/lease_requests.py
+      - /usr/lib/gateway/lease_server.py:
+        - source: salt://gateway/leases/files/lease_server.py
+      - /usr/lib/gateway/lease_store.py:
+        - source: salt://gateway/leases/files/lease_store.py
       - /usr/lib/gateway/leases.py:
         - source: salt://gateway/leases/files/leases.py
       - /usr/lib/gateway/ask-leases:
@@ -64,10 +70,13 @@ lease service:
   gateway_service.running:
     - name: gateway-leases
     - reads:
+      - /usr/lib/gateway/lease_facts.py
       - /usr/lib/gateway/lease_journal.py
       - /usr/lib/gateway/lease_link.py
       - /usr/lib/gateway/lease_orders.py
       - /usr/lib/gateway/lease_requests.py
+      - /usr/lib/gateway/lease_server.py
+      - /usr/lib/gateway/lease_store.py
       - /usr/lib/gateway/leases.py
       - /etc/gateway/leases.json
       - /etc/gateway/leases.key

@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/files"))
 
 import pytest
-from lease_journal import FOREVER, WRITER, knows
+from lease_facts import FOREVER, knows
+from lease_journal import WRITER
 from lease_pair import ONE, TWO, A, B, C, D, Pair
 from lease_site import Disk
 

@@ -8,7 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/files"))
 
 import pytest
-from lease_journal import BATCH, FOREVER, Client, Fact, Journal, knows, newer
+from lease_facts import FOREVER, Client, Fact, knows, newer
+from lease_journal import BATCH, Journal
 from lease_link import LONGEST_LINE
 from lease_pair import ONE, TWO, A, B, Pair
 from lease_site import Disk

@@ -1,6 +1,6 @@
 """Whose name is where, among the leases that are known."""
 
-from lease_journal import FOREVER, Client, Fact
+from lease_facts import FOREVER, Client, Fact
 from lease_orders import Orders
 
 SETTINGS = {

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lease_journal import FOREVER, Client, Fact
+from lease_facts import FOREVER, Client, Fact
 from lease_orders import (
     MOST_OF_ONE,
     NOBODY,

@@ -6,7 +6,7 @@ import lease_requests
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lease_journal import Client
+from lease_facts import Client
 from lease_requests import Ear, request
 
 MAC = "02:00:00:00:00:0a"

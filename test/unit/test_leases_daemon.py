@@ -14,8 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+import lease_facts
 import lease_journal
 import lease_orders
+import lease_server
+import lease_store
 import leases
 import pytest
 
@@ -354,13 +357,13 @@ def test_who_stays_without_a_lease_keeps_the_address(tmp_path, monkeypatch):
     (tmp_path / "reservations").mkdir()
     settings = {**SETTINGS, "node": "gw1"}
     journal = lease_journal.Journal("gw1", [], Nowhere(), "one")
-    server = leases.Server(tmp_path, lease_orders.Orders(settings), journal)
+    server = lease_server.Server(tmp_path, lease_orders.Orders(settings), journal)
     ticks = iter((0.0, 0.0, 30.0, 61.0, 62.0))
     monkeypatch.setattr(leases.time, "monotonic", lambda: next(ticks))
     asked: list[str] = []
-    monkeypatch.setattr(leases, "wake", asked.append)
+    monkeypatch.setattr(lease_server, "wake", asked.append)
     server.begin(in_sync=True, there={})
-    silent, other = leases.Neighbour(mac(1), False), leases.Neighbour(mac(2), True)
+    silent, other = lease_server.Neighbour(mac(1), False), lease_server.Neighbour(mac(2), True)
     server.look({"10.77.0.101": silent, "10.77.0.102": other})
     assert asked == ["10.77.0.101"]
     server.look({"10.77.0.101": silent})
@@ -393,7 +396,7 @@ def test_a_clock_that_is_set_forward_ends_no_lease(tmp_path, monkeypatch):
     found = {fact.address: (fact.since, fact.until) for fact in daemon.journal.leases(clock[0])}
     assert found["10.77.0.100"][0] == pytest.approx(1e9 + 20, abs=1)
     assert found["10.77.0.100"][1] == pytest.approx(1e9 + 1820, abs=1)
-    assert found["10.77.0.102"][1] == lease_journal.FOREVER
+    assert found["10.77.0.102"][1] == lease_facts.FOREVER
     assert daemon.journal.is_news
     # Ends of the right clock: for no longer than a lease of now.
     clock[0] += 1e9
@@ -424,7 +427,7 @@ def test_a_full_folder_for_dnsmasq_ends_nothing(make):
 def test_an_order_that_was_not_written_is_written_again(tmp_path):
     settings = {**SETTINGS, "node": "gw1"}
     journal = lease_journal.Journal("gw1", [], Nowhere(), "one")
-    server = leases.Server(tmp_path, lease_orders.Orders(settings), journal)
+    server = lease_server.Server(tmp_path, lease_orders.Orders(settings), journal)
     with pytest.raises(FileNotFoundError):
         server.add({"10.77.0.101": mac(1)})
     (tmp_path / "reservations").mkdir()
@@ -512,19 +515,19 @@ def test_a_broken_database_is_set_aside(make):
 
 def test_a_broken_page_is_found_before_the_database_is_used(tmp_path):
     path = tmp_path / "leases.db"
-    kept = leases.Database(path)
+    kept = lease_store.Database(path)
     kept.write({str(number): "text" * 1000 for number in range(20)})
     kept.close()
     data = bytearray(path.read_bytes())
     data[4096:] = b"no page" * (len(data[4096:]) // 7)
     path.write_bytes(data)
-    assert leases.Database(path).load() == {}
+    assert lease_store.Database(path).load() == {}
     assert path.with_name("leases.db.broken").exists()
 
 
 def test_a_database_on_a_full_disk_is_kept(tmp_path, monkeypatch):
     path = tmp_path / "leases.db"
-    kept = leases.Database(path)
+    kept = lease_store.Database(path)
     kept.write({"10.77.0.110": "text"})
     assert not path.with_name("leases.db-shm").exists()
     kept.close()
@@ -533,10 +536,10 @@ def test_a_database_on_a_full_disk_is_kept(tmp_path, monkeypatch):
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(leases.sqlite3, "connect", full)
+        patch.setattr(lease_store.sqlite3, "connect", full)
         with pytest.raises(sqlite3.OperationalError):
-            leases.Database(path)
-    assert leases.Database(path).load() == {"10.77.0.110": "text"}
+            lease_store.Database(path)
+    assert lease_store.Database(path).load() == {"10.77.0.110": "text"}
 
 
 def test_a_peer_that_takes_nothing_is_left(make, tmp_path):

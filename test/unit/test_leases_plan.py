@@ -13,7 +13,7 @@ from hypothesis import example as also
 from hypothesis import given
 from hypothesis import strategies as st
 from iptables_reader import packet
-from lease_journal import FOREVER, Client, Fact
+from lease_facts import FOREVER, Client, Fact
 from lease_orders import Orders
 from on_node import LEASE_KEY, LISTING, SYNC_LINK
 from rendered import SITES

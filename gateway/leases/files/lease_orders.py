@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from typing import Any, NamedTuple
 
-from lease_journal import FOREVER, Client, Fact
+from lease_facts import FOREVER, Client, Fact
 
 NOBODY = "id:6e:6f:62:6f:64:79"  # "nobody"; no client has this identifier
 MOST_OF_ONE = 8  # addresses of a machine that has no lease of them; one with more is a proxy

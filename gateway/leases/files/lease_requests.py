@@ -15,7 +15,7 @@ import time
 from collections import deque
 from ipaddress import IPv4Address
 
-from lease_journal import Client
+from lease_facts import Client
 
 PORT = 67
 REMEMBERED = 10.0  # seconds; long enough until a node that lost its peer is in charge

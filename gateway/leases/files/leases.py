@@ -20,22 +20,23 @@ import os
 import secrets
 import signal
 import socket
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lease_journal import FOREVER, IN_SYNC, NEVER, TAKEOVER, Client, Fact, Journal
+from lease_facts import FOREVER, Fact
+from lease_journal import IN_SYNC, NEVER, TAKEOVER, Journal
 from lease_link import LONGEST_LINE, Line, Message
-from lease_orders import Orders, database, event, from_lease_file
+from lease_orders import Orders, event, from_lease_file
 from lease_requests import Ear
+from lease_server import DHCP, Neighbour, Server, control, dnsmasq_is, who_is_there, write
+from lease_store import KEEP, Database, Keeper
 
-DHCP = "gateway-dhcp.service"
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
 PATIENCE = 2.0  # without an answer for so long a connection is made anew
 CLOCK_STEP = 2.0  # seconds by which the clock was set, and did not only go
@@ -46,209 +47,9 @@ SOON, MOST_STABLE = 15.0, 30.0
 WAIT = 5.0  # for who asks whether dnsmasq may start, at most
 SETTLE = 0.2  # names are written so long after a change
 TELLING = 0.5  # seconds until a peer has told what it gave, at most
-KEEP = 1.0  # what can wait is kept so long after a change, and what could not be kept tried again
 LOOK = 10.0  # between two looks at the neighbours, and at whether dnsmasq runs
-STAYS = 60.0  # who uses an address without a lease for so long, keeps it
-ENDING = 60.0  # a lease that dnsmasq gave is kept for its client so long before its end
-AWAKE, GONE = {"REACHABLE", "DELAY", "PROBE"}, {"FAILED", "INCOMPLETE", "PERMANENT", "NOARP"}
-DISCARD = 9  # a port at which nobody listens (RFC 863)
 FREEBIND = 15  # IP_FREEBIND of ip(7), which Python before 3.13 has no name for
 PORT_BYTES = 65536  # what a read of the FIFO takes at most: all that fits into it (pipe(7))
-
-
-class Neighbour(NamedTuple):
-    """A machine that the kernel knows (arp(7)); `is_awake`: it has answered in the last seconds."""
-
-    mac: str
-    is_awake: bool
-
-
-class Database:
-    """The journal's store, in SQLite. A file that is none is set aside."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._open(path)
-            self.load()
-        except sqlite3.OperationalError:
-            # The disk is full, or it may not be written: nothing is wrong with the file.
-            raise
-        except sqlite3.DatabaseError as error:
-            print(f"{path} cannot be read: {error}; it is {path}.broken now", flush=True)
-            self.close()
-            for end in ("-wal", "-shm"):
-                path.with_name(path.name + end).unlink(missing_ok=True)
-            path.rename(f"{path}.broken")
-            self._open(path)
-
-    def _open(self, path: Path) -> None:
-        # One call at a time uses it, but not from one thread.
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # Nobody else uses it. So it needs no file to share, for which a full disk has no room.
-        self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
-        self._database.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, text TEXT)")
-
-    def close(self) -> None:
-        self._database.close()
-
-    def load(self) -> dict[str, str]:
-        return dict(self._database.execute("SELECT name, text FROM kept"))
-
-    def write(self, texts: dict[str, str | None]) -> None:
-        gone = [(name,) for name, text in texts.items() if text is None]
-        kept = [(name, text) for name, text in texts.items() if text is not None]
-        try:
-            self._database.execute("BEGIN")
-            self._database.executemany("DELETE FROM kept WHERE name = ?", gone)
-            self._database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise OSError(str(error)) from error
-
-
-class Keeper:
-    """Keeps what changes in the journal, without keeping anybody else from going on."""
-
-    def __init__(self, journal: Journal, store: Database) -> None:
-        self._journal, self._store = journal, store
-        self._due = asyncio.Event()
-        self._waiting: list[asyncio.Future[bool]] = []
-        self._is_writing = False
-        self.fault = ""  # why it cannot
-
-    def is_idle(self) -> bool:
-        """Whether all that has changed until now is kept."""
-        return not self._journal.unsaved() and not self._is_writing
-
-    async def saved(self) -> bool:
-        """Return when all that has changed until now is kept. False: it cannot be."""
-        if self.is_idle():
-            return not self.fault
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(done)
-        self._due.set()
-        return await done
-
-    def keep(self) -> None:
-        """Begin at once."""
-        self._due.set()
-
-    async def run(self) -> None:
-        while True:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._due.wait(), KEEP)
-            self._due.clear()
-            waiting, self._waiting = self._waiting, []
-            if self._journal.unsaved():
-                await self._write()
-            for done in waiting:
-                if not done.done():
-                    done.set_result(not self.fault)
-
-    async def _write(self) -> None:
-        texts = self._journal.collect()
-        self._is_writing = True
-        try:
-            await asyncio.to_thread(self._store.write, texts)
-            self.fault = ""
-        except OSError as error:
-            self._journal.not_saved(texts)
-            if not self.fault:
-                print(f"leases cannot be kept: {error}", flush=True)
-            self.fault = str(error)
-        finally:
-            self._is_writing = False
-
-
-class Server:
-    """dnsmasq, which gives addresses on this node: its orders, and what it has told."""
-
-    def __init__(self, run: Path, orders: Orders, journal: Journal) -> None:
-        self._run, self.orders, self._journal = run, orders, journal
-        self._lines: dict[str, Client | None] = {}  # what it was told to keep, for whom
-        self._given: dict[str, float] = {}  # the ends of leases that it has given since
-        self._files = 0
-        self._ranges: list[str] = []  # what it was told to give; empty: this daemon has not
-        self._seen: dict[str, float] = {}  # since when somebody uses an address without a lease
-        self.began = 0.0  # when it was told so (monotonic clock)
-        # Whether it was told that the nodes are in sync; None while it does not run.
-        self.mode: bool | None = None
-        with suppress(OSError):
-            self.mode = (run / "serving").read_text() == "in sync\n"
-        if self.mode is not None:
-            # It runs, and may know nothing of what the peers are about to tell.
-            journal.serves = journal.is_news = True
-
-    def begin(self, in_sync: bool, there: dict[str, Neighbour]) -> None:
-        """Write its orders, before it starts. `there`: the neighbours."""
-        now = time.time()
-        leases = self._journal.leases(now) if in_sync else []
-        self._ranges = self._ranges_now(in_sync)
-        write(self._run / "dnsmasq.conf", ["conf-file=/etc/gateway/dhcp.conf", *self._ranges])
-        write(self._run / "database", database(leases))
-        for file in (self._run / "reservations").iterdir():
-            file.unlink()
-        self._lines, self._given, self._files = {}, {}, 0
-        self.mode, self.began = in_sync, time.monotonic()
-        self.add({address: each.mac for address, each in there.items() if each.is_awake})
-        write(self._run / "serving", ["in sync" if in_sync else "own share"])
-
-    def _ranges_now(self, in_sync: bool) -> list[str]:
-        return self.orders.ranges(in_sync, self._journal.shares_of_peers())
-
-    def has_other_ranges(self) -> bool:
-        """Whether it gives of its own share, and a peer has said since that it has other pools."""
-        return self.mode is False and self._ranges not in ([], self._ranges_now(False))
-
-    def ended(self) -> None:
-        self.mode = None
-        (self._run / "serving").unlink(missing_ok=True)
-
-    def look(self, there: dict[str, Neighbour]) -> None:
-        """Have it keep what it has to keep by now, also for who stays without a lease. Not for who
-        has just given one back."""
-        tick = time.monotonic()
-        strangers = self._strangers({address: each.mac for address, each in there.items()})
-        self._seen = {address: self._seen.get(address, tick) for address in strangers}
-        for address in strangers:
-            if not there[address].is_awake:
-                wake(address)
-        stay = {a: there[a].mac for a, since in self._seen.items() if tick - since >= STAYS}
-        self.add(stay)
-
-    def _strangers(self, neighbours: dict[str, str]) -> dict[str, Client]:
-        leased = {fact.address for fact in self._journal.leases(time.time())}
-        return self.orders.unleased(neighbours, leased)
-
-    def add(self, neighbours: dict[str, str]) -> None:
-        """Have it keep what it has to keep by now, and for these neighbours what they use. It can
-        be told more while it runs, but to forget nothing."""
-        now = time.time()
-        wanted: dict[str, Client | None] = {}
-        if not self.mode:
-            wanted = {
-                address: client
-                for address, client in self._journal.kept_for(now).items()
-                if self._given.get(address, 0.0) < now + ENDING
-            }
-        wanted |= self._strangers(neighbours)
-        new = {address: who for address, who in wanted.items() if address not in self._lines}
-        lines = [self.orders.reservation(address, client) for address, client in new.items()]
-        if any(lines):
-            write(self._run / "reservations" / str(self._files + 1), [*filter(None, lines)])
-            self._files += 1
-        self._lines |= new
-
-    def tells(self, address: str, until: float | None) -> None:
-        """It has given a lease until then, or ended one (None)."""
-        if until is None:
-            self._given.pop(address, None)
-        else:
-            self._given[address] = float("inf") if until == FOREVER else until
 
 
 class Leases:
@@ -713,58 +514,6 @@ def listener(address: str, port: int) -> socket.socket:
     listening.bind((address, port))
     listening.setblocking(False)
     return listening
-
-
-def write(path: Path, lines: list[str]) -> None:
-    """Make a file of these lines, at once. One that has them already is left alone: dnsmasq reads
-    what is written."""
-    text = "".join(f"{line}\n" for line in lines)
-    if path.exists() and path.read_text() == text:
-        return
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text)
-    new.rename(path)
-
-
-async def output(*command: str) -> bytes:
-    """What a command prints; nothing where it is not there."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
-        )
-    except OSError as error:
-        print(f"{command[0]}: {error}", flush=True)
-        return b""
-    return (await process.communicate())[0]
-
-
-async def dnsmasq_is() -> str:
-    """What systemd says of dnsmasq: active, inactive, failed, activating, ..."""
-    return (await output("systemctl", "is-active", DHCP)).decode().strip()
-
-
-async def control(*words: str) -> None:
-    """Tell systemd, and do not wait until it is done."""
-    await output("systemctl", "--no-block", *words)
-
-
-async def who_is_there() -> dict[str, Neighbour]:
-    """The neighbours, by their IPv4 addresses."""
-    try:
-        rows = json.loads(await output("ip", "-json", "-4", "neigh", "show") or b"[]")
-    except ValueError:
-        rows = []
-    return {
-        row["dst"]: Neighbour(row["lladdr"], bool(AWAKE & {*row["state"]}))
-        for row in rows
-        if "lladdr" in row and not GONE & {*row["state"]}
-    }
-
-
-def wake(address: str) -> None:
-    """Have the kernel ask whether somebody is at an address: it does where something is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending, suppress(OSError):
-        sending.sendto(b"", (address, DISCARD))
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from lease_journal import FOREVER, Client, Journal, Message
+from lease_facts import FOREVER, Client
+from lease_journal import Journal, Message
 from lease_site import Disk
 
 A, B, C, D = (f"10.77.0.{last}" for last in (100, 101, 102, 103))

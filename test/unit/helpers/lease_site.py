@@ -7,7 +7,8 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from lease_journal import Client, Journal, Message
+from lease_facts import Client
+from lease_journal import Journal, Message
 
 POOL = [f"10.77.0.{last}" for last in range(100, 108)]
 SHARES = {"gw1": POOL[:4], "gw2": POOL[4:]}
