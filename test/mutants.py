@@ -97,7 +97,9 @@ TESTED = {
     "gateway/follow/files/follow-tell": "test_follow_tell.py",
     "gateway/leases/files/lease-event": "test_lease_orders.py:script",
     "gateway/leases/files/lease_facts.py": "test_lease_journal.py test_leases.py",
-    "gateway/leases/files/lease_journal.py": "test_lease_journal.py test_lease_beliefs.py test_leases.py",
+    "gateway/leases/files/lease_journal.py": (
+        "test_lease_journal.py test_lease_beliefs.py test_leases.py"
+    ),
     "gateway/leases/files/lease_orders.py": "test_lease_orders.py test_lease_names.py",
     "gateway/leases/files/lease_requests.py": "test_lease_requests.py",
     "gateway/openvpn/files/vpn-routes": "test_vpn_routes.py",
