@@ -157,6 +157,9 @@ def from_peers(pen: Pen, gateway: Gateway) -> None:
     for peer in leases["peers"].values():
         way = f"-i {leases['interface']} -s {peer} -d {leases['address']}"
         pen.add(way, news, "-j ACCEPT")
+    if leases["interface"] == gateway.internal:
+        # As every other port inside.
+        pen.reject("-p tcp", f"-i {gateway.internal} -d {leases['address']} --dport {PORT}")
     pen.add(f"-d {leases['address']}", news, "-j DROP")
 
 

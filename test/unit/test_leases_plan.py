@@ -235,7 +235,7 @@ def test_whom_clients_ask_that_ask_a_peer(leases):
 
 FLOWS = [
     ("eth0 10.77.0.3>10.77.0.2 tcp/3781", "accepted"),
-    ("eth0 10.77.0.10>10.77.0.2 tcp/3781", "dropped"),
+    ("eth0 10.77.0.10>10.77.0.2 tcp/3781", "refused"),
     ("eth0 10.77.0.3>10.77.0.2 udp/3781", "refused"),
     ("eth1 10.77.0.3>10.77.0.2 tcp/3781", "dropped"),
     ("vpn-main 10.8.0.6>10.77.0.2 tcp/3781", "dropped"),
