@@ -25,6 +25,7 @@ table inet mine {{
     }}
 }}
 """
+VITAL = "VRRP of the peer 10.77.0.3, what gw2 tells of leases"
 LACKING = 'meta l4proto 112 accept; iifname "eth0" accept; udp dport 1194 accept'
 
 
@@ -68,7 +69,7 @@ def test_ufw_is_there_before_us(site: Lab, gw1: Host) -> None:
         message = refused(site, test=test)
         assert message.startswith("Nothing was changed: ")
         assert "on this node ufw (" in message
-        assert "refuses VRRP of the peer 10.77.0.3, DNS, time, the VPN (" in message
+        assert f"refuses {VITAL}, DNS, time, the VPN (" in message
         assert "`ufw disable`" in message
         assert snapshot(site, "gw1") == before
     # It is true.
@@ -84,7 +85,7 @@ def test_ufw_is_there_before_us(site: Lab, gw1: Host) -> None:
     gw1.run("ufw --force enable")
     found = "\n".join(problems(site))
     assert "on this node ufw (" in found
-    assert "refuses VRRP of the peer 10.77.0.3, DNS, time, the VPN (" in found
+    assert f"refuses {VITAL}, DNS, time, the VPN (" in found
     assert "before our rules are asked" in found
 
 
@@ -93,8 +94,8 @@ def test_a_table_with_policy_drop_beside_ours(site: Lab, gw1: Host) -> None:
     gw1.run("nft -f -", input=MINE.format(more=""))
     (found,) = problems(site)
     assert found.startswith(
-        "on this node nft: table inet mine, chain input, policy drop refuses VRRP of the peer"
-        " 10.77.0.3, DHCP, DNS, time, the VPN (udp port 1194), whatever our rules say: "
+        f"on this node nft: table inet mine, chain input, policy drop refuses {VITAL}, DHCP, DNS,"
+        " time, the VPN (udp port 1194), whatever our rules say: "
     )
     assert refused(site).endswith(found)
     assert checks.resolve(site.host("backend01"), "www.example.internal", "10.77.0.2") == ""
