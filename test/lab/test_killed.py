@@ -403,10 +403,12 @@ def test_an_upgrade_opens_nothing(alone: Lab) -> None:
     gw1 = alone.host("gw1")
     ok(apply(gw1, "gateway.clean"))
     have_formula(gw1, BEFORE_THE_GATE)
+    alone.set_site(alone.with_authority(key=False))
     try:
         ok(apply(gw1))
     finally:
         have_formula(gw1)
+        alone.set_site(alone.with_authority())
     assert strangers(alone, lambda: ok(apply(gw1))) == {}
     assert "blackhole" in gw1.run("ip rule show").stdout
     assert gw1.run("cat /proc/sys/net/ipv4/ip_forward").stdout == "1\n"
