@@ -502,6 +502,13 @@ def test_leases_of_before_are_taken_over(make):
     assert found["10.77.0.110"]["name"] == "laptop"
     assert found["10.77.0.110"]["identifier"] == f"01:{mac(1)}"
     assert found["10.77.0.111"]["until"] is None
+    # A dnsmasq that runs may still write it.
+    assert (one.folder / "dhcp.leases").exists()
+    one.kill()
+    (one.folder / "state").write_text("inactive\n")
+    one.start()
+    wait(lambda: not (one.folder / "dhcp.leases").exists(), 2)
+    assert len(one.has()) == 2
 
 
 def test_a_broken_database_is_set_aside(make):

@@ -16,6 +16,7 @@ from lease_journal import Journal
 from lease_orders import Orders, database
 
 DHCP = "gateway-dhcp.service"
+ENDED = ("inactive", "failed")  # what systemd says of it where it does not run
 STAYS = 60.0  # who uses an address without a lease for so long, keeps it
 ENDING = 60.0  # a lease that dnsmasq gave is kept for its client so long before its end
 AWAKE, GONE = {"REACHABLE", "DELAY", "PROBE"}, {"FAILED", "INCOMPLETE", "PERMANENT", "NOARP"}

@@ -34,7 +34,7 @@ from lease_journal import IN_SYNC, NEVER, TAKEOVER, Journal
 from lease_link import LONGEST_LINE, Line, Message
 from lease_orders import Orders, event, from_lease_file
 from lease_requests import Ear
-from lease_server import DHCP, Neighbour, Server, control, dnsmasq_is, who_is_there, write
+from lease_server import DHCP, ENDED, Neighbour, Server, control, dnsmasq_is, who_is_there, write
 from lease_store import KEEP, Database, Keeper
 
 BEAT = 0.1  # seconds between two messages to a peer that has nothing to hear
@@ -95,6 +95,11 @@ class Leases:
             if known is None or (known.client and known.client.key == each.client.key):
                 name = each.name.strip("*")
                 self.journal.lease(each.address, each.client, each.until, name, time.time())
+
+    async def _forget_old(self) -> None:
+        """The dnsmasq that wrote it does not run any more."""
+        if await self.keeper.saved():
+            self.old.unlink(missing_ok=True)
 
     async def read_again(self) -> None:
         """Other hosts and names."""
@@ -299,9 +304,7 @@ class Leases:
         there = await who_is_there()
         self.ear.close()
         self._take_over()
-        if await self.keeper.saved():
-            # The dnsmasq that wrote it does not run any more.
-            self.old.unlink(missing_ok=True)
+        await self._forget_old()
         if asked != self.asked:
             raise ValueError("it has stopped again")
         self.read_events()
@@ -348,6 +351,8 @@ class Leases:
 
     async def look_after(self) -> None:
         """Write names, and give dnsmasq other orders where something has changed."""
+        if self.old.exists() and await dnsmasq_is() in ENDED:
+            await self._forget_old()
         if self.server.mode is not None:
             # It has told what this one had not kept when it ended.
             await control("reload", DHCP)
@@ -380,7 +385,7 @@ class Leases:
         """Take note where dnsmasq does not run. Who says so when it stops may have been killed, and
         two that both seem to serve are never in sync."""
         asked = self.asked
-        if await dnsmasq_is() in ("inactive", "failed") and asked == self.asked:
+        if await dnsmasq_is() in ENDED and asked == self.asked:
             await self.stopped()
 
     async def _order(self, in_sync_for: float, there: dict[str, Neighbour] | None) -> None:
