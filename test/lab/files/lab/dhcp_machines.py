@@ -25,7 +25,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from dhcp_offers import COOKIE, END, MESSAGE_TYPE, SERVER_ID, checksum, options
+from dhcp_offers import COOKIE, END, MESSAGE_TYPE, SERVER_ID, broadcast, options
 
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE = 1, 2, 3, 4, 5, 6, 7
 REQUESTED, HOST_NAME, IDENTIFIER = 50, 12, 61
@@ -63,12 +63,7 @@ class Machine:
         if self.identifier:
             bootp += option(IDENTIFIER, bytes.fromhex(self.identifier))
         bootp += more + bytes([END])
-        udp = struct.pack("!4H", 68, 67, 8 + len(bootp), 0) + bootp  # checksum 0: not used
-        head = struct.pack(
-            "!2B3H2BH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, own, b"\xff" * 4
-        )
-        head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
-        return b"\xff" * 6 + mac + b"\x08\x00" + head + udp
+        return broadcast(mac, bootp, own)
 
     def message(self, what: str) -> bytes:
         """What it says next."""

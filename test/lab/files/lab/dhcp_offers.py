@@ -30,8 +30,13 @@ def discover(mac: bytes, transaction: bytes) -> bytes:
     bootp = struct.pack("!4B4s2H16s", 1, 1, 6, 0, transaction, 0, 0x8000, b"")
     bootp += mac.ljust(16, b"\0") + bytes(192) + COOKIE
     bootp += bytes([MESSAGE_TYPE, 1, DISCOVER, 55, 3, 1, 3, 6, END])
+    return broadcast(mac, bootp)
+
+
+def broadcast(mac: bytes, bootp: bytes, source: bytes = bytes(4)) -> bytes:
+    """Return the Ethernet frame in which a client says something to all servers."""
     udp = struct.pack("!4H", 68, 67, 8 + len(bootp), 0) + bootp  # checksum 0: not used
-    ip = struct.pack("!2B3H2BH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, bytes(4), b"\xff" * 4)
+    ip = struct.pack("!2B3H2BH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, source, b"\xff" * 4)
     ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
     return b"\xff" * 6 + mac + b"\x08\x00" + ip + udp
 
