@@ -1,10 +1,5 @@
 """The journal of leases: what ends when, what a peer may believe, and what the disk has of it."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/files"))
-
 import pytest
 from lease_facts import FOREVER, knows
 from lease_journal import WRITER

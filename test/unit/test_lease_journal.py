@@ -1,11 +1,7 @@
 """The journal of leases: facts, and how the nodes tell them each other."""
 
 import json
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/files"))
 
 import pytest
 from lease_facts import FOREVER, Client, Fact, knows, newer

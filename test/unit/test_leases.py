@@ -1,10 +1,6 @@
 """The journal of leases: no address twice, in any history."""
 
-import sys
 from collections import Counter
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "gateway/leases/files"))
 
 import pytest
 from lease_world import CORNERS, World
